@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint golden bench docs clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+# One thread a process: the models of demo and tests are too small for more.
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export PYTHONUNBUFFERED := 1
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/.installed  ## make .venv and install the pinned packages
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,cluster]'
+	touch $@
+
+demo: setup  ## train the embedded model on four tasks, edit held-out photos, write pictures and a table to runs/demo
+	$(BIN)/ip2p-train hydra.run.dir=runs/demo
+	$(BIN)/ip2p-evaluate runs/demo --split test --prompts heldout --overwrite
+	@echo "look at: runs/demo/sheet-test-heldout.png   scores: runs/demo/scores.csv"
+	@echo "curves:  $(BIN)/tensorboard --logdir runs/demo"
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: setup  ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+golden: setup  ## record the losses that tests/test_golden.py compares with
+	$(BIN)/python -m tests.record_golden
+
+bench: setup  ## measure, and compare with the recorded ratios
+	$(BIN)/python -m benchmarks.run
+
+docs: setup  ## write the README's picture and table from runs/demo
+	$(BIN)/python -m benchmarks.readme runs/demo
+
+clean:  ## remove what can be made again (not runs/)
+	rm -rf .venv dist build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

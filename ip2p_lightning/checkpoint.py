@@ -1,0 +1,190 @@
+"""Checkpoints that cannot rot: complete or absent, hashed, verified on load, never pickled code."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from ip2p_lightning.errors import DamagedError, SecurityError, UserError
+from ip2p_lightning.storage import require_space, sha256_of, sweep_temporaries, write_atomic
+
+FOLDER = "checkpoints"
+on_write: Callable[[int], None] | None = None  # told of every write's size; tests interrupt here
+
+
+class _Hashing:
+    """A file that hashes what is written to it, so that nothing is held in memory or read twice."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        if on_write is not None:
+            on_write(len(data))
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def sidecar(path: Path) -> Path:
+    """Where a checkpoint's sha256 is kept."""
+    return path.with_name(path.name + ".sha256")
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """Stream `content` to `path`; the sidecar is written last and makes it complete.
+
+    Raises:
+        StorageError: no space, no permission; earlier checkpoints are untouched.
+    """
+    path = Path(path)
+    sidecar(path).unlink(missing_ok=True)
+    digest = ""
+
+    def write(file: BinaryIO) -> None:
+        nonlocal digest
+        hashing = _Hashing(file)
+        try:
+            torch.save(content, hashing)
+        except RuntimeError as error:  # torch's writer hides the operating system's reason
+            raise OSError(getattr(error.__context__, "errno", None) or 5, str(error).splitlines()[0]) from error
+        digest = hashing.hash.hexdigest()
+
+    write_atomic(path, write)
+    write_atomic(sidecar(path), digest.encode())
+
+
+def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Verify and read a checkpoint: tensors and plain data only.
+
+    Raises:
+        SecurityError: an address, or a file that holds code.
+        DamagedError: it does not verify.
+        UserError: there is no such file.
+    """
+    if "://" in str(path):
+        raise SecurityError(f"{path}: checkpoints are read from local files only; download it and look at it first")
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    reason = damage(path)
+    if reason:
+        raise DamagedError(f"{path}: {reason}")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise SecurityError(f"{path} holds more than tensors and plain data: {str(error).splitlines()[0]}") from None
+
+
+def damage(path: Path) -> str | None:
+    """Why a checkpoint is not intact, or None."""
+    if not path.is_file():
+        return "not a file"
+    if not sidecar(path).is_file():
+        return f"incomplete: {sidecar(path).name} is missing"
+    if sidecar(path).read_text(errors="replace").strip() != sha256_of(path):
+        return "its bytes do not match its sha256"
+    return None
+
+
+def step_of(path: Path) -> int:
+    """The optimizer step in a checkpoint's name, -1 for other files."""
+    digits = path.stem.removeprefix("step-")
+    return int(digits) if digits.isdigit() else -1
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in a run's folder, newest first, intact or not."""
+    found = [p for p in (Path(folder) / FOLDER).glob("step-*.ckpt") if step_of(p) >= 0]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def newest_intact(folder: Path) -> Path | None:
+    """The newest checkpoint that verifies; each damaged one is named in a warning and kept as ``*.corrupt``.
+
+    Raises:
+        DamagedError: there are checkpoints, and none of them is intact.
+    """
+    reasons = []
+    for path in checkpoints(folder):
+        reason = damage(path)
+        if reason is None:
+            return path
+        reasons.append(f"{path}: {reason}")
+        warnings.warn(f"{reasons[-1]}; kept as {path.name}.corrupt, going back to the one before", stacklevel=2)
+        path.replace(path.with_name(path.name + ".corrupt"))
+        sidecar(path).unlink(missing_ok=True)
+    if reasons and not any(r.endswith("is missing") for r in reasons):
+        raise DamagedError(f"no intact checkpoint left; {reasons[0]}")
+    return None
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints through `save` and `load`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return load(path, map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        sidecar(Path(path)).unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(Callback):
+    """Save every `every` optimizer steps, at a step's boundary, and keep the newest `keep`.
+
+    Args:
+        folder: the run's folder.
+        every: optimizer steps between checkpoints.
+        keep: how many stay; at least 2, so that a damaged one has a predecessor.
+
+    Raises:
+        UserError: an argument out of range.
+    """
+
+    def __init__(self, folder: Path, every: int = 200, keep: int = 2) -> None:
+        if every < 1 or keep < 2:
+            raise UserError(f"save_every={every} keep={keep}: give save_every >= 1 and keep >= 2")
+        self.folder, self.every, self.keep = Path(folder) / FOLDER, every, keep
+        self.saved_step = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            sweep_temporaries(self.folder)
+            # parameters, two moments, gradients are not saved, the average: four times the weights, and one to spare
+            weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
+            require_space(self.folder, 5 * weights)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step != self.saved_step and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self.saved_step:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Save now; only at the end of an optimizer step, where no gradient is half-accumulated."""
+        self.saved_step = trainer.global_step
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
+        if trainer.is_global_zero:
+            self._forget_old()
+
+    def _forget_old(self) -> None:
+        for path in checkpoints(self.folder.parent)[self.keep :]:
+            SafeCheckpointIO().remove_checkpoint(path)
+
+

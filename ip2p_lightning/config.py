@@ -1,0 +1,152 @@
+"""From the command line to checked, plain data: a wrong key, type or target is refused before anything is built.
+
+The schema of a node is the signature of its ``_target_``; nothing is written down twice. The targets themselves are an
+exact list: a config can name the classes below and nothing else, wherever it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ip2p_lightning.errors import SecurityError, UserError, suggest
+from ip2p_lightning.schema import ALLOWED_TARGETS, conforms, describe, import_target
+
+_PACKAGED = Path(__file__).parent / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
+
+# Parameters that code passes, not a config.
+_NOT_FROM_CONFIG = {"self", "params", "model_or_params", "unet", "autoencoder", "text_encoder", "objective", "sampler"}
+
+
+def run_name(overrides: str, limit: int = 120) -> str:
+    """The last part of a run's folder: its overrides, made safe for a file name, the tail hashed where it is long."""
+    name = "".join("_" if c in "/\\ '\"{}[]()$&;|<>*?!" else c for c in overrides) or "default"
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit - 9]}~{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The config resolved to dicts, lists and scalars.
+
+    Raises:
+        UserError: a mandatory value is missing, or an interpolation points nowhere.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} has no value; give it on the command line: {missing[0]}=VALUE")
+    for path, value in _scalars(OmegaConf.to_container(config, resolve=False)):
+        if isinstance(value, str) and "${oc." in value:
+            raise SecurityError(f"{path}={value} reads the environment; write the value itself")
+    try:
+        return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+
+
+def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
+    """Hold a plain config against the signatures it is meant for.
+
+    Args:
+        config: the composed, resolved config.
+        root: what the top level is passed to as keywords.
+
+    Raises:
+        SecurityError: a ``_target_`` that is not on the list.
+        UserError: an unknown key or a value of the wrong type; the line names key and value and suggests a mend.
+    """
+    for path, value in _targets(config):
+        if value not in ALLOWED_TARGETS:
+            raise SecurityError(
+                f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
+            )
+    _check_node(config, root, "")
+
+
+def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    """Every value that a loader could take for code: ``_target_`` and its kin, at any depth."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key in ("_target_", "_instantiator", "_class_path", "_recursive_", "_args_"):
+                yield here, value
+            yield from _targets(value, here)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _targets(value, f"{path}[{i}]")
+
+
+def _scalars(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _scalars(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _scalars(value, f"{path}[{i}]")
+    else:
+        yield path, node
+
+
+def _check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:
+    hints, names, open_ended = _parameters(target)
+    names = [n for n in names if n not in _NOT_FROM_CONFIG] if path else names
+    for key, value in node.items():
+        here = f"{path}.{key}" if path else key
+        if key in ("_target_", "_partial_"):
+            continue
+        if key not in names and not open_ended:
+            raise UserError(f"unknown key {here}={_short(value)}{suggest(key, names)}")
+        _check_value(value, hints.get(key, Any), here)
+
+
+def _check_value(value: Any, hint: Any, path: str) -> None:
+    if isinstance(value, Mapping) and "_target_" in value:
+        _check_node(value, import_target(value["_target_"]), path)
+        return
+    if not conforms(value, hint):
+        raise UserError(f"{path}={_short(value)} has the wrong type or value: expected {describe(hint)}")
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            if isinstance(child, Mapping):
+                _check_value(child, Any, f"{path}.{key}")
+
+
+def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], list[str], bool]:
+    """Type hints, names, and whether any keyword is taken, of a class's or function's parameters."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):  # a library that names types only its type checker imports
+        hints = {}
+    parameters = inspect.signature(target).parameters.values()
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return hints, names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def build(node: Mapping[str, Any], **more: Any) -> Any:
+    """Instantiate one checked node (and the nodes in it)."""
+    from hydra.utils import instantiate
+
+    return instantiate(dict(node), _convert_="all", **more)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with (old, new); a key that one side lacks counts as None there."""
+    a, b = dict(_scalars(old)), dict(_scalars(new))
+    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}

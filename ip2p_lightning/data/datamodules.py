@@ -1,0 +1,169 @@
+"""Tasks and their mixtures as Lightning data modules: a single task is a mixture of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ip2p_lightning.data.base import TasksDataModule
+from ip2p_lightning.data.dataset import EditDataset
+from ip2p_lightning.data.loader import Loader
+from ip2p_lightning.data.pairs.photos import Photos
+from ip2p_lightning.data.pairs.protocol import Maker, Source, Split
+from ip2p_lightning.data.plan import checked_weights
+from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.errors import UserError
+
+_DEFAULT_LOADER = Loader()
+
+
+class EditDataModule(TasksDataModule):
+    """One task: where its pairs come from, how one side is made, and what is said.
+
+    Args:
+        source: of the pairs; None: the photos that come with scikit-image.
+        prompts: the task's instructions; None: one sentence that belongs to the task.
+        make: degradation or teacher, for sources that hold one side only; None: the task's own.
+        flip: probability of a left-right flip in training; prompts that name a side are never flipped.
+        loader: sizes, crops and workers.
+        seed: of order, crops, degradations and prompts.
+        name: what the task is called; None: the class's own name for it.
+    """
+
+    task = "edit"
+    prompt = "edit the image"
+
+    def __init__(
+        self,
+        source: Source | None = None,
+        prompts: PromptPool | None = None,
+        make: Maker | None = None,
+        flip: float = 0.5,
+        loader: Loader = _DEFAULT_LOADER,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(loader, seed)
+        if not 0 <= flip <= 1:
+            raise UserError(f"flip={flip}: give a probability within [0, 1]")
+        self.task = name or type(self).task
+        self.source: Source = Photos() if source is None else source
+        self.prompts = PromptPool([type(self).prompt]) if prompts is None else prompts
+        self.make = self.default_make() if make is None else make
+        self.flip = flip
+
+    @classmethod
+    def default_make(cls) -> Maker | None:
+        """The task's own degradation or teacher, with its own settings; None: the source must hold both sides."""
+        return None
+
+    @property
+    def active(self) -> dict[str, EditDataModule]:
+        """This one task."""
+        return {self.task: self}
+
+    def dataset(
+        self, split: Split, name: str, loader: Loader, seed: int, held_out_prompts: bool = False
+    ) -> EditDataset:
+        """The examples of a split, called `name`. Raises as the source does."""
+        pairs = self.source.pairs(split, self.make)
+        view = loader.view(split, self.flip)
+        return EditDataset(pairs, self.prompts, name, view, seed, split, held_out_prompts)
+
+
+class CartoonDataModule(EditDataModule):
+    """Photo to cartoon."""
+
+    task = "cartoon"
+    prompt = "turn it into a cartoon"
+
+    @classmethod
+    def default_make(cls) -> Maker:
+        """The cartoon teacher."""
+        from ip2p_lightning.data.cartoon import Cartoonizer
+
+        return Cartoonizer()
+
+
+class DerainDataModule(EditDataModule):
+    """Rain removal."""
+
+    task = "derain"
+    prompt = "remove the rain"
+
+    @classmethod
+    def default_make(cls) -> Maker:
+        """Synthetic rain."""
+        from ip2p_lightning.data.degrade import Rain
+
+        return Rain()
+
+
+class DenoiseDataModule(EditDataModule):
+    """Noise removal."""
+
+    task = "denoise"
+    prompt = "remove the noise"
+
+    @classmethod
+    def default_make(cls) -> Maker:
+        """Additive Gaussian noise."""
+        from ip2p_lightning.data.degrade import GaussianNoise
+
+        return GaussianNoise()
+
+
+class LowLightDataModule(EditDataModule):
+    """Brightening of dark photos."""
+
+    task = "lowlight"
+    prompt = "brighten the photo"
+
+    @classmethod
+    def default_make(cls) -> Maker:
+        """Synthetic low light."""
+        from ip2p_lightning.data.degrade import LowLight
+
+        return LowLight()
+
+
+class DeblurDataModule(EditDataModule):
+    """Sharpening of blurred photos; it has no degradation of its own, so its source must hold both sides."""
+
+    task = "deblur"
+    prompt = "sharpen the photo"
+
+
+class MixtureDataModule(TasksDataModule):
+    """Several tasks in one training, mixed by weight.
+
+    Args:
+        tasks: the tasks by name; the name replaces the task's own. Their loaders and seeds are not used.
+        weights: share of each in an epoch, any scale; a task that is not named weighs 1, one of weight 0 is left out
+            (its data is not even opened). None: all alike.
+        loader: sizes, crops and workers, for all tasks.
+        seed: for all tasks.
+
+    Raises:
+        UserError: an unknown task or an impossible weight.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, EditDataModule],
+        weights: Mapping[str, float] | None = None,
+        loader: Loader = _DEFAULT_LOADER,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(loader, seed)
+        self.tasks = dict(tasks)
+        self._weights = checked_weights(weights, list(self.tasks))
+
+    @property
+    def active(self) -> dict[str, EditDataModule]:
+        """The tasks of weight above 0, by name."""
+        return {name: self.tasks[name] for name in self._weights}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Their weights."""
+        return dict(self._weights)

@@ -1,0 +1,87 @@
+"""Examples by key: what an example is depends on the seed and its key, not on who asks, when, or in which process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.data.image import Image
+from ip2p_lightning.data.pairs.protocol import Pairs, Split
+from ip2p_lightning.data.plan import Key
+from ip2p_lightning.data.prompts import PromptPool, mentions_side
+from ip2p_lightning.data.view import View
+from ip2p_lightning.randomness import numpy_rng
+
+
+class EditDataset(Dataset[EditExample]):
+    """The examples of one task and split.
+
+    Args:
+        pairs: the images, and their own instructions if they have any.
+        prompts: drawn from for pairs without their own instruction.
+        task: name put into every example and key.
+        view: scale, crop and flip.
+        seed: of all draws.
+        split: part of the key.
+        held_out: draw from the prompts that training never sees.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        prompts: PromptPool,
+        task: str,
+        view: View,
+        seed: int,
+        split: Split = "train",
+        held_out: bool = False,
+    ) -> None:
+        self.pairs, self.prompts, self.task, self.view = pairs, prompts, task, view
+        self.seed, self.split, self.held_out = seed, split, held_out
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> EditExample:
+        """The example of ``(epoch, index, draw)``.
+
+        Pixels and words have generators of their own, so that another prompt pool shows the same crops. A prompt that
+        names a side forbids the flip, and nothing else.
+
+        Raises:
+            DataError: a file cannot be read, or the two sizes differ.
+        """
+        epoch, index, draw = key
+        name = self.pairs.id(index)
+        place = (self.seed, "data", self.task, self.split, epoch, name, draw)
+        prompt = self.pairs.prompt(index)
+        if prompt is None:
+            prompt = self.prompts.draw(numpy_rng(*place, "prompt"), held_out=self.held_out)
+        view = self.view.without_flip() if self.view.flip and mentions_side(prompt) else self.view
+        original, edited = self.pairs.pair(index, numpy_rng(*place, "image"), view)
+        return EditExample(to_tensor(original), to_tensor(edited), prompt, self.task, name)
+
+
+class TaskDatasets(Dataset[EditExample]):
+    """The datasets of several tasks, asked by `Key`."""
+
+    def __init__(self, tasks: Mapping[str, EditDataset]) -> None:
+        self.tasks = dict(tasks)
+        self.sizes = {name: len(dataset) for name, dataset in self.tasks.items()}
+
+    def __len__(self) -> int:
+        return sum(self.sizes.values())
+
+    def __getitem__(self, key: Key) -> EditExample:
+        return self.tasks[key.task][key.epoch, key.index, key.draw]
+
+
+def to_tensor(image: Image) -> Tensor:
+    """``[H W 3]`` float32 in [0, 1] to ``[3 H W]`` in [-1, 1]."""
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(planes * np.float32(2) - np.float32(1))

@@ -1,0 +1,136 @@
+"""Files and bytes to pixels: what is decoded, how each colour mode is read, and what is refused.
+
+Images stay uint8 until a crop is cut (`view.View` makes float32 of the crop only): a quarter of the memory, and a photo
+of 12 megapixels costs nothing to convert. Colour profiles are not applied: values are taken as sRGB.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PilImage
+from PIL import ImageOps
+
+from ip2p_lightning.errors import DataError
+
+Image = np.ndarray
+"""``[H W 3]`` float32 in [0, 1], sRGB, everywhere in data/ after the crop; uint8 in 0..255 before it."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+"""Decoders that are allowed to see a file; all others (EPS, PSD, ...) are never tried."""
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+"""Lower-case file name endings that are looked for in folders."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an image may claim to be before it is decoded.
+
+    pixels: most pixels in all (Pillow's own bomb limit by default).
+    side: longest side in pixels.
+    shortest: shortest side in pixels; the autoencoder's unit is 8.
+    aspect: longest side / shortest side.
+    """
+
+    pixels: int = 89_478_485
+    side: int = 32_768
+    shortest: int = 8
+    aspect: float = 20.0
+
+    def refusal(self, width: int, height: int) -> str | None:
+        """Why an image of this size is refused, or None."""
+        size = f"{width} x {height} pixels"
+        if width * height > self.pixels:
+            return f"{size} is more than {self.pixels / 1e6:.1f} megapixels"
+        if max(width, height) > self.side:
+            return f"{size} is longer than {self.side}"
+        if min(width, height) < self.shortest:
+            return f"{size} is smaller than {self.shortest} on one side"
+        if max(width, height) > self.aspect * min(width, height):
+            return f"{size} is a strip: more than {self.aspect:g} times as long as wide"
+        return None
+
+
+def open_image(source: str | os.PathLike[str] | bytes, *, limits: Limits = Limits(), name: str = "") -> np.ndarray:
+    """Decode one still image, upright (EXIF orientation applied), as ``[H W 3]`` uint8 sRGB.
+
+    Colour modes: RGB as it is; grey (8-bit, 16-bit scaled by 1/257, 1-bit) repeated to three channels; palettes looked
+    up; any transparency flattened on white; CMYK and YCbCr by Pillow's formula, without a profile. Refused: float and
+    32-bit integer grey, Lab and HSV, animations and multi-page files (a phone's MPO is read as its main picture).
+
+    Args:
+        source: a path, or the file's bytes.
+        limits: checked against the header, before any pixel is decoded.
+        name: what to call it in an error; needed for bytes.
+
+    Raises:
+        DataError: one line with path and reason, whatever the decoder raised.
+    """
+    name = name or ("image bytes" if isinstance(source, bytes) else str(source))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # bombs and odd metadata: refused below or harmless
+            return _decode(_opened(source), limits)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    except MemoryError:
+        raise DataError(f"{name}: not enough memory to decode it") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, PilImage.UnidentifiedImageError):
+            reason = f"not an image of a known kind ({', '.join(FORMATS)})"
+        raise DataError(f"{name}: {reason}") from None
+
+
+def _opened(source: str | os.PathLike[str] | bytes) -> io.BytesIO | Path:
+    if isinstance(source, bytes):
+        if not source:
+            raise DataError("no bytes")
+        return io.BytesIO(source)
+    path = Path(source)
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):  # a FIFO would block for ever
+        raise DataError("is a folder" if stat.S_ISDIR(mode) else "not a regular file")
+    return path
+
+
+def _decode(file: io.BytesIO | Path, limits: Limits) -> np.ndarray:
+    with PilImage.open(file, formats=FORMATS) as image:
+        refused = limits.refusal(*image.size)
+        if refused:
+            raise DataError(refused)
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            raise DataError(f"{image.format} with several frames; give one file per frame")
+        read = _READERS.get(image.mode)
+        if read is None:
+            raise DataError(f"colour mode {image.mode} is not supported; convert it to 8-bit RGB")
+        image.load()
+        return np.ascontiguousarray(read(ImageOps.exif_transpose(image)))
+
+
+def _plain(image: PilImage.Image) -> np.ndarray:
+    if image.has_transparency_data:  # an alpha channel, or one colour declared transparent
+        image = image.convert("RGBA")
+        white = PilImage.new("RGBA", image.size, (255, 255, 255, 255))
+        image = PilImage.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey16(image: PilImage.Image) -> np.ndarray:
+    grey = np.asarray(image).astype(np.uint32)
+    grey8 = ((grey + 128) // 257).astype(np.uint8)  # 65535 -> 255; Pillow's convert("L") would saturate at 255
+    return np.repeat(grey8[:, :, None], 3, axis=2)
+
+
+_READERS: dict[str, Callable[[PilImage.Image], np.ndarray]] = {
+    **dict.fromkeys(("RGB", "L", "P", "1", "LA", "RGBA", "PA", "CMYK", "YCbCr"), _plain),
+    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), _grey16),
+}

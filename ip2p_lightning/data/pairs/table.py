@@ -1,0 +1,143 @@
+"""The lines of a CSV or JSON-lines file, and the checks a path in one must pass."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ip2p_lightning.errors import DataError, SecurityError, StorageError, UserError, suggest
+
+LONGEST_LINE = 1 << 20  # characters; a line beyond it is no list of paths
+
+
+def records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Line number (from 1) and fields of every line that is not empty.
+
+    Raises:
+        UserError: no such file, or neither ``.csv`` nor ``.jsonl``.
+        DataError: a line that cannot be read, with its number.
+    """
+    readers = {".csv": _csv, ".jsonl": _jsonl}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"manifest {path}: give a .csv or .jsonl file")
+    if not path.is_file():
+        raise UserError(f"manifest {path}: no such file")
+    try:
+        yield from readers[path.suffix.lower()](path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from None
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for record in reader:
+                if None in record or None in record.values():
+                    raise DataError(f"{path}, line {reader.line_num}: not as many fields as the header has")
+                yield reader.line_num, record
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.reader.line_num}: {error}") from None
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            where = f"{path}, line {number}"
+            if len(line) > LONGEST_LINE:
+                raise DataError(f"{where}: longer than {LONGEST_LINE} characters")
+            if line.strip():
+                yield number, _object(line, where)
+
+
+def _object(line: str, where: str) -> Mapping[str, Any]:
+    def refuse(word: str) -> NoReturn:
+        raise ValueError(f"{word} is not JSON")
+
+    try:
+        record = json.loads(line, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(record, dict):
+        raise DataError(f'{where}: not an object such as {{"original": "a.png", "edited": "b.png"}}')
+    return record
+
+
+def cell(record: Mapping[str, Any], name: str, where: str) -> str:
+    """The text in field `name`.
+
+    Raises:
+        DataError: no such field (the line lists those there are), or it holds no text.
+    """
+    if name not in record:
+        raise DataError(f"{where}: no field '{name}', it has {', '.join(map(str, record))}{suggest(name, record)}")
+    value = record[name]
+    if isinstance(value, int) and not isinstance(value, bool):  # an id may be a number
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: field '{name}' is {'empty' if value in ('', None) else 'not text'}")
+    return value
+
+
+class PathCheck:
+    """Turns a path written in a manifest into a file below `root`, or refuses it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.realpath(root)
+        self._inside = self.root.rstrip("/") + "/"
+        self._real_folder = lru_cache(maxsize=4096)(os.path.realpath)  # links are followed once per folder
+
+    def __call__(self, value: str, where: str) -> str:
+        """The file, with links resolved.
+
+        Raises:
+            SecurityError: absolute, with ``..``, through a link out of the root, or a device, pipe or socket.
+            DataError: no such file.
+        """
+        if "\0" in value or "\\" in value or value.startswith(("/", "~")) or value[1:2] == ":":
+            raise SecurityError(f"{where}: {value!r}: paths are relative to {self.root}, with forward slashes")
+        if ".." in value.split("/"):
+            raise SecurityError(f"{where}: '{value}' climbs out of its folder with '..'")
+        folder, _, name = f"{self.root}/{value}".rpartition("/")
+        path = f"{self._real_folder(folder)}/{name}"
+        try:
+            mode = os.lstat(path).st_mode  # strings and one system call: a manifest may have a million lines
+            if stat.S_ISLNK(mode):
+                path = os.path.realpath(path)
+                mode = os.lstat(path).st_mode
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            raise DataError(f"{where}: '{value}': {'no such file' if missing else error.strerror}") from None
+        if not path.startswith(self._inside):
+            raise SecurityError(f"{where}: '{value}' is a link out of {self.root}")
+        if stat.S_ISDIR(mode):
+            raise DataError(f"{where}: '{value}' is a folder")
+        if not stat.S_ISREG(mode):
+            raise SecurityError(f"{where}: '{value}' is a device, pipe or socket")
+        return path
+
+
+def connected(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """For each pair the name of its group: pairs that share an image, directly or by way of others, are one group."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for a, b in pairs:
+        first, second = sorted((root(a), root(b)))
+        parent[second] = first  # the smallest name leads: the order of the lines does not matter
+    return [root(a) for a, _ in pairs]

@@ -1,0 +1,24 @@
+"""Paths between two ends, what is predicted on them, and how they are walked."""
+
+from ip2p_lightning.diffusion.bridge import BridgeObjective
+from ip2p_lightning.diffusion.guidance import GuidedNet, branches, edit_guidance
+from ip2p_lightning.diffusion.objective import DiffusionObjective, Net, Objective
+from ip2p_lightning.diffusion.sampler import BridgeSampler, DiffusionSampler, Sampler, noise_like
+from ip2p_lightning.diffusion.schedule import Schedule, checkpoint_schedule, disagreement
+
+__all__ = [
+    "BridgeObjective",
+    "BridgeSampler",
+    "DiffusionObjective",
+    "DiffusionSampler",
+    "GuidedNet",
+    "Net",
+    "Objective",
+    "Sampler",
+    "Schedule",
+    "branches",
+    "checkpoint_schedule",
+    "disagreement",
+    "edit_guidance",
+    "noise_like",
+]

@@ -1,0 +1,176 @@
+"""Samplers: from noise, or from the original, to an edit.
+
+Shapes: B batch, C latent channels, h w latent size.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ip2p_lightning.diffusion.bridge import BridgeObjective
+from ip2p_lightning.diffusion.guidance import GuidedNet
+from ip2p_lightning.diffusion.objective import ConditionLike, DiffusionObjective, Net, Objective
+from ip2p_lightning.errors import UserError
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+Generators = Sequence[torch.Generator]  # one for each image
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+}
+# What the scheduler config of Stable Diffusion 1.5 says besides its betas; what it leaves out (timestep_spacing) is
+# each class's default, exactly as in ``SomeScheduler.from_config(pipeline.scheduler.config)``.
+STABLE_DIFFUSION = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+
+
+class Sampler(Protocol):
+    def sample(
+        self,
+        net: Net,
+        objective: Objective,
+        condition: ConditionLike,
+        null: ConditionLike,
+        z_original: Tensor,
+        generators: Generators,
+        progress: Progress | None = None,
+    ) -> Tensor: ...
+
+
+class DiffusionSampler:
+    """From noise, with one of diffusers' solvers and guidance for text and image.
+
+    `steps` >= 1. Scale 1 means no guidance; s_T and s_I work independently. `spacing` "auto" is "trailing" under
+    zero-terminal SNR (Lin et al. 2023, section 3.3), else the checkpoint's or the solver's own. `checkpoint` is a
+    checkpoint's scheduler config (``checkpoint_schedule``): it decides steps_offset, set_alpha_to_one and the spacing;
+    betas and prediction type are always the objective's. Raises UserError for values out of range.
+    """
+
+    start: Literal["noise"] = "noise"
+
+    def __init__(
+        self,
+        scheduler: Literal["ddim", "dpm++", "unipc", "euler-a"] = "ddim",
+        steps: int = 20,
+        text_scale: float = 7.5,
+        image_scale: float = 1.5,
+        spacing: Literal["auto", "leading", "linspace", "trailing"] = "auto",
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> None:
+        if scheduler not in SCHEDULERS:
+            raise UserError(f"sampler.scheduler must be one of {', '.join(SCHEDULERS)}, got {scheduler!r}")
+        if spacing not in ("auto", "leading", "linspace", "trailing"):
+            raise UserError(f"sampler.spacing must be auto, leading, linspace or trailing, got {spacing!r}")
+        _check(steps, text_scale=text_scale, image_scale=image_scale)
+        self.scheduler, self.steps, self.spacing = scheduler, steps, spacing
+        self.text_scale, self.image_scale = text_scale, image_scale
+        self.checkpoint = checkpoint
+
+    def build(self, objective: DiffusionObjective) -> Any:
+        """The diffusers scheduler that samples what `objective` trained."""
+        import diffusers
+
+        config = STABLE_DIFFUSION | dict(self.checkpoint or {}) | objective.scheduler_config()
+        if self.spacing != "auto":
+            config["timestep_spacing"] = self.spacing
+        elif objective.schedule.zero_terminal_snr:
+            config["timestep_spacing"] = "trailing"
+        cls = getattr(diffusers, SCHEDULERS[self.scheduler])
+        known = inspect.signature(cls.__init__).parameters
+        return cls.from_config({key: value for key, value in config.items() if key in known})
+
+    @torch.no_grad()
+    def sample(
+        self,
+        net: Net,
+        objective: DiffusionObjective,
+        condition: ConditionLike,
+        null: ConditionLike,
+        z_original: Tensor,  # [B C h w], scaled; gives shape, dtype and device
+        generators: Generators,
+        progress: Progress | None = None,
+    ) -> Tensor:  # [B C h w], scaled
+        """The edit. Image i depends on ``generators[i]`` alone: a batch gives what one by one gives."""
+        _match(self.start, objective, z_original, generators)
+        scheduler = self.build(objective)
+        scheduler.set_timesteps(self.steps, device=z_original.device)
+        guided = GuidedNet(net, null, self.text_scale, self.image_scale)
+        extra = {"generator": list(generators)} if self.scheduler in ("ddim", "dpm++", "euler-a") else {}
+        z = noise_like(z_original, generators) * scheduler.init_noise_sigma
+        for done, t in enumerate(scheduler.timesteps, start=1):
+            scaled = scheduler.scale_model_input(z, t)  # the noisy half only; the image half is shown as it is
+            out = guided(scaled, t.expand(len(z)), condition)
+            z = scheduler.step(out, t, z, return_dict=False, **extra)[0]
+            if progress is not None:
+                progress(done, len(scheduler.timesteps))
+        return z
+
+
+class BridgeSampler:
+    """From the original, along the bridge, in a few steps.
+
+    Each step predicts the end and returns to the line at the next time; the last one returns the end itself. One step
+    is a feed-forward edit. `stochastic` adds the bridge's noise between steps. `text_scale` 1 means one call per step;
+    another value costs a second one, shown no text. Raises UserError for values out of range.
+    """
+
+    start: Literal["original"] = "original"
+
+    def __init__(self, steps: int = 4, text_scale: float = 1.0, stochastic: bool = False) -> None:
+        _check(steps, text_scale=text_scale)
+        self.steps, self.text_scale, self.stochastic = steps, text_scale, stochastic
+
+    @torch.no_grad()
+    def sample(
+        self,
+        net: Net,
+        objective: BridgeObjective,
+        condition: ConditionLike,
+        null: ConditionLike,
+        z_original: Tensor,  # [B C h w], scaled
+        generators: Generators,
+        progress: Progress | None = None,
+    ) -> Tensor:  # [B C h w], scaled
+        """The edit. Without `stochastic` the generators are not used."""
+        _match(self.start, objective, z_original, generators)
+        guided = GuidedNet(net, null, self.text_scale, image_scale=1.0)
+        times = torch.linspace(0, 1, self.steps + 1, device=z_original.device)
+        z = end = z_original
+        for done in range(1, self.steps + 1):
+            here, there = times[done - 1].expand(len(z)), times[done].expand(len(z))
+            end = z_original + guided(z, objective.net_time(here), condition)  # z_1^ = z_0 + v
+            if done < self.steps:
+                noise = noise_like(z, generators) if self.stochastic else None
+                z = objective.between(z_original, end, there, noise)
+            if progress is not None:
+                progress(done, self.steps)
+        return end
+
+
+def noise_like(z: Tensor, generators: Generators) -> Tensor:  # [B C h w]
+    """Gaussian noise, image i from ``generators[i]``; drawn where the generators live, as diffusers' pipelines do."""
+    draws = [torch.randn((1, *z.shape[1:]), generator=g, device=g.device, dtype=z.dtype) for g in generators]
+    return torch.cat(draws).to(z.device)
+
+
+def _check(steps: int, **scales: float) -> None:
+    if steps < 1:
+        raise UserError(f"sampler.steps must be at least 1, got {steps}")
+    for name, scale in scales.items():
+        if not math.isfinite(scale):
+            raise UserError(f"sampler.{name} must be finite, got {scale}")
+
+
+def _match(start: str, objective: Objective, z: Tensor, generators: Generators) -> None:
+    if objective.start != start:
+        raise UserError(f"this sampler starts from {start}, the objective {objective.name} from {objective.start}")
+    if len(generators) != len(z):
+        raise UserError(f"need one generator for each image: {len(z)} images, {len(generators)} generators")

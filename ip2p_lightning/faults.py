@@ -1,0 +1,116 @@
+"""Faults on demand, so that what should survive them can be tested. Off unless ``IP2P_FAULTS=1``.
+
+``fault=KIND@WHERE=VALUE[,rank=R]`` with
+
+=======  ====================================================================================
+kill     ``kill@step=50``: SIGKILL before that step; ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes
+nan      ``nan@step=50``: the loss of that step is NaN
+raise    ``raise@step=50``, ``raise@val=1`` (n-th validation)
+hang     ``hang@step=50``: the process sleeps
+enospc   ``enospc@ckpt_write=0.5``: the disk is full half-way in a checkpoint
+=======  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from ip2p_lightning import checkpoint
+from ip2p_lightning.errors import UserError
+
+_PLACES = {
+    "kill": ("step", "ckpt_write"),
+    "nan": ("step",),
+    "raise": ("step", "val"),
+    "hang": ("step",),
+    "enospc": ("ckpt_write",),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong, where, at which value of it, on which rank."""
+
+    kind: str
+    where: str
+    value: float
+    rank: int = 0
+
+
+def parse(text: str) -> Fault:
+    """Read ``kind@where=value[,rank=R]``. Raises UserError for anything else, and where faults are switched off."""
+    if os.environ.get("IP2P_FAULTS") != "1":
+        raise UserError(f"fault={text}: faults are for tests; set IP2P_FAULTS=1 to allow them")
+    found = re.fullmatch(r"(\w+)@(\w+)=([\d.]+)(?:,rank=(\d+))?", text)
+    if not found or found[2] not in _PLACES.get(found[1], ()):
+        known = ", ".join(f"{kind}@{place}=N" for kind, places in _PLACES.items() for place in places)
+        raise UserError(f"fault={text} is not understood; known: {known}")
+    return Fault(found[1], found[2], float(found[3]), int(found[4] or 0))
+
+
+class Faults(Callback):
+    """Makes one fault happen, once in a process's life."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault, self.validations = fault, 0
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if trainer.global_rank == self.fault.rank and self.fault.where == "ckpt_write":
+            checkpoint.on_write = _interrupter(self.fault, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank == self.fault.rank and self._here("step", trainer.global_step):
+            if self.fault.kind == "nan":
+                batch.edited.fill_(float("nan"))
+            else:
+                _ACTS[self.fault.kind]()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.validations += 1
+        if self._here("val", self.validations):
+            _ACTS["raise"]()
+
+    def _here(self, where: str, value: float) -> bool:
+        return self.fault.where == where and value == self.fault.value
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raise() -> None:
+    raise RuntimeError("a fault was asked for")
+
+
+def _hang() -> None:
+    time.sleep(1e6)
+
+
+def _fill() -> None:
+    raise OSError(28, "No space left on device")
+
+
+_ACTS: dict[str, Callable[[], None]] = {"kill": _kill, "raise": _raise, "hang": _hang, "enospc": _fill}
+
+
+def _interrupter(fault: Fault, module: Any) -> Callable[[int], None]:
+    """Called with each number of bytes written; acts once `value` of the weights' own size has passed."""
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    written = 0
+
+    def watch(count: int) -> None:
+        nonlocal written
+        written += count
+        if written >= fault.value * size:
+            written = -(10**18)
+            _ACTS[fault.kind]()
+
+    return watch

@@ -1,0 +1,135 @@
+"""The Trainer of a run, and one fit of it in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning import group
+from ip2p_lightning.preemption import StopRequest
+
+
+def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | None, request: StopRequest) -> int:
+    """Train, or go on training, this process's part of a run.
+
+    Args:
+        config: checked.
+        folder: the run's.
+        data: its data module.
+        checkpoint: to go on from.
+        request: what the signal handlers write to.
+
+    Returns:
+        The optimizer step reached.
+    """
+    from ip2p_lightning.commands import quiet_libraries
+    from ip2p_lightning.runs import build_module
+
+    _quiet()
+    quiet_libraries()
+    module = build_module(config)
+    trainer = _trainer(config, folder, data, request)
+    started = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    step = trainer.global_step
+    if config["val_every"] and step % config["val_every"]:
+        trainer.validate(module, datamodule=data, verbose=False)  # a run ends with the scores of its last weights
+    if trainer.is_global_zero:
+        print(f"trained to step {step} in {time.perf_counter() - started:.0f} s")
+    return step
+
+
+def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest) -> Any:
+    """The Trainer of a config: its own keys, plus what every run has."""
+    from ip2p_lightning.checkpoint import Checkpoints, SafeCheckpointIO
+    from ip2p_lightning.config import build
+
+    node = dict(config["trainer"])
+    checkpoints = Checkpoints(folder, config["save_every"], config["keep"])
+    data.val_examples = config["val_examples"]
+    validate = config["val_every"] > 0
+    node["strategy"] = _strategy(node, config["timeout"])
+    if group.place() == "srun":
+        node["num_nodes"] = int(os.environ["SLURM_NNODES"])
+    return build(
+        node,
+        logger=_loggers(config, folder, data),
+        callbacks=_callbacks(config, folder, data, checkpoints, request),
+        plugins=[SafeCheckpointIO(), group.environment()],
+        default_root_dir=str(folder),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        check_val_every_n_epoch=None,
+        val_check_interval=config["val_every"] * node["accumulate_grad_batches"] if validate else None,
+        limit_val_batches=None if validate else 0,
+        max_epochs=-1,
+    )
+
+
+def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from ip2p_lightning.callbacks import JsonLines
+    from ip2p_lightning.runs import METRICS
+
+    board = TensorBoardLogger(save_dir=str(folder), name="", version="", default_hp_metric=False)
+    if group.rank() == 0:
+        board.experiment.add_text("config", _as_markdown(config))
+        board.experiment.add_text("data/shares", "\n".join(f"- {k}: {v:.3f}" for k, v in data.shares.items()))
+    return [board, JsonLines(folder / METRICS)]
+
+
+def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: Any, request: StopRequest) -> list[Any]:
+    from ip2p_lightning.callbacks import ImageGrids, LossLog, Progress, ValidationScores
+    from ip2p_lightning.faults import Faults, parse
+    from ip2p_lightning.preemption import Preemption
+
+    losses = LossLog(config["log_every"])
+    grids = config["grid_examples"] if config["val_every"] > 0 and group.rank() == 0 else 0
+    return [
+        losses,
+        Progress(losses),
+        ValidationScores(),
+        ImageGrids(folder / "samples", data.fixed_examples(grids) if grids else []),
+        *([Faults(parse(config["fault"]))] if config["fault"] else []),
+        checkpoints,
+        Preemption(request, checkpoints, agree_every=1 if config["trainer"].get("accelerator") == "cpu" else 10),
+    ]
+
+
+def _strategy(node: Mapping[str, Any], timeout: int) -> Any:
+    """The strategy by name, with a finite timeout, so that a dead rank ends the run instead of hanging it."""
+    name = node.get("strategy", "auto")
+    if name == "ddp":
+        from lightning.pytorch.strategies import DDPStrategy
+
+        # buffers are summed over the ranks where they change; broadcasting them would hang uneven validation shards
+        return DDPStrategy(timeout=timedelta(seconds=timeout), broadcast_buffers=False, gradient_as_bucket_view=True)
+    if name == "fsdp2":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(timeout=timedelta(seconds=timeout), save_distributed_checkpoint=False)
+    return name
+
+
+def _as_markdown(config: Mapping[str, Any]) -> str:
+    import yaml
+
+    return "```yaml\n" + yaml.safe_dump(dict(config), sort_keys=False, width=1000) + "```"
+
+
+def _quiet() -> None:
+    """Say what a user can act on; Lightning's advice about loaders and hardware is not that."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")

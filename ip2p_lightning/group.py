@@ -1,0 +1,156 @@
+"""The processes of one run: one, a group that torchrun starts on this machine, or the tasks of an ``srun``.
+
+Nothing here re-runs the command line in its children: a worker reads the run's folder. (Lightning's own launcher repeats
+the whole command in each child, which under a sweep repeats the sweep: Lightning #11300.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.errors import PreemptedError, UserError
+from ip2p_lightning.preemption import StopRequest
+from ip2p_lightning.storage import write_json
+
+OUTCOME = "outcome-rank{rank}.json"
+START = ".start-{token}.json"
+PARALLEL = ("ddp", "fsdp2")
+
+
+class RankError(UserError):
+    """A rank of the group failed; carries that rank's exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def size(trainer: Mapping[str, Any]) -> int:
+    """Processes on this machine that a ``trainer`` node asks for."""
+    if trainer.get("strategy", "auto") not in PARALLEL:
+        return 1
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, list):
+        return len(devices)
+    if devices in ("auto", -1, "-1"):
+        import torch
+
+        return max(1, torch.cuda.device_count()) if trainer.get("accelerator") != "cpu" else 1
+    return int(devices)
+
+
+def place() -> str:
+    """Where this process stands: ``single``, ``torchrun`` or ``srun``."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun"
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and os.environ.get("SLURM_STEP_ID", "").isdigit():
+        return "srun"
+    return "single"
+
+
+def rank() -> int:
+    """This process's place in its group."""
+    return int(os.environ.get("RANK" if place() == "torchrun" else "SLURM_PROCID", "0")) if place() != "single" else 0
+
+
+def environment() -> Any:
+    """Lightning's view of the group, named explicitly: its own guess mistakes one process in an sbatch for a group."""
+    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+    where = place()
+    if where == "torchrun":
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if where == "srun" else LightningEnvironment()
+
+
+def supervise(folder: Path, checkpoint: str | None, processes: int, request: StopRequest) -> int:
+    """Start a group on this machine, pass a stop request on to it, wait for it.
+
+    Returns:
+        The last optimizer step.
+
+    Raises:
+        PreemptedError: the group was asked to stop and saved.
+        RankError: the first rank's failure.
+    """
+    for old in folder.glob(OUTCOME.format(rank="*")):
+        old.unlink()
+    # --standalone: a free port on this machine, so that groups side by side never clash
+    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
+    command = [sys.executable, *words, "-m", "ip2p_lightning.worker", str(folder), checkpoint or ""]
+    process = subprocess.Popen(command, start_new_session=True)
+    told = False
+    while process.poll() is None:
+        if request.received and not told:
+            told = True
+            _tell_workers(process.pid)
+        time.sleep(0.2)
+    return _judge(folder, process.returncode)
+
+
+def _tell_workers(torchrun: int) -> None:
+    """SIGUSR1 to every worker: torchrun would kill them 30 s after a SIGTERM, in the middle of a large save perhaps."""
+    for child in _children(torchrun):
+        try:
+            os.kill(child, signal.SIGUSR1)
+        except ProcessLookupError:
+            continue
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(word) for word in task.read_text().split()]
+    return found
+
+
+def _judge(folder: Path, returncode: int) -> int:
+    outcomes = []
+    for path in folder.glob(OUTCOME.format(rank="*")):
+        outcomes.append(json.loads(path.read_text()))
+    failed = sorted((o for o in outcomes if o["code"] != 0), key=lambda o: o["time"])
+    if failed and all(o["code"] == PreemptedError.code for o in failed):
+        raise PreemptedError(failed[0]["reason"])
+    real = [o for o in failed if o["code"] != PreemptedError.code]
+    if real:
+        raise RankError(f"rank {real[0]['rank']}: {real[0]['reason']}", real[0]["code"])
+    if returncode != 0 or not outcomes:
+        raise RankError(f"a rank of the group was killed (torchrun's exit code {returncode})", 1)
+    return int(outcomes[0]["step"])
+
+
+def report(folder: Path, step: int, error: BaseException | None = None) -> None:
+    """Leave this rank's outcome for `supervise`."""
+    code = getattr(error, "code", 1) if error is not None else 0
+    reason = f"{type(error).__name__}: {error}".splitlines()[0] if error is not None else ""
+    content = {"rank": rank(), "step": step, "code": code if isinstance(code, int) else 1, "reason": reason}
+    write_json(folder / OUTCOME.format(rank=rank()), content | {"time": time.time()})
+
+
+def _token() -> str:
+    return "-".join(os.environ.get(f"SLURM_{k}", "0") for k in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
+
+
+def announce(folder: Path, run: Path, checkpoint: str | None) -> None:
+    """Rank 0 of an ``srun`` tells the others which folder it claimed and where it goes on."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_json(folder.parent / START.format(token=_token()), {"run": str(run), "checkpoint": checkpoint})
+
+
+def await_start(folder: Path, timeout: float = 300) -> tuple[Path, str | None]:
+    """The folder and checkpoint that rank 0 announced. Raises UserError after `timeout` seconds without it."""
+    path = folder.parent / START.format(token=_token())
+    for _ in range(int(timeout * 5)):
+        if path.exists():
+            content = json.loads(path.read_text())
+            return Path(content["run"]), content["checkpoint"]
+        time.sleep(0.2)
+    raise UserError(f"rank 0 did not claim a run's folder within {timeout:g} s ({path} did not appear)")

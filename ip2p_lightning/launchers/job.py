@@ -1,0 +1,117 @@
+"""One job of a sweep: its command, its folder, its state."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf, open_dict
+
+from ip2p_lightning.config import plain
+from ip2p_lightning.runs import LOCK, read_config, read_status
+
+LOG = "log.txt"
+
+
+@dataclass
+class Job:
+    """A job as a launcher sees it.
+
+    Args:
+        number: place in the sweep, from 0.
+        overrides: what makes it this job, e.g. ``["seed=1", "prompts=name"]``.
+        folder: the run's folder.
+        command: arguments of the process that trains it.
+        config: its composed config, plain.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: Path
+    command: list[str]
+    config: dict[str, Any]
+    exit_code: int | None = None
+
+    @property
+    def state(self) -> str:
+        """complete, preempted, failed, or not started: what its own status file says."""
+        return str(read_status(self.folder).get("state", "not started"))
+
+    @property
+    def reason(self) -> str:
+        """Why it is not complete, in a line."""
+        status = read_status(self.folder)
+        if status.get("state") == "complete":
+            return ""
+        if status.get("reason"):
+            return str(status["reason"])
+        if self.exit_code is not None and self.exit_code < 0:
+            return f"killed by signal {-self.exit_code}"
+        if self.exit_code:
+            return _last_line(self.folder / LOG) or f"exit code {self.exit_code}"
+        return ""
+
+    @property
+    def done(self) -> bool:
+        """Complete, with the config of this sweep."""
+        if self.state != "complete" or not (self.folder / "config.json").exists():
+            return False
+        from ip2p_lightning.runs import free_differences
+
+        return not free_differences(read_config(self.folder), self.config)
+
+    @property
+    def held(self) -> bool:
+        """Whether a live process holds the folder, e.g. one that an earlier controller left behind."""
+        if not (self.folder / LOCK).exists():
+            return False
+        with (self.folder / LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+
+def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -> Job:
+    """Compose one job of a sweep and word its command."""
+    sweep = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(sweep):
+        sweep.hydra.job.id = sweep.hydra.job.num = number
+    folder = Path(str(OmegaConf.select(sweep, "hydra.sweep.dir"))) / str(OmegaConf.select(sweep, "hydra.sweep.subdir"))
+    with open_dict(sweep):
+        hydra = sweep.pop("hydra")
+    folder = folder.absolute()
+    command = [sys.executable, "-m", "ip2p_lightning.train", *_where(hydra), *overrides]
+    return Job(number, list(overrides), folder, [*command, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"], plain(sweep))
+
+
+def _where(hydra: Any) -> list[str]:
+    """The config's name, and the folder it was read from where that is not ours."""
+    words = ["--config-name", str(hydra.job.config_name)]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            words += ["--config-dir", str(source.path)]
+    return words
+
+
+def _last_line(log: Path) -> str:
+    if not log.exists():
+        return ""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or [""])[-1][:300]
+
+
+def table(jobs: Sequence[Job]) -> str:
+    """States, reasons and logs of a sweep's jobs, aligned."""
+    rows = [("job", "state", "overrides", "reason")]
+    for job in jobs:
+        log = f" (log: {job.folder / LOG})" if job.state != "complete" else ""
+        rows.append((str(job.number), job.state, " ".join(job.overrides), job.reason + log))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows)

@@ -1,0 +1,115 @@
+"""Jobs on this machine, a few at a time, each in a process of its own; GPUs are dealt out."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+from ip2p_lightning.errors import SweepError, UserError
+from ip2p_lightning.launchers.job import LOG, Job, make_job, table
+
+SUPERVISOR = "IP2P_SUPERVISOR"  # a job ends with the controller whose pid this is
+
+
+class LocalLauncher(Launcher):
+    """Runs what is not complete yet, `jobs` at a time; a job that fails does not touch the others.
+
+    Args:
+        jobs: how many at a time.
+        gpus_per_job: devices of each job, dealt out of the visible ones; 0 leaves CUDA_VISIBLE_DEVICES alone.
+
+    Raises:
+        UserError: more GPUs asked for than there are.
+    """
+
+    outcomes: list[Job] = []  # noqa: RUF012  all jobs of this process's sweep, over every batch a sweeper launches
+
+    def __init__(self, jobs: int = 1, gpus_per_job: int = 0) -> None:
+        if jobs < 1 or gpus_per_job < 0:
+            raise UserError(f"hydra.launcher.jobs={jobs}, gpus_per_job={gpus_per_job}: at least 1 job, 0 or more GPUs")
+        self.jobs, self.gpus_per_job = jobs, gpus_per_job
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
+        jobs = [make_job(self.context, self.config, o, initial_job_idx + i) for i, o in enumerate(job_overrides)]
+        slots = self._slots()
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for job in pool.map(lambda job: self._run(job, slots), jobs):
+                print(f"[{job.number + 1}] {' '.join(job.overrides)}: {job.state}", flush=True)
+        type(self).outcomes += jobs
+        return [_returned(job) for job in jobs]
+
+    def _slots(self) -> queue.Queue[str | None]:
+        slots: queue.Queue[str | None] = queue.Queue()
+        if not self.gpus_per_job:
+            for _ in range(self.jobs):
+                slots.put(None)
+            return slots
+        gpus = _visible_gpus()
+        if len(gpus) < self.jobs * self.gpus_per_job:
+            raise UserError(
+                f"hydra.launcher.jobs={self.jobs} x gpus_per_job={self.gpus_per_job} needs more GPUs than the {len(gpus)} here"
+            )
+        for i in range(self.jobs):
+            slots.put(",".join(gpus[i * self.gpus_per_job : (i + 1) * self.gpus_per_job]))
+        return slots
+
+    def _run(self, job: Job, slots: queue.Queue[str | None]) -> Job:
+        while job.held:  # an earlier controller's job is still at it: its result is ours
+            time.sleep(1)
+        if job.done:
+            return job
+        gpus = slots.get()
+        try:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            environment = os.environ | {SUPERVISOR: str(os.getpid())}
+            if gpus is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = gpus
+            with (job.folder / LOG).open("ab") as log:
+                process = subprocess.run(
+                    job.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, check=False
+                )
+            job.exit_code = process.returncode
+        finally:
+            slots.put(gpus)
+        return job
+
+
+def _visible_gpus() -> list[str]:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _returned(job: Job) -> JobReturn:
+    from ip2p_lightning.runs import final_score
+
+    value = final_score(job.folder) if job.state == "complete" else None
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
+
+
+def conclude() -> None:
+    """Print the table of the sweep just run.
+
+    Raises:
+        SweepError: some of its jobs are not complete.
+    """
+    jobs = LocalLauncher.outcomes
+    if not jobs:
+        return
+    print(table(jobs))
+    missing = [job for job in jobs if job.state != "complete"]
+    if missing:
+        raise SweepError(f"{len(missing)} of {len(jobs)} jobs are not complete; the same command runs just those again")

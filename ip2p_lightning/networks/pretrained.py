@@ -1,0 +1,48 @@
+"""Loading the parts of a checkpoint in diffusers' folder layout, with failures a user can mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.errors import DamagedError, UserError
+
+
+def load_part(cls: type, path: str, subfolder: str | None = None, **options: Any) -> Any:
+    """``cls.from_pretrained`` of a diffusers model, float32, in eval mode, from a folder or a hub repository.
+
+    Weights from the hub must be safetensors; a folder of the user's may hold a ``.bin``, read with ``weights_only``.
+    Raises UserError for missing weights (and says how to get them), DamagedError for unreadable or incomplete ones.
+    """
+    import torch
+
+    place = Path(path).expanduser()
+    local = place.is_dir()
+    if not local and (place.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") != 1):
+        raise UserError(missing(path, subfolder))
+    options |= {"torch_dtype": torch.float32, "use_safetensors": None if local else True, "output_loading_info": True}
+    try:
+        model, info = cls.from_pretrained(str(place) if local else path, subfolder=subfolder, **options)
+    except Exception as error:  # network, hub, I/O and format errors come as a dozen unrelated classes
+        if local and (place / (subfolder or "")).is_dir() and any((place / (subfolder or "")).glob("*model*")):
+            raise DamagedError(f"cannot read the weights in {place / (subfolder or '')}: {_head(error)}") from error
+        raise UserError(f"{missing(path, subfolder)} ({_head(error)})") from error
+    if info["missing_keys"] or info["mismatched_keys"]:
+        absent = [*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])]
+        raise DamagedError(f"{path}: {subfolder or 'model'} lacks {len(absent)} weights, the first is {absent[0]}")
+    return model.eval()
+
+
+def missing(path: str, subfolder: str | None) -> str:
+    """The line for weights that are not there."""
+    part = f" (subfolder {subfolder})" if subfolder else ""
+    name = "ID" if str(path).startswith((".", "~", "/")) or str(path).count("/") != 1 else path
+    return (
+        f"no weights at {path}{part}; to fetch them for offline use: "
+        f"`hf download {name} --local-dir DIR`, then model=local model.path=DIR"
+    )
+
+
+def _head(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,229 @@
+"""Prompts to text states: CLIP as Stable Diffusion 1.x uses it, and a tiny one trained with the net.
+
+Shapes: B batch, L tokens, D text width. The last hidden state after the final layer norm, padded to L, and no attention
+mask over the padding: Stable Diffusion 1.x was trained so (diffusers, ``train_instruct_pix2pix.py``).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from ip2p_lightning.errors import DamagedError, StorageError, UserError
+from ip2p_lightning.networks.pretrained import load_part, missing
+from ip2p_lightning.networks.tiny_clip import collect_prompts, random_model, train_tokenizer
+
+REMEMBERED = 1024  # states kept while frozen; 242 MB for CLIP ViT-L/14 in float32
+
+
+class TextEncoder:
+    """A tokenizer and a CLIP text model. A plain object, so that no state_dict, EMA or optimiser finds a frozen one.
+
+    While frozen, states are remembered per string, computed one string at a time and outside autocast: what a prompt
+    means then depends neither on its neighbours in the batch nor on what was encoded before a restart, to the last bit.
+    Where `trainable`, the LightningModule registers `model`, `encode` carries gradients, and nothing is remembered.
+    """
+
+    width: int  # D
+    length: int  # L
+
+    def __init__(self, tokenizer: Any, model: nn.Module, trainable: bool) -> None:
+        self.tokenizer, self.model, self.trainable = tokenizer, model, trainable
+        config: Any = model.config
+        self.width = config.hidden_size
+        self.length = min(tokenizer.model_max_length, config.max_position_embeddings)
+        self._memory: dict[str, Tensor] = {}  # least recently used first
+        self._measured: set[str] = set()
+        if not trainable:
+            model.requires_grad_(False).eval()
+
+    def encode(self, prompts: list[str]) -> Tensor:  # B strings -> [B L D]
+        """Text states, float32, on the model's device; ``encode([""])`` is the null text.
+
+        A prompt that is too long loses its end, and a warning says so once.
+        """
+        if isinstance(prompts, str):
+            raise TypeError(f"encode takes a list of prompts, not one string: encode([{prompts!r}])")
+        if self.trainable:
+            return self._states(prompts)
+        return torch.stack([self._remembered(prompt) for prompt in prompts]).float()
+
+    def count(self, prompt: str) -> int:
+        """Tokens of a prompt, start and end included, before truncation."""
+        return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move in place. A trainable model keeps its dtype, which is its trainer's business."""
+        before = self._place()
+        self.model.to(device=device, dtype=None if self.trainable else dtype)
+        if self._place() != before:
+            self._memory.clear()
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer/`` and ``text_encoder/`` in diffusers' layout; ``ClipText(folder)`` reads them back.
+
+        Tensors bear the prefix ``text_model.``, and vocab.json and merges.txt are written, as before transformers 5:
+        both sides of that border read such a folder. Raises StorageError.
+        """
+        from safetensors.torch import save_file
+
+        model: Any = self.model
+        config, tensors = copy.deepcopy(model.config), model.state_dict()
+        config.architectures = ["CLIPTextModel"]
+        words, weights = Path(folder) / "tokenizer", Path(folder) / "text_encoder"
+        try:
+            words.mkdir(parents=True, exist_ok=True)
+            weights.mkdir(parents=True, exist_ok=True)
+            self.tokenizer.save_pretrained(str(words))
+            self.tokenizer.backend_tokenizer.model.save(str(words))
+            config.save_pretrained(str(weights))
+            named = {f"text_model.{k.removeprefix('text_model.')}": v.cpu().contiguous() for k, v in tensors.items()}
+            save_file(named, weights / "model.safetensors", metadata={"format": "pt"})
+        except OSError as error:
+            raise StorageError(f"cannot write the text encoder to {folder}: {error.strerror or error}") from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TextEncoder:
+        """Itself while frozen; else a copy whose model is the one that the copied LightningModule registers."""
+        if not self.trainable:
+            return self
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        twin.model = copy.deepcopy(self.model, memo)
+        return twin
+
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        parameter = next(self.model.parameters())
+        return parameter.device, parameter.dtype
+
+    def _remembered(self, prompt: str) -> Tensor:  # [L D]
+        state = self._memory.pop(prompt, None)
+        if state is None:
+            # Outside inference mode: a state first met in validation must serve the backward pass of training too.
+            off = torch.autocast(self._place()[0].type, enabled=False)
+            with torch.inference_mode(False), torch.no_grad(), off:
+                state = self._states([prompt])[0]
+        self._memory[prompt] = state
+        if len(self._memory) > REMEMBERED:
+            del self._memory[next(iter(self._memory))]
+        return state
+
+    def _states(self, prompts: list[str]) -> Tensor:  # [B L D]
+        for prompt in prompts:
+            self._warn_if_cut(prompt)
+        tokens = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
+        return self.model(tokens.input_ids.to(self._place()[0]))[0]
+
+    def _warn_if_cut(self, prompt: str) -> None:
+        if prompt in self._measured:
+            return
+        self._measured.add(prompt)
+        if (count := self.count(prompt)) > self.length:
+            warnings.warn(f"prompt of {count} tokens loses all but {self.length}: {prompt[:60]!r}", stacklevel=1)
+
+
+class ClipText(TextEncoder):
+    """The frozen CLIP of a Stable Diffusion 1.x checkpoint, from ``tokenizer/`` and ``text_encoder/``.
+
+    Args:
+        path: a folder in diffusers' layout, or a hub id.
+        dtype: precision of weights and computation; the states come out in float32.
+        revision: branch, tag or commit of a hub repository.
+        variant: e.g. ``fp16`` where the weights are in ``model.fp16.safetensors``.
+
+    Raises:
+        UserError: no weights there; the line says how to fetch them.
+        DamagedError: weights or tokenizer are incomplete, or do not belong together.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        revision: str | None = None,
+        variant: str | None = None,
+    ) -> None:
+        _calm_tokenizers()
+        from transformers import CLIPTextModel
+
+        chosen = {"revision": revision} if revision else {}
+        named = {"variant": variant} if variant else {}
+        # The weights first: where there are none, one failure is enough.
+        model = load_part(CLIPTextModel, path, "text_encoder", **chosen, **named)
+        super().__init__(_load_tokenizer(path, model.config.vocab_size, **chosen), model, trainable=False)
+        self.to(dtype=getattr(torch, dtype))
+
+
+class TinyText(TextEncoder):
+    """A small CLIP text model with random weights, and a byte-level BPE tokenizer learnt from the prompts.
+
+    Args:
+        corpus: prompts, in any nesting of lists, mappings and pools. Of a pool only `prompts` is read: held-out
+            sentences must not shape the vocabulary.
+        width: D. layers, heads: of the transformer.
+        length: L, tokens of a padded or cut prompt, start and end included.
+        vocab_size: rows of the embedding, the most tokens that are learnt; shapes do not depend on the corpus.
+        trainable: False freezes the random weights.
+        seed: of the weights; torch's global generator is left as it was.
+
+    Raises:
+        UserError: no prompt in `corpus`, or sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        corpus: Mapping[str, Any] | Sequence[Any],
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 2,
+        length: int = 32,
+        vocab_size: int = 1024,
+        trainable: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if min(width, layers, heads) < 1 or width % heads or length < 3:
+            raise UserError(
+                f"text_encoder: width={width}, layers={layers}, heads={heads}, length={length} do not fit; "
+                "heads must divide width, and length be at least 3"
+            )
+        texts = list(collect_prompts(corpus))
+        if not texts:
+            raise UserError("text_encoder.corpus holds no prompt; give a list of prompts, or corpus: ${prompts}")
+        _calm_tokenizers()
+        tokenizer = train_tokenizer(texts, vocab_size, length)
+        sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
+        sizes |= {"num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": length}
+        super().__init__(tokenizer, random_model(tokenizer, vocab_size, sizes, seed), trainable)
+
+
+def _load_tokenizer(path: str, vocab_size: int, **options: Any) -> Any:
+    """The tokenizer of a checkpoint, held against the rows of its text model's embedding."""
+    from transformers import CLIPTokenizer
+
+    place = Path(path).expanduser()
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(
+            str(place) if place.is_dir() else path, subfolder="tokenizer", **options
+        )
+    except Exception as error:  # network, hub, I/O and format errors come as a dozen unrelated classes
+        raise UserError(missing(path, "tokenizer")) from error
+    # Without vocabulary files, transformers 5 makes a tokenizer that knows nothing but start and end, silently.
+    if not len(set(tokenizer.all_special_tokens)) < len(tokenizer) <= vocab_size:
+        raise DamagedError(
+            f"{path}: tokenizer has {len(tokenizer)} tokens, text_encoder {vocab_size}; fetch the tokenizer/ folder"
+        )
+    return tokenizer
+
+
+def _calm_tokenizers() -> None:
+    """Prompts are short: threads gain nothing, and a warning at each fork of a data loader is the price."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

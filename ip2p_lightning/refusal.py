@@ -1,0 +1,127 @@
+"""From an exception to one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ip2p_lightning.errors import StorageError, UserError, suggest
+
+INTERRUPTED = 130
+
+
+def exit_code(action: Callable[[], int]) -> int:
+    """Run `action`; a UserError becomes one line and its code, an interrupt 130; a bug keeps its traceback.
+
+    Hydra's instantiate wraps what a constructor raised: the cause is what counts.
+    """
+    try:
+        return action()
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        known = _known(error)
+        if known is None or os.environ.get("IP2P_TRACEBACK") == "1":
+            raise
+        print(f"error: {' '.join(str(known).split())}", file=sys.stderr)
+        return known.code
+
+
+def _known(error: BaseException | None) -> UserError | None:
+    """The UserError in a chain of exceptions; a full disk counts as one wherever it shows."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, UserError):
+            return error
+        if isinstance(error, OSError) and error.errno in (13, 28, 30):  # permission, no space, read-only
+            return StorageError(f"{error.filename or 'file'}: {error.strerror}")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def explain(error: Exception, words: Sequence[str]) -> Exception:
+    """Word Hydra's refusals like ours: the key, the value, a suggestion. Anything else is returned as it is."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if _known(error) is not None or not isinstance(error, HydraException | OmegaConfBaseException):
+        return error
+    text = str(error)
+    for pattern, word_it in _WORDINGS:
+        found = re.search(pattern, text)
+        if found:
+            return UserError(word_it(found, words))
+    return UserError(text.strip().splitlines()[0])
+
+
+def _unknown_key(found: re.Match[str], words: Sequence[str]) -> str:
+    key = found.group(1)
+    return f"unknown key {_as_typed(key, words)}{suggest(key, _keys(words))}"
+
+
+def _unknown_member(found: re.Match[str], words: Sequence[str]) -> str:
+    group, _, member = found.group(1).rpartition("/")
+    if not group:
+        return f"no config named '{member}'{suggest(member, _members(''))}; known: {', '.join(_members(''))}"
+    members = _members(group)
+    return f"{group}={member}: no such member{suggest(member, members)}; known: {', '.join(members) or 'none'}"
+
+
+def _bad_value(found: re.Match[str], words: Sequence[str]) -> str:
+    return found.group(0)
+
+
+_WORDINGS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
+    (r"Could not override '([^']+)'", _unknown_key),
+    (r"Could not append to config\. An item is already at '([^']+)'", _unknown_key),
+    (r"Could not delete from config\. '([^']+)'", _unknown_key),
+    (r"Could not find '([^']+)'", _unknown_member),
+    (r"Cannot find primary config '([^']+)'", _unknown_member),
+    (r"Error parsing override '[^']*'", _bad_value),
+    (r"(?:Error merging override|LexerNoViableAltException)[^\n]*", _bad_value),
+)
+
+
+def _as_typed(key: str, words: Sequence[str]) -> str:
+    for word in words:
+        if re.split("=", word.lstrip("+~"), maxsplit=1)[0] == key:
+            return word.lstrip("+")
+    return key
+
+
+def _keys(words: Sequence[str]) -> list[str]:
+    """Every dotted key and group of the default config: what a typo may have meant."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from ip2p_lightning.config import CONF
+
+    groups = [w for w in words if w.partition("=")[0] in {p.name for p in CONF.iterdir()}]
+    GlobalHydra.instance().clear()
+    for chosen in (groups, []):
+        try:
+            with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+                config = OmegaConf.to_container(compose("train", overrides=chosen), resolve=False)
+            return [p.name for p in CONF.iterdir() if p.is_dir()] + list(_dotted(config))
+        except Exception:  # the groups may hold the mistake themselves
+            continue
+    return []
+
+
+def _dotted(node: object, path: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [path]
+    inner = [key for k, v in node.items() for key in _dotted(v, f"{path}.{k}" if path else str(k))]
+    return ([path] if path else []) + inner
+
+
+def _members(group: str) -> list[str]:
+    from ip2p_lightning.config import CONF
+
+    return sorted(p.stem for p in (Path(CONF) / group).glob("*.yaml"))

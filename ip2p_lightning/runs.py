@@ -1,0 +1,289 @@
+"""A run is a folder: ``config.json``, ``status.json``, ``metrics.jsonl``, ``checkpoints/``, TensorBoard's file, pictures."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.checkpoint import load, newest_intact, step_of
+from ip2p_lightning.config import build, check, differences
+from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.storage import probe, storage_errors, write_json
+
+CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
+# Keys that do not change what is learnt: they may differ when a run is continued.
+FREE_KEYS = ("fault", "timeout", "resume", "resume_allow", "dry_run", "log_every", "keep", "loader.workers", "loader.timeout")
+
+
+@dataclass
+class RunFolder:
+    """A run's folder, held by this process.
+
+    Args:
+        path: the folder.
+        lock: open handle whose lock ends with the process, however it ends.
+    """
+
+    path: Path
+    lock: Any = field(default=None, repr=False)
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Replace ``status.json``: state is running, preempted, failed or complete."""
+        status = read_status(self.path)
+        status.update(
+            state=state, pid=os.getpid(), host=platform.node(), updated=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more
+        )
+        write_json(self.path / STATUS, status)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """A run's status, {} where there is none yet."""
+    try:
+        return json.loads((Path(folder) / STATUS).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return {"state": "failed", "reason": f"{STATUS} is not readable"}
+
+
+def claim(folder: Path) -> RunFolder:
+    """Hold `folder` for this process; where a live process holds it, a sibling ``folder@2``, ``@3``, ...
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    for number in range(1, 1000):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}@{number}")
+        with storage_errors(candidate):
+            candidate.mkdir(parents=True, exist_ok=True)
+            lock = (candidate / LOCK).open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        probe(candidate / "checkpoints")
+        return RunFolder(candidate, lock)
+    raise UserError(f"{folder}: a thousand live runs hold it and its siblings; end some of them")
+
+
+def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str]) -> str | None:
+    """Make the folder this config's, or continue what it holds.
+
+    Returns:
+        The checkpoint to continue from, None for a fresh start.
+
+    Raises:
+        UserError: the folder holds a run whose config differs; the line names each key, old and new.
+    """
+    stored = run.path / CONFIG
+    if stored.exists():
+        _refuse_changes(read_config(run.path), config, run.path, allow)
+        newest = newest_intact(run.path)
+        if newest is not None and resume == "never":
+            raise UserError(
+                f"{run.path} already holds {newest.name}; resume=auto continues it, or choose another hydra.run.dir"
+            )
+        if newest is not None:
+            return str(newest)
+    write_json(stored, config)
+    return None
+
+
+def is_complete(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the run in `folder` has taken all the steps that `config` asks for."""
+    status = read_status(folder)
+    return status.get("state") == "complete" and status.get("step", 0) >= config["trainer"]["max_steps"]
+
+
+def free_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """What differs between two configs, but for keys that are free to: key to (old, new)."""
+    free = (*FREE_KEYS, *allow)
+    return {
+        key: values
+        for key, values in differences(old, new).items()
+        if not any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in free)
+    }
+
+
+def final_score(folder: Path) -> float | None:
+    """The last validation's mean PSNR in ``metrics.jsonl``, None without one."""
+    score = None
+    if (Path(folder) / METRICS).exists():
+        for line in (Path(folder) / METRICS).read_text().splitlines():
+            try:
+                score = json.loads(line).get("val/psnr", score)
+            except ValueError:  # the last line of a killed run may be cut
+                continue
+    return score
+
+
+def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, allow: list[str]) -> None:
+    changed = free_differences(old, new, allow)
+    if changed:
+        told = "; ".join(f"{key}: {a} -> {b}" for key, (a, b) in list(changed.items())[:8])
+        keys = ",".join(changed)
+        raise UserError(
+            f"{folder} holds a run with another config: {told}; allow it with 'resume_allow=[{keys}]' or choose another hydra.run.dir"
+        )
+
+
+def read_config(folder: Path, limit: int = 4_000_000) -> dict[str, Any]:
+    """A run's config: plain JSON of at most `limit` bytes, so nothing in it can run or swell.
+
+    Raises:
+        UserError: not a run.
+        DamagedError: the config does not read.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}; give the folder that ip2p-train printed")
+    if path.stat().st_size > limit:
+        raise DamagedError(f"{path} has {path.stat().st_size} bytes, more than {limit}")
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is not readable: {error}") from None
+    if not isinstance(config, dict):
+        raise DamagedError(f"{path} is not a config")
+    return config
+
+
+@dataclass
+class Run:
+    """A trained run, opened: its config, its model with the asked weights, the step they are from."""
+
+    folder: Path
+    config: dict[str, Any]
+    module: Any
+    step: int
+    weights: str
+
+
+def open_run(folder: str | Path, weights: str = "ema") -> Run:
+    """Rebuild a run's model from its config and its newest intact checkpoint.
+
+    Args:
+        folder: the run's folder.
+        weights: ``ema`` (the averaged ones) or ``raw``.
+
+    Raises:
+        UserError: not a run, no checkpoint yet, or no averaged weights in it.
+        DamagedError, SecurityError: see `checkpoint.load`.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    check(config, Recipe)
+    path = newest_intact(folder)
+    if path is None:
+        raise UserError(f"{folder} has no checkpoint yet; continue it with the command in its {STATUS}")
+    content = load(path)
+    module = build_module(config)
+    module.load_state_dict(content["state_dict"])
+    if weights == "ema":
+        _load_average(module, content, folder)
+    return Run(folder, config, module.eval(), step_of(path), weights)
+
+
+def _load_average(module: Any, content: Mapping[str, Any], folder: Path) -> None:
+    if "ema" not in content:
+        raise UserError(f"{folder} was trained without averaged weights (model.ema=null); ask for weights=raw")
+    if content["ema"]["step"] > 0:
+        module.load_state_dict({**content["state_dict"], **content["ema"]["weights"]})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The top level of a config: every key a run takes (the comments in ``conf/train.yaml`` say what each is)."""
+
+    prompts: dict[str, Any]
+    unet: dict[str, Any]
+    autoencoder: dict[str, Any]
+    text_encoder: dict[str, Any]
+    sampler: dict[str, Any]
+    objective: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    data: dict[str, Any]
+    task: dict[str, Any]
+    loader: dict[str, Any]
+    model: dict[str, Any]
+    trainer: dict[str, Any]
+    seed: int = 0
+    val_every: int = 200
+    val_examples: int | None = 4
+    grid_examples: int = 3
+    save_every: int = 200
+    keep: int = 2
+    log_every: int = 10
+    max_skips: int = 3
+    resume: str = "auto"
+    resume_allow: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    fault: str | None = None
+    timeout: int = 600
+
+
+def build_module(config: Mapping[str, Any]) -> Any:
+    """The LightningModule of a checked config; the weights' random start depends on ``seed`` alone."""
+    import torch
+
+    from ip2p_lightning.randomness import seed_of
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config["seed"], "weights"))
+        parts = {name: build(config[name]) for name in ("unet", "autoencoder", "text_encoder", "objective", "sampler")}
+    make = build(config["model"])
+    return make(
+        **parts,
+        optimizer=build(config["optimizer"]),
+        schedule=build(config["schedule"]),
+        tasks=task_names(config),
+        seed=config["seed"],
+        max_skips=config["max_skips"],
+    )
+
+
+def build_data(config: Mapping[str, Any]) -> Any:
+    """The LightningDataModule of a checked config."""
+    return build(config["task"])
+
+
+def task_names(config: Mapping[str, Any]) -> list[str]:
+    """The tasks a config trains, in order."""
+    task = config["task"]
+    if "tasks" in task:
+        return [name for name in task["tasks"] if (task.get("weights") or {}).get(name, 1) != 0]
+    return [task["name"]]
+
+
+def commit() -> str | None:
+    """The git commit of the code, with ``+`` where the tree is changed; None outside a checkout."""
+    try:
+        here = Path(__file__).parent
+        git = ["git", "-C", str(here)]
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        return (name.stdout.strip() + ("+" if dirty.stdout.strip() else "")) if name.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def command() -> str:
+    """The command line of this process, as one would type it."""
+    import shlex
+
+    program = Path(sys.argv[0])
+    name = program.name if program.suffix != ".py" else f"python -m {program.parent.name}.{program.stem}"
+    return shlex.join([*name.split(), *sys.argv[1:]])

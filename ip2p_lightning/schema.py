@@ -1,0 +1,105 @@
+"""What a config may name, and whether a value from YAML fits a type hint."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+_DATA = """Loader Photos Folder Manifest HubDataset PromptPool MixtureDataModule EditDataModule CartoonDataModule
+DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule"""
+_MAKERS = "degrade.GaussianNoise degrade.PoissonGaussianNoise degrade.SensorNoise degrade.Rain degrade.LowLight"
+
+# Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
+ALLOWED_TARGETS = frozenset(
+    [f"ip2p_lightning.data.{name}" for name in (_DATA + " " + _MAKERS).split()]
+    + ["ip2p_lightning.data.prompts.PromptPool", "ip2p_lightning.data.cartoon.Cartoonizer"]
+    + [
+        f"ip2p_lightning.networks.{name}"
+        for name in ["load_unet", "PixelEditor", "KLAutoencoder", "TAESD", "PixelUnshuffle", "ClipText", "TinyText"]
+    ]
+    + [
+        f"ip2p_lightning.diffusion.{n}"
+        for n in ["DiffusionObjective", "BridgeObjective", "DiffusionSampler", "BridgeSampler"]
+    ]
+    + ["ip2p_lightning.module.EditDiffusion", "ip2p_lightning.module.LearningRate", "lightning.pytorch.Trainer"]
+    + ["torch.optim.AdamW", "timm.optim.create_optimizer_v2"]
+)
+
+
+def import_target(name: str) -> Callable[..., Any]:
+    """The class or function that an allowed ``_target_`` names."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def conforms(value: Any, hint: Any) -> bool:
+    """Whether a value from YAML fits a type hint; a hint that says nothing about data fits everything."""
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(conforms(value, arg) for arg in args)
+    if origin is typing.Annotated:
+        return conforms(value, args[0])
+    if origin is Literal:
+        return any(type(value) is type(arg) and value == arg for arg in args)
+    if hint in _SCALARS:
+        return _SCALARS[hint](value)
+    kind = origin or hint
+    if inspect.isclass(kind) and issubclass(kind, Mapping):
+        return isinstance(value, Mapping) and (not args or all(conforms(v, args[1]) for v in value.values()))
+    if inspect.isclass(kind) and issubclass(kind, tuple | Sequence):
+        return isinstance(value, list | tuple) and _items_conform(value, kind, args)
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+_SCALARS: dict[Any, Callable[[Any], bool]] = {
+    bool: lambda v: isinstance(v, bool),
+    int: lambda v: isinstance(v, int) and not isinstance(v, bool),
+    float: lambda v: isinstance(v, int | float) and not isinstance(v, bool),
+    str: lambda v: isinstance(v, str),
+    Path: lambda v: isinstance(v, str),
+    None: lambda v: v is None,
+    type(None): lambda v: v is None,
+    object: lambda v: True,
+}
+
+
+def _items_conform(value: Sequence[Any], kind: type, args: tuple[Any, ...]) -> bool:
+    if issubclass(kind, tuple) and args and args[-1] is not Ellipsis:
+        return len(value) == len(args) and all(map(conforms, value, args))
+    return not args or all(conforms(item, args[0]) for item in value)
+
+
+def describe(hint: Any) -> str:
+    """A type hint in words a user of YAML knows."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(a) for a in args))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin is typing.Annotated:
+        return describe(args[0])
+    words = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        type(None): "null",
+        Path: "a path",
+    }
+    if hint in words:
+        return words[hint]
+    kind = origin or hint
+    if inspect.isclass(kind) and issubclass(kind, Mapping):
+        return "a mapping"
+    if inspect.isclass(kind) and issubclass(kind, tuple) and args and args[-1] is not Ellipsis:
+        return "[" + ", ".join(map(describe, args)) + "]"
+    if inspect.isclass(kind) and issubclass(kind, Sequence):
+        return "a list"
+    return f"a {getattr(kind, '__name__', kind)} (a group member)"

@@ -1,0 +1,150 @@
+"""``ip2p-train``: compose a config, claim a run's folder, train. The same command continues its run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.config import CONF, check, plain
+from ip2p_lightning.errors import PreemptedError
+from ip2p_lightning.refusal import exit_code, explain
+
+DONE = 0
+
+
+def main() -> None:
+    """The console command: Hydra's command line, with refusals in one line and distinct exit codes."""
+    sys.exit(exit_code(_main))
+
+
+def _main() -> int:
+    import hydra
+
+    from ip2p_lightning import launchers
+
+    launchers.register()
+    # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[1:] = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]]
+    codes: list[int] = []
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(lambda c: codes.append(_job(c)))()
+    except Exception as error:
+        raise explain(error, sys.argv[1:]) from None
+    launchers.conclude()
+    return max(codes, default=DONE)
+
+
+def _job(composed: Any) -> int:
+    """What Hydra calls with a composed config; returns an exit code, so that Hydra has nothing to report."""
+    from hydra.core.hydra_config import HydraConfig
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    code = exit_code(lambda: train(checked(composed), folder))
+    if code != DONE:
+        _remove_empty(folder)
+    return code
+
+
+def checked(composed: Any) -> dict[str, Any]:
+    """The composed config as plain data, held against signatures and rules. Raises UserError and its kin."""
+    from ip2p_lightning.rules import contradictions
+    from ip2p_lightning.runs import Recipe
+
+    config = plain(composed)
+    check(config, Recipe)
+    contradictions(config)
+    return config
+
+
+def _remove_empty(folder: Path) -> None:
+    """A refused run leaves no folder behind."""
+    for path in (folder, *folder.parents[:2]):
+        try:
+            path.rmdir()
+        except OSError:
+            return
+
+
+def train(config: Mapping[str, Any], folder: Path) -> int:
+    """Train a checked config in `folder` (or a sibling, if a live run holds it).
+
+    Returns:
+        0 when the run is complete.
+
+    Raises:
+        UserError and its kin: see ``errors``.
+    """
+    from ip2p_lightning import group, runs
+
+    data = runs.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
+    data.setup("fit")
+    if config["dry_run"]:
+        print(_summary(config, data))
+        return DONE
+    if group.place() == "srun" and group.rank() > 0:
+        return _follow(config, folder, data)
+    run = runs.claim(folder)
+    checkpoint = runs.adopt(run, config, config["resume"], config["resume_allow"])
+    if runs.is_complete(run.path, config):
+        print(f"already complete: {run.path}")
+        return DONE
+    _lead(config, run, data, checkpoint, folder)
+    print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
+    return DONE
+
+
+def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path) -> None:
+    """Train as the process that holds the run's folder and writes its status."""
+    from ip2p_lightning import group, runs
+    from ip2p_lightning.fit import fit
+    from ip2p_lightning.preemption import StopRequest
+
+    request = StopRequest()
+    request.listen()
+    run.write_status("running", command=runs.command(), commit=runs.commit(), exit_code=None, reason=None)
+    try:
+        processes = group.size(config["trainer"])
+        if group.place() == "srun":
+            group.announce(folder, run.path, checkpoint)
+        if group.place() == "single" and processes > 1:
+            step = group.supervise(run.path, checkpoint, processes, request)
+        else:
+            step = fit(config, run.path, data, checkpoint, request)
+    except BaseException as error:
+        _record(run, error)
+        raise
+    run.write_status("complete", step=step, exit_code=DONE, reason=None)
+
+
+def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
+    """Train as another rank of an ``srun``, in the folder that rank 0 claimed."""
+    from ip2p_lightning import group
+    from ip2p_lightning.fit import fit
+    from ip2p_lightning.preemption import StopRequest
+
+    request = StopRequest()
+    request.listen()
+    path, checkpoint = group.await_start(folder)
+    fit(config, path, data, checkpoint, request)
+    return DONE
+
+
+def _record(run: Any, error: BaseException) -> None:
+    """Say in ``status.json`` why the run ended."""
+    code = getattr(error, "code", 1)
+    state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    run.write_status(state, reason=reason, exit_code=code if isinstance(code, int) else 1)
+
+
+def _summary(config: Mapping[str, Any], data: Any) -> str:
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in data.shares.items())
+    return f"dry run: the config is good; tasks: {shares}; {config['trainer']['max_steps']} steps; nothing was trained"
+
+
+if __name__ == "__main__":
+    main()

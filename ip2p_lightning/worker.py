@@ -1,0 +1,43 @@
+"""One rank of a group: trains the run in a folder. Started by ``group.supervise``, never by hand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ip2p_lightning import group
+from ip2p_lightning.config import check
+from ip2p_lightning.fit import fit
+from ip2p_lightning.preemption import StopRequest
+from ip2p_lightning.refusal import exit_code
+from ip2p_lightning.runs import Recipe, build_data, read_config
+
+
+def main() -> None:
+    """``python -m ip2p_lightning.worker RUN [CHECKPOINT]``"""
+    folder, checkpoint = Path(sys.argv[1]), sys.argv[2] or None
+    request = StopRequest()
+    request.listen()
+    code = exit_code(lambda: _work(folder, checkpoint, request))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # a rank that failed must not wait for the others in a destructor
+
+
+def _work(folder: Path, checkpoint: str | None, request: StopRequest) -> int:
+    try:
+        config = read_config(folder)
+        check(config, Recipe)
+        data = build_data(config)
+        data.setup("fit")
+        group.report(folder, fit(config, folder, data, checkpoint, request))
+    except BaseException as error:
+        group.report(folder, -1, error)
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    main()

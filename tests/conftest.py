@@ -1,0 +1,71 @@
+"""Runs that several test files look at: trained once a session, through the real command, in a second or two."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ip2p_lightning  # noqa: F401  first: it makes torchvision importable
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)
+
+SMALL = [
+    "trainer=fast",
+    "trainer.max_steps=2",
+    "val_every=0",
+    "loader.batch_size=2",
+    "loader.size=32",
+    "loader.eval_size=64",
+]
+
+
+def train_run(folder: Path, *overrides: str) -> Path:
+    """``ip2p-train`` in this process; the run's folder."""
+    from ip2p_lightning.train import main
+
+    typed = sys.argv
+    sys.argv = ["ip2p-train", f"hydra.run.dir={folder}", *SMALL, *overrides]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, f"ip2p-train ended with {ended.code}"
+    finally:
+        sys.argv = typed
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """The embedded model after two steps on all four tasks."""
+    return train_run(tmp_path_factory.mktemp("tiny") / "run", "model=tiny")
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory) -> Path:
+    """A tiny random text-to-image checkpoint in Stable Diffusion's layout."""
+    from sd_checkpoint import write_sd_checkpoint
+
+    return write_sd_checkpoint(tmp_path_factory.mktemp("sd") / "base")
+
+
+@pytest.fixture(scope="session")
+def sd_run(tmp_path_factory, sd_folder) -> Path:
+    """That checkpoint, fine-tuned for two large steps on one task, so that its averaged and raw weights differ."""
+    settings = ["loader.resize=null", "task=denoise", "optimizer.lr=1e-2", "sampler.steps=4"]
+    return train_run(tmp_path_factory.mktemp("sd-run") / "run", "model=local", f"model.path={sd_folder}", *settings)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must refuse: its exit code and its one line."""
+
+    def run(main, *words) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (out, err)
+        return code, err
+
+    return run

@@ -1,0 +1,195 @@
+"""Data modules: what a batch is, and that it is the same with workers, ranks and restarts."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ip2p_lightning.data import (
+    CartoonDataModule,
+    DenoiseDataModule,
+    DerainDataModule,
+    EditDataModule,
+    EditExample,
+    Loader,
+    LowLightDataModule,
+    MixtureDataModule,
+    Photos,
+    PromptPool,
+)
+
+
+class Noise:
+    """A degradation that shows the generator it was given."""
+
+    def __call__(self, image, rng):
+        return np.clip(image + rng.normal(0, 0.1, image.shape).astype(np.float32), 0, 1)
+
+
+class NoSource:
+    def pairs(self, split, make=None):
+        raise AssertionError("opened")
+
+
+def module(name: str = "fog", **options) -> EditDataModule:
+    loader = Loader(**{"batch_size": 4, "size": 32, "eval_size": 32, "epoch_size": 12, **options})
+    return EditDataModule(make=Noise(), prompts=PromptPool(["clear the air", "lift the fog"]), loader=loader, name=name)
+
+
+def mixture(**options) -> MixtureDataModule:
+    loader = Loader(**{"batch_size": 4, "size": 32, "eval_size": 32, "epoch_size": 24, **options})
+    tasks = {"fog": module(), "dust": module(), "none": EditDataModule(NoSource())}
+    return MixtureDataModule(tasks, {"fog": 1, "dust": 2, "none": 0}, loader)
+
+
+def same(a: EditExample, b: EditExample) -> bool:
+    return a[2:] == b[2:] and torch.equal(a.original, b.original) and torch.equal(a.edited, b.edited)
+
+
+def attach(data, done: int = 0, rank: int = 0, world: int = 1, overfit: float = 0):
+    """Lend the module what it asks of a trainer."""
+
+    class Stand:
+        pass
+
+    trainer = Stand()
+    trainer.global_rank, trainer.world_size, trainer.overfit_batches = rank, world, overfit
+    node = trainer
+    for name in ("fit_loop", "epoch_loop", "batch_progress", "total"):
+        setattr(node, name, Stand())
+        node = getattr(node, name)
+    node.processed = done
+    data.trainer = trainer
+    return data
+
+
+def test_a_batch() -> None:
+    batch = next(iter(module().train_dataloader()))
+    assert isinstance(batch, EditExample)
+    assert batch.original.shape == batch.edited.shape == (4, 3, 32, 32) and batch.original.dtype == torch.float32
+    assert -1 <= batch.original.min() < batch.original.max() <= 1
+    assert list(batch.task) == ["fog"] * 4 and len(batch.prompt) == len(batch.id) == 4
+
+
+@pytest.mark.parametrize(
+    "task", [CartoonDataModule, DenoiseDataModule, DerainDataModule, LowLightDataModule], ids=lambda task: task.task
+)
+def test_tasks_work_without_arguments(task: type[EditDataModule]) -> None:
+    data = task()
+    batch = next(iter(data.train_dataloader()))
+    assert batch.original.shape == (12, 3, 64, 64) and set(batch.task) == {task.task}
+    assert data.task_names == [task.task] and data.shares == {task.task: 1.0}
+    assert next(iter(data.val_dataloader())).original.shape == (1, 3, 256, 256)
+
+
+def test_the_teacher_makes_the_edited_side() -> None:
+    """And a degradation the original: the other side is the photo itself."""
+    plain = EditDataModule(make=lambda image, rng: image).fixed_examples(1)[0].original
+    cartoon, rain = CartoonDataModule().fixed_examples(1)[0], DerainDataModule().fixed_examples(1)[0]
+    assert torch.equal(cartoon.original, plain) and not torch.equal(cartoon.edited, plain)
+    assert torch.equal(rain.edited, plain) and not torch.equal(rain.original, plain)
+
+
+def test_workers_change_nothing() -> None:
+    runs = [list(mixture(workers=workers, resize=[32, 48]).train_dataloader()) for workers in (0, 2)]
+    assert len(runs[0]) == len(runs[1]) == 6
+    assert all(same(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    list(module(workers=1).train_dataloader())
+    list(module().val_dataloader())
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == np.random.get_state()[1].tolist()
+
+
+def test_a_restart_goes_on_bit_for_bit() -> None:
+    data = attach(mixture(), 0)
+    whole = list(data.train_dataloader()) + list(attach(data, 6).train_dataloader())
+    for done in (1, 4, 6, 8):
+        rest = list(attach(mixture(), done).train_dataloader())
+        assert all(same(a, b) for a, b in zip(rest, whole[done:], strict=False)) and rest
+    assert not same(whole[0], whole[6])
+
+
+def test_two_ranks_see_what_one_sees() -> None:
+    one = list(mixture(batch_size=8).train_dataloader())
+    two = [list(attach(mixture(), rank=rank, world=2).train_dataloader()) for rank in (0, 1)]
+    for whole, *parts in zip(one, *two, strict=True):
+        assert torch.equal(whole.original, torch.cat([part.original for part in parts]))
+        assert list(whole.id) == [name for part in parts for name in part.id]
+
+
+def test_evaluation_over_ranks_repeats_nothing() -> None:
+    alone = [key for batch in mixture(eval_draws=3).test_dataloader() for key in zip(batch.task, batch.id, strict=True)]
+    shared = [
+        key
+        for rank in range(5)
+        for batch in attach(mixture(eval_draws=3), rank=rank, world=5).test_dataloader()
+        for key in zip(batch.task, batch.id, strict=True)
+    ]
+    assert len(alone) == 2 * 2 * 3 and sorted(alone) == sorted(shared)
+
+
+def test_every_photo_once_an_epoch() -> None:
+    data = module(epoch_size=None, batch_size=2)
+    for epoch in range(2):
+        names = [name for batch in attach(data, 3 * epoch).train_dataloader() for name in batch.id]
+        assert len(names) == len(set(names)) == 6
+
+
+def test_overfitting_sees_the_same_batches() -> None:
+    data = module()
+    a, b = (next(iter(attach(data, done, overfit=1).train_dataloader())) for done in (0, 7))
+    assert same(a, b)
+
+
+def test_validation_is_fixed_and_limited() -> None:
+    data = mixture(eval_draws=2)
+    first, again = list(data.val_dataloader()), list(attach(mixture(eval_draws=2), 5).val_dataloader())
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0].original[0], first[0].original[1])  # two draws
+    data = module(eval_draws=1)
+    assert sum(len(batch.id) for batch in data.evaluation("train")) == 6
+    assert sum(len(batch.id) for batch in data.evaluation("train", examples=2)) == 2
+    data.val_examples = 0
+    assert len(data.val_dataloader()) == 0
+
+
+def test_held_out_prompts() -> None:
+    pool = PromptPool(["make it a cartoon"], held_out=["morph it into an animation"])
+    data = EditDataModule(make=Noise(), prompts=pool, loader=Loader(eval_size=32))
+    assert [p for batch in data.evaluation("test") for p in batch.prompt] == ["make it a cartoon"] * 2
+    held_out = list(data.evaluation("test", held_out_prompts=True))
+    assert [p for batch in held_out for p in batch.prompt] == ["morph it into an animation"] * 2
+    assert torch.equal(held_out[0].original, next(iter(data.test_dataloader())).original)
+
+
+def test_whole_images_for_evaluation() -> None:
+    data = module(eval_size=None)
+    assert [tuple(batch.original.shape) for batch in data.test_dataloader()] == [(1, 3, 512, 512), (1, 3, 400, 600)]
+
+
+def test_mixture_shares_and_idle_tasks() -> None:
+    data = mixture()
+    assert data.shares == {"fog": 1 / 3, "dust": 2 / 3} and data.task_names == ["fog", "dust"]
+    data.setup("fit")  # the task of weight 0 is not opened
+    tasks = [task for batch in data.train_dataloader() for task in batch.task]
+    assert tasks.count("fog") == 8 and tasks.count("dust") == 16
+
+
+def test_fixed_examples() -> None:
+    examples = mixture().fixed_examples(3)
+    assert [example.task for example in examples] == ["fog"] * 3 + ["dust"] * 3
+    assert len({example.original.numpy().tobytes() for example in examples}) == 6
+
+
+def test_photos_of_a_folder(tmp_path) -> None:
+    for n in range(5):
+        noise = np.random.default_rng(n).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{n}.png")
+    data = EditDataModule(Photos(str(tmp_path)), PromptPool(["x y"]), Noise(), loader=Loader(batch_size=2, size=32))
+    used = [{n for batch in data.evaluation(split) for n in batch.id} for split in ("train", "val", "test")]
+    assert sum(map(len, used)) == len(set().union(*used)) == 5 and all(used)

@@ -1,0 +1,61 @@
+"""What data modules and loaders refuse, and that it is said in one line."""
+
+import pytest
+from PIL import Image
+
+from ip2p_lightning.data import DeblurDataModule, EditDataModule, Folder, Loader, MixtureDataModule, PromptPool
+from ip2p_lightning.errors import DataError, UserError
+
+
+def same_image(image, rng):
+    return image
+
+
+def test_deblur_needs_pairs() -> None:
+    with pytest.raises(UserError, match="one side of a pair only"):
+        DeblurDataModule().setup("fit")
+
+
+def test_bad_weights() -> None:
+    with pytest.raises(UserError, match="did you mean 'fog'"):
+        MixtureDataModule({"fog": EditDataModule()}, {"fogg": 1})
+    with pytest.raises(UserError, match="all are 0"):
+        MixtureDataModule({"fog": EditDataModule()}, {"fog": 0})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"size": 30},
+        {"size": 64, "resize": [32, 40]},
+        {"crop": "middle"},
+        {"workers": -1},
+        {"eval_draws": 0},
+        {"epoch_size": 0},
+        {"timeout": -1},
+        {"eval_size": None, "eval_batch_size": 4},
+    ],
+    ids=str,
+)
+def test_bad_loaders(options: dict) -> None:
+    with pytest.raises(UserError):
+        Loader(**options)
+
+
+def test_an_epoch_too_small() -> None:
+    with pytest.raises(UserError, match="no complete batch"):
+        EditDataModule(make=same_image, loader=Loader(batch_size=4, epoch_size=3)).train_dataloader()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_is_one_line(tmp_path, workers: int) -> None:
+    for side in ("input", "target"):
+        (tmp_path / side).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / side / "a.png")
+    (tmp_path / "target" / "a.png").write_bytes((tmp_path / "target" / "a.png").read_bytes()[:60])
+    loader = Loader(batch_size=1, size=32, workers=workers)
+    data = EditDataModule(Folder(str(tmp_path), val=0, test=0), PromptPool(["x y"]), loader=loader)
+    with pytest.raises(DataError) as caught:
+        list(data.train_dataloader())
+    assert "a.png: " in str(caught.value) and "\n" not in str(caught.value)

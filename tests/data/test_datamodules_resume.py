@@ -1,0 +1,78 @@
+"""Under a real Trainer: stopped in the middle, continued, and the batches are those of the uninterrupted run."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from ip2p_lightning.data import EditDataModule, EditExample, Loader, PromptPool
+
+
+def noise(image, rng):
+    return (image * rng.random()).astype("float32")
+
+
+def data_module(workers: int) -> EditDataModule:
+    loader = Loader(batch_size=2, size=32, eval_size=32, epoch_size=10, workers=workers)
+    return EditDataModule(make=noise, prompts=PromptPool(["one thing", "another thing"]), loader=loader)
+
+
+class Recorder(LightningModule):
+    """Sums what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[str, float]] = []
+
+    def training_step(self, batch: EditExample, index: int) -> torch.Tensor:
+        self.seen.append((" ".join(batch.id + batch.prompt), float(batch.original.double().sum())))
+        return self.weight.sum() * batch.original.mean()
+
+    def validation_step(self, batch: EditExample, index: int) -> None:
+        self.log("x", batch.original.mean(), batch_size=len(batch.id))
+
+    def predict_step(self, batch: EditExample, index: int) -> int:
+        return len(batch.id)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(steps: int, **options) -> Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", devices=1, **quiet, **options)
+
+
+def run(steps: int, workers: int = 0, checkpoint: str | None = None, save: str | None = None, **options) -> list:
+    model, fitter = Recorder(), trainer(steps, **options)
+    fitter.fit(model, data_module(workers), ckpt_path=checkpoint)
+    if save:
+        fitter.save_checkpoint(save)
+    return model.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("stop", "workers"), [(3, 0), (5, 2), (8, 0)], ids=["mid-epoch", "epoch end", "second epoch"])
+def test_a_run_continues_where_it_stopped(tmp_path, stop: int, workers: int) -> None:
+    whole = run(12)
+    assert len({name for name, _ in whole}) > 6
+    begun = run(stop, save=str(tmp_path / "stop.ckpt"))
+    rest = run(12, workers, checkpoint=str(tmp_path / "stop.ckpt"))
+    assert begun + rest == whole
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_accumulation_validation_and_overfitting() -> None:
+    assert run(3, accumulate_grad_batches=2, val_check_interval=2) == run(5)  # the epoch's end closes the window
+    assert run(4, overfit_batches=1) == run(1) * 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_predicting_and_validating() -> None:
+    assert sum(trainer(1).predict(Recorder(), data_module(0))) == 2
+    assert trainer(1).validate(Recorder(), data_module(0), verbose=False)[0]["x"] < 0

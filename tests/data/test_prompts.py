@@ -1,0 +1,194 @@
+"""Pools of instructions: what they refuse, how they draw, and that the shipped ones say what they should."""
+
+import re
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from ip2p_lightning.data.prompts import PromptPool, mentions_side, token_report
+from ip2p_lightning.errors import DataError, UserError
+from ip2p_lightning.randomness import numpy_rng
+
+ROOT = Path(__file__).parents[2]
+TASKS = ("cartoon", "derain", "denoise", "lowlight", "deblur")
+TRAINING_PROMPTS = {"name": 1, "single": 1, "template": 24, "paraphrase": 55}
+WORDS = {  # what a prompt of a task must say, and one of any other task must not
+    "cartoon": r"cartoon|\btoon",
+    "derain": r"\b(de)?rain|drizzle|downpour|\bshower",
+    "denoise": r"nois[eiy]|\bgrain|speckle",
+    "lowlight": r"low.?light|\bdark|\blight|daylight|bright|\blit\b|\bdim\b|gloom|illumin|expos|\brelight",
+    "deblur": r"blur|sharp|crisp|focus",
+}
+
+
+def composed(pool, *overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(overrides=[f"+prompts={pool}", *overrides]).prompts
+
+
+@pytest.fixture(scope="module")
+def pools():
+    """Every shipped pool: name -> task -> PromptPool."""
+    found = {}
+    for name in TRAINING_PROMPTS:
+        config = composed(name)
+        found[name] = {task: instantiate(config[task], _convert_="all") for task in config if task != "limit"}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"prompts": []}, "empty"),
+        ({"prompts": ["a", "  \t "]}, r"prompts\[1\] is blank"),
+        ({"prompts": ["\u200b"]}, "blank"),
+        ({"prompts": ["a", 3]}, r"prompts\[1\] is int 3, not text"),
+        ({"prompts": [None]}, "NoneType"),
+        ({"prompts": "derain the image"}, "not a list"),
+        ({"prompts": ["a\0b"]}, r"U\+0000"),
+        ({"prompts": ["a\nb"]}, r"U\+000A"),
+        ({"prompts": ["a\ud800"]}, r"U\+D800"),
+        ({"prompts": ["a\u2028b"]}, r"U\+2028"),
+        ({"prompts": ["b", "Remove  the RAIN"], "held_out": ["remove the rain "]}, r"held_out\[0\].*also prompts\[1\]"),
+        ({"prompts": ["caf\u00e9"], "held_out": ["cafe\u0301"]}, "also"),
+        ({"prompts": ["b", "a"], "held_out": ["a"], "limit": 1}, "also"),
+    ],
+)
+def test_refusals_are_one_line_and_exit_code_3(arguments, line):
+    with pytest.raises(DataError, match=line) as caught:
+        PromptPool(**arguments)
+    assert caught.value.code == 3
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isascii()
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "3"])
+def test_a_limit_that_is_no_positive_integer_is_a_config_error(limit):
+    with pytest.raises(UserError, match=r"prompts\.limit") as caught:
+        PromptPool(["a"], limit=limit)
+    assert caught.value.code == 2
+
+
+def test_limit_keeps_the_first_training_prompts_and_all_held_out_ones():
+    pool = PromptPool(["a", "b", "c"], ["d", "e"], limit=2)
+    assert len(pool) == 2
+    assert pool.prompts == ("a", "b")
+    assert pool.all == ("a", "b", "d", "e")
+    assert len(PromptPool(["a"], limit=9)) == 1
+
+
+def test_at_counts_modulo_the_part_and_text_is_normalised():
+    pool = PromptPool([" cafe\u0301 ", "b"], ["x"])
+    assert [pool.at(i) for i in (0, 1, 2, -1)] == ["caf\u00e9", "b", "caf\u00e9", "b"]
+    assert pool.at(7, held_out=True) == "x"
+
+
+def test_a_pool_without_held_out_prompts_says_so():
+    pool = PromptPool(["derain the image"])
+    for ask in (lambda: pool.at(0, held_out=True), lambda: pool.draw(numpy_rng(0), held_out=True)):
+        with pytest.raises(DataError, match="has no held-out prompts"):
+            ask()
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_keyed_draws_are_uniform(held_out):
+    pool = PromptPool(list("abcde"), list("vwxyz"))
+    drawn = [pool.draw(numpy_rng(0, epoch, f"{i}.jpg"), held_out) for epoch in range(5) for i in range(1000)]
+    counts = np.array([drawn.count(p) for p in (pool.held_out if held_out else pool.prompts)])
+    assert counts.sum() == 5000
+    assert ((counts - 1000) ** 2 / 1000).sum() < 23.5  # chi-squared, 4 degrees of freedom, p = 1e-4
+
+
+def test_a_draw_depends_on_its_key_alone():
+    pool = PromptPool([f"p{i}" for i in range(50)])
+    alone = pool.draw(numpy_rng(1, "x"))
+    for i in range(10):
+        pool.draw(numpy_rng(1, i))
+    assert pool.draw(numpy_rng(1, "x")) == alone
+
+
+def test_token_report_names_share_and_worst():
+    pool = PromptPool(["one two", "one two three four"], ["one"])
+    words = lambda prompt: len(prompt.split())  # noqa: E731
+    assert token_report(pool, words, max_length=4) is None
+    assert token_report(pool, words, max_length=3) == (
+        "1 of 3 prompts (33%) exceed 3 tokens and lose their ends; the longest has 4: 'one two three four'"
+    )
+    assert token_report(["a b"], words, max_length=1).startswith("1 of 1 prompts (100%)")
+
+
+def test_sides_are_whole_words():
+    yes = ["Brighten the LEFT half", "the right-hand lamp", "move it right.", "the leftmost tree", "lean rightwards"]
+    no = ["make it bright", "the copyright", "leftovers", "derain the image", "", "brightly lit"]
+    assert all(map(mentions_side, yes))
+    assert not any(map(mentions_side, no))
+
+
+def test_parts_are_not_offered_as_a_pool():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert set(GlobalHydra.instance().config_loader().get_group_options("prompts")) == set(TRAINING_PROMPTS)
+
+
+@pytest.mark.parametrize("name", TRAINING_PROMPTS)
+def test_every_pool_composes_with_all_tasks(pools, name):
+    assert set(pools[name]) == set(TASKS)
+    for pool in pools[name].values():
+        assert len(pool) >= TRAINING_PROMPTS[name]
+        assert len(pool.held_out) >= 12
+        assert len({p.casefold() for p in pool.all}) == len(pool.all)
+
+
+def test_arms_are_judged_by_the_same_sentences(pools):
+    for task in TASKS:
+        assert len({pools[name][task].held_out for name in pools}) == 1
+        key = lambda p: re.sub(r"\W+", " ", p.casefold()).strip()  # noqa: E731
+        trained = {key(p) for name in pools for p in pools[name][task].prompts}
+        assert not trained & {key(p) for p in pools["name"][task].held_out}
+
+
+def test_limit_comes_from_the_command_line():
+    config = composed("paraphrase", "prompts.limit=7")
+    assert len(instantiate(config.derain)) == 7
+    assert OmegaConf.to_container(config, resolve=True)["deblur"]["limit"] == 7
+
+
+def test_the_original_experiments_sentences(pools):
+    single = {task: pool.at(0) for task, pool in pools["single"].items()}
+    assert (single["derain"], single["denoise"]) == ("derain the image", "denoise the noisy image")
+    assert single["lowlight"] == "enhance the low-light image"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_prompts_say_their_task_and_no_other(pools, task):
+    for pool in (pools["single"][task], pools["template"][task], pools["paraphrase"][task]):
+        for prompt in pool.all:
+            said = {t for t, words in WORDS.items() if re.search(words, prompt, re.IGNORECASE)}
+            assert said == {task}, prompt
+            assert not mentions_side(prompt), prompt
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_paraphrases_differ(pools, task):
+    pool = pools["paraphrase"][task]
+    bags = {p: frozenset(re.findall(r"\w+", p.casefold())) for p in pool.all}
+    for (p, a), (q, b) in combinations(bags.items(), 2):
+        assert len(a & b) / len(a | b) < 0.75, (p, q)
+    lengths = [len(p.split()) for p in pool.prompts]
+    assert 2 <= min(lengths) <= 3
+    assert 10 <= max(lengths) <= 20
+    assert len({p.split()[0] for p in pool.prompts}) >= 25
+
+
+def test_cartoon_sentences_are_our_own(pools):
+    published = ROOT.parent / "shared" / "data" / "text" / "instructions_cartoon_50.txt"
+    if not published.exists():
+        pytest.skip("the published list is not here")
+    key = lambda p: " ".join(re.findall(r"\w+", p.casefold()))  # noqa: E731
+    theirs = {key(line) for line in published.read_text().splitlines()}
+    assert not theirs & {key(p) for p in pools["paraphrase"]["cartoon"].all + pools["template"]["cartoon"].prompts}

@@ -1,0 +1,69 @@
+"""Guidance as algebra: every branch that can cancel does, and is not computed."""
+
+import pytest
+import torch
+
+from ip2p_lightning.diffusion import GuidedNet, branches, edit_guidance
+from ip2p_lightning.networks.conditioner import Condition
+
+
+def outs():
+    return torch.randn(3, 2, 4, 3, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
+
+
+CASES = {
+    (1, 1): ("full",),
+    (0, 1): ("image",),
+    (0, 0): ("null",),
+    (7.5, 1): ("full", "image"),
+    (1.5, 1.5): ("full", "null"),
+    (0, 1.5): ("image", "null"),
+    (7.5, 1.5): ("full", "image", "null"),
+    (0.5, 0.9): ("full", "image", "null"),
+    (1, 1.5): ("full", "image", "null"),
+}
+
+
+@pytest.mark.parametrize(("scales", "needed"), CASES.items())
+def test_only_what_does_not_cancel_is_needed_and_gives_equation_3(scales, needed):
+    full, image, null = outs()
+    s_t, s_i = scales
+    assert branches(s_t, s_i) == needed
+    given = [out if name in needed else None for name, out in zip(("full", "image", "null"), outs(), strict=True)]
+    expected = null + s_i * (image - null) + s_t * (full - image)
+    torch.testing.assert_close(edit_guidance(*given, s_t, s_i), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_at_scales_one_it_is_the_full_branch():
+    full, image, null = outs()
+    assert torch.equal(edit_guidance(full, None, None, 1, 1), full)
+    torch.testing.assert_close(edit_guidance(full, image, null, 1, 1), full)
+
+
+def test_a_missing_branch_is_an_error():
+    full, image, _ = outs()
+    with pytest.raises(ValueError, match="null"):
+        edit_guidance(full, image, None, 7.5, 1.5)
+
+
+@pytest.mark.parametrize("scales", CASES)
+def test_the_net_is_asked_once_in_the_pipelines_order(scales):
+    condition = Condition(torch.full((2, 4, 3, 3), 10.0), torch.full((2, 5, 6), 1.0))
+    null = Condition(torch.zeros(2, 4, 3, 3), torch.full((2, 5, 6), 0.25))
+    calls = []
+
+    def net(z_t, t, c):
+        assert len(z_t) == len(t) == len(c.image) == len(c.text)
+        calls.append([(i.mean().item(), x.mean().item()) for i, x in zip(c.image, c.text, strict=True)])
+        return z_t * (c.image.mean((1, 2, 3)) + 2 * c.text.mean((1, 2)) + t).view(-1, 1, 1, 1)
+
+    z, t = outs()[0], torch.tensor([3.0, 4.0])
+    found = GuidedNet(net, null, *scales)(z, t, condition)
+    shown = {"full": (10.0, 1.0), "image": (10.0, 0.25), "null": (0.0, 0.25)}
+    assert calls == [[shown[name] for name in branches(*scales) for _ in range(2)]]
+    alone = [net(z, t, Condition(condition._replace(image=i).image, x)) for i, x in _three(condition, null)]
+    torch.testing.assert_close(found, edit_guidance(*alone, *scales), rtol=1e-5, atol=1e-4)
+
+
+def _three(condition, null):
+    return (condition.image, condition.text), (condition.image, null.text), (null.image, null.text)

@@ -1,0 +1,122 @@
+"""Surgery on the UNet: nothing changes until it learns, whatever the image."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from sd_checkpoint import TEXT_WIDTH, write_sd_checkpoint
+
+from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.networks.conditioner import Condition
+from ip2p_lightning.networks.unet import apply_unet, load_unet, widen
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sd")
+    return {n: str(write_sd_checkpoint(root / str(n), in_channels=n)) for n in (4, 5, 8)}
+
+
+def base(path):
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(path, subfolder="unet").eval()
+
+
+def inputs(n=2):
+    g = torch.Generator().manual_seed(0)
+    condition = Condition(torch.randn(n, 4, 8, 8, generator=g) * 5, torch.randn(n, 7, TEXT_WIDTH, generator=g))
+    return torch.randn(n, 4, 8, 8, generator=g), torch.tensor([3, 900])[:n], condition
+
+
+@torch.no_grad()
+def test_widening_changes_nothing_for_any_image(checkpoints):
+    z, t, condition = inputs()
+    found = apply_unet(load_unet(checkpoints[4]), z, t, condition)
+    assert torch.equal(found, base(checkpoints[4])(z, t, condition.text).sample)
+
+
+@torch.no_grad()
+def test_upstreams_lost_bias_does_change_it(checkpoints):
+    z, t, condition = inputs()
+    found = apply_unet(load_unet(checkpoints[4], copy_bias=False), z, t, condition)
+    assert (found - base(checkpoints[4])(z, t, condition.text).sample).abs().max() > 1e-3
+
+
+def test_an_editor_is_taken_as_it_is(checkpoints):
+    ours, theirs = load_unet(checkpoints[8]).state_dict(), base(checkpoints[8]).state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_the_image_half_learns(checkpoints):
+    unet = load_unet(checkpoints[4])
+    apply_unet(unet, *inputs()).square().mean().backward()
+    assert unet.conv_in.weight.grad[:, 4:].abs().max() > 0
+
+
+def test_a_widened_unet_survives_saving(checkpoints, tmp_path):
+    unet = load_unet(checkpoints[4])
+    unet.save_pretrained(tmp_path / "unet")
+    again = load_unet(str(tmp_path))
+    assert again.config.in_channels == 8 and torch.equal(again.conv_in.weight, unet.conv_in.weight)
+
+
+def test_other_latents(checkpoints):
+    unet = widen(base(checkpoints[4]), image_channels=12)
+    assert unet.conv_in.weight.shape[1] == unet.config.in_channels == 16 and not unet.conv_in.weight[:, 4:].any()
+
+
+def test_other_counts_are_refused(checkpoints):
+    with pytest.raises(UserError, match="5 input channels"):
+        load_unet(checkpoints[5])
+
+
+@torch.no_grad()
+def test_a_half_precision_unet_keeps_the_latents_dtype(checkpoints):
+    z, t, condition = inputs()
+    assert apply_unet(load_unet(checkpoints[8]).bfloat16(), z, t, condition).dtype == torch.float32
+
+
+def test_gradient_checkpointing(checkpoints):
+    assert load_unet(checkpoints[4], gradient_checkpointing=True).is_gradient_checkpointing
+
+
+@pytest.mark.parametrize("path", ["/nowhere/at/all", "./nowhere", "nowhere"])
+def test_missing_weights_say_how_to_get_them(path):
+    with pytest.raises(UserError, match=r"hf download .* --local-dir DIR.*model.path=DIR") as caught:
+        load_unet(path)
+    assert "\n" not in str(caught.value) and caught.value.code == 2
+
+
+def test_a_missing_repository_says_how_to_get_it(monkeypatch, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    def unreachable(*_, **__):
+        raise OSError("We couldn't connect\nto the hub")
+
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", unreachable)
+    with pytest.raises(UserError, match="hf download someone/model --local-dir DIR") as caught:
+        load_unet("someone/model")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_and_incomplete_weights_are_told_apart_from_missing_ones(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = write_sd_checkpoint(tmp_path)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    removed = weights.pop("conv_out.weight")
+    assert removed.numel()
+    save_file(weights, file)
+    with pytest.raises(DamagedError, match=r"conv_out\.weight"):
+        load_unet(str(folder))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DamagedError):
+        load_unet(str(folder))
+    file.unlink()
+    with pytest.raises(UserError, match="hf download"):
+        load_unet(str(folder))

@@ -1,0 +1,177 @@
+"""``ip2p-edit`` through its command: sizes, names, seeds, refusals. Pixels against diffusers: ``test_export.py``."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ip2p_lightning.data.image import open_image
+from ip2p_lightning.edit import main
+from ip2p_lightning.photos import Fit
+
+PROMPT = "take the noise out"
+
+
+def photo(path, size=(101, 67), seed=0, **options):
+    """A smooth picture with some grain, saved at `path`."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(int) + rng.integers(-9, 9, 3)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, **options)
+    return path
+
+
+def edit(*words):
+    return main([str(word) for word in words])
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+@pytest.mark.parametrize("model", ["tiny_run", "sd_run"])
+def test_size_and_name_are_the_photos(model, request, tmp_path):
+    run = request.getfixturevalue(model)
+    source = photo(tmp_path / "a b.jpg")
+    assert edit(run, source, PROMPT) == 0
+    assert edit(run, source, PROMPT, "-o", tmp_path / "out.png") == 0
+    assert edit(run, source, PROMPT, "-o", tmp_path / "deep" / "folder") == 0
+    made = [tmp_path / "a b-edit.png", tmp_path / "out.png", tmp_path / "deep" / "folder" / "a b.png"]
+    assert all(Image.open(path).size == (101, 67) for path in made)
+    assert all(np.array_equal(pixels(made[0]), pixels(path)) for path in made)
+
+
+def test_same_command_same_bytes(tiny_run, tmp_path):
+    words = (tiny_run, photo(tmp_path / "a.png"), PROMPT, "-o", tmp_path / "b.png", "--overwrite")
+    assert edit(*words) == 0
+    first = (tmp_path / "b.png").read_bytes()
+    assert edit(*words) == 0
+    assert (tmp_path / "b.png").read_bytes() == first
+
+
+def test_png_tells_how_it_was_made(tiny_run, tmp_path):
+    prompt = "fais-en un dessin animé, 漫画"
+    assert edit(tiny_run, photo(tmp_path / "a.png"), prompt, "--seed", 5) == 0
+    text = Image.open(tmp_path / "a-edit.png").text
+    assert text["prompt"] == prompt and text["seed"] == "5"
+    assert str(tiny_run) in text["run"] and "ema" in text["run"]
+    assert text["command"].startswith("ip2p-edit ") and prompt in text["command"]
+
+
+def test_a_turned_photo_is_edited_upright(tiny_run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = photo(tmp_path / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(open_image(turned)).save(tmp_path / "upright.png")
+    assert edit(tiny_run, turned, tmp_path / "upright.png", PROMPT) == 0
+    assert Image.open(tmp_path / "turned-edit.png").size == (67, 101)
+    assert np.array_equal(pixels(tmp_path / "turned-edit.png"), pixels(tmp_path / "upright-edit.png"))
+
+
+def test_an_edit_does_not_depend_on_its_neighbours(sd_run, tmp_path):
+    names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (64, 48), (40, 56)])]
+    assert edit(sd_run, names[1], PROMPT, "-o", tmp_path / "alone") == 0
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "one") == 0
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "many", "--batch-size", 2) == 0
+    assert np.array_equal(pixels(tmp_path / "alone" / "1.png"), pixels(tmp_path / "one" / "1.png"))
+    for name in names:
+        one, many = pixels(tmp_path / "one" / name.name), pixels(tmp_path / "many" / name.name)
+        assert one.shape == many.shape and np.abs(one - many).max() <= 1
+
+
+def test_settings_reach_the_sampler(sd_run, tmp_path):
+    source = photo(tmp_path / "a.png", (64, 48))
+
+    def edited(*options):
+        assert edit(sd_run, source, PROMPT, "-o", tmp_path / "o.png", "--overwrite", *options) == 0
+        return pixels(tmp_path / "o.png")
+
+    base = edited()
+    assert np.array_equal(base, edited("--steps", 4))  # the run's own
+    changed = [("--seed", 1), ("--steps", 2), ("--scheduler", "euler-a"), ("--weights", "raw"), ("--max-side", 32)]
+    for option in [*changed, ("--text-scale", 3), ("--image-scale", 3)]:
+        assert not np.array_equal(base, edited(*option)), option
+
+
+def test_folders_and_globs(tiny_run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.JPG", "c.webp"):
+        photo(tmp_path / "in" / name, (24, 16))
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    assert edit(tiny_run, tmp_path / "in", PROMPT, "-o", tmp_path / "out") == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png"]
+    assert edit(tiny_run, tmp_path / "in" / "[ab].*", "-o", tmp_path / "two", PROMPT) == 0
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["a.png", "b.png"]
+    assert edit(tiny_run, tmp_path / "in", PROMPT) == 0
+    assert edit(tiny_run, tmp_path / "in", PROMPT, "--overwrite") == 0  # edits are not edited again
+    assert len(list((tmp_path / "in").glob("*-edit.png"))) == 3
+
+
+def test_outputs_are_refused_before_a_model_is_read(tmp_path, refused):
+    model = tmp_path / "run"  # does not even exist
+    a, twin = photo(tmp_path / "a.png"), tmp_path / "other"
+    twin.mkdir()
+    shutil.copy(a, twin / "a.png")
+    photo(tmp_path / "a-edit.png", seed=3)
+    before = (tmp_path / "a-edit.png").read_bytes()
+    cases = {
+        "exists": (model, a, PROMPT),
+        "both be written": (model, a, twin / "a.png", PROMPT, "-o", tmp_path / "o"),
+        "is a photo to be edited": (model, a, PROMPT, "-o", tmp_path, "--overwrite"),
+        "written as PNG": (model, a, PROMPT, "-o", tmp_path / "o.jpg"),
+        "folder for 2": (model, a, twin / "a.png", PROMPT, "-o", tmp_path / "o.png"),
+        "at least one image": (model, PROMPT),
+        "is the instruction": (model, a, a),
+        "is neither a run": (model, a, PROMPT, "-o", tmp_path / "o"),
+        "unrecognized": (model, a, PROMPT, "--step", 3),
+    }
+    for word, words in cases.items():
+        code, line = refused(main, *words)
+        assert code == 2 and word in line, line
+    assert (tmp_path / "a-edit.png").read_bytes() == before and not (tmp_path / "o").exists()
+
+
+def test_bad_photos_are_refused_before_anything_is_written(tiny_run, tmp_path, refused):
+    good = photo(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "empty").mkdir()
+    for name in ("bad.png", "cut.png", "empty", "missing.png", "*.gif"):
+        code, line = refused(main, tiny_run, good, tmp_path / name, PROMPT, "-o", tmp_path / "out")
+        assert code == 3 and name in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_do_not_fit_are_refused(tiny_run, sd_folder, tmp_path, refused):
+    source = photo(tmp_path / "a.png")
+    cases = {
+        "no image_scale": (tiny_run, source, PROMPT, "--image-scale", 2),
+        "no scheduler": (tiny_run, source, PROMPT, "--scheduler", "ddim"),
+        "text-to-image": (sd_folder, source, PROMPT),
+        "is not a run": (tmp_path, source, PROMPT),
+    }
+    for word, words in cases.items():
+        code, line = refused(main, *words)
+        assert code == 2 and word in line, line
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_a_pixel_model_sees_every_pixel_once(factor):
+    lossless = SimpleNamespace(autoencoder=SimpleNamespace(factor=factor, model=None))
+    for height, width in [(8, 8), (9, 15), (67, 101), (16, 24), (31, 8)]:
+        source = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        fit = Fit.of(source, lossless)
+        x = fit.to_model(source)
+        assert x.shape[1] % 8 == 0 and x.shape[2] % 8 == 0 and x.shape[1] - height < 8 and x.shape[2] - width < 8
+        assert np.array_equal(fit.back(x), source)
+
+
+def test_a_latent_model_sees_the_multiple_below():
+    latent = SimpleNamespace(autoencoder=SimpleNamespace(factor=8, model=object()))
+    source = np.zeros((67, 101, 3), np.uint8)
+    assert Fit.of(source, latent).model == (96, 64)
+    assert Fit.of(source, latent, max_side=50).model == (48, 32)
+    assert Fit.of(source, latent, max_side=500).model == (96, 64)
+    assert Fit.of(source[:9, :9], latent, max_side=8).model == (8, 8)

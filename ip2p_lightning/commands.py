@@ -37,14 +37,15 @@ def run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Sequ
     def action() -> int:
         args = parser.parse_intermixed_args(words)
         args.typed = shlex.join([parser.prog, *words])
-        return command(args)
+        try:
+            return command(args)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
 
     with warnings.catch_warnings():
         quiet()
-        try:
-            return exit_code(action)
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        return exit_code(action)
 
 
 def quiet() -> None:
@@ -57,8 +58,10 @@ def quiet() -> None:
 def quiet_libraries() -> None:
     """No progress bars or advice from the libraries that load weights; to be called before they do."""
     import diffusers
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.logging.set_verbosity_error()
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()

@@ -97,7 +97,7 @@ def _open(path: str, weights: str) -> tuple[Any, str]:
 
     if not is_pipeline(path):
         if not Path(path).is_dir():
-            raise UserError(f"{path} is neither a run's folder nor a diffusers folder or hub id (owner/name)")
+            raise UserError(f"'{path}' is neither a run's folder nor a diffusers folder or hub id (owner/name)")
         quiet_libraries()
         opened = open_run(path, weights)
         return opened.module, f"{path} step {opened.step} {weights}"

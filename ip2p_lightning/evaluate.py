@@ -157,13 +157,14 @@ def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sh
     found = means(rows, run=name, split=args.split, prompts=args.prompts)
     write_rows(lines, [{"step": opened.step, "weights": args.weights, "seed": args.seed, **row} for row in rows])
     merge(scores, found, afresh=args.overwrite)
-    print(f"{name}, step {opened.step}, {args.weights} weights: {args.split} pairs, {args.prompts} instructions\n")
+    what = f"{args.split} pairs, {args.prompts.replace('heldout', 'held-out')} instructions"
+    print(f"{name}, step {opened.step}, {args.weights} weights: {what}\n")
     print(as_table(found))
     print(f"\nscores       {shown(scores)}\nper image    {shown(lines)}")
     if args.sheet_examples:
         picture = args.run / f"sheet-{ending}.png"
         with storage_errors(picture):
-            _save_sheet(picture, f"{name}: {args.split} pairs, {args.prompts} instructions", sheet)
+            _save_sheet(picture, f"{name}: {what}", sheet)
         print(f"picture      {shown(picture)}")
 
 

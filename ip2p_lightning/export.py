@@ -100,7 +100,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     from ip2p_lightning.storage import TEMPORARY, storage_errors, sync_folder
 
-    out = out.absolute()
+    out = out.resolve()  # of a link, what it points to is replaced
     folder, old = (out.with_name(f"{TEMPORARY}{os.getpid()}-{kind}-{out.name}") for kind in ("new", "old"))
     try:
         with storage_errors(out):

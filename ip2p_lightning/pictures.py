@@ -89,8 +89,8 @@ def _scaled(pixels: np.ndarray, cell: int) -> Image.Image:
     image = Image.fromarray(pixels)
     scale = cell / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # Enlarged pixels stay pixels: a small crop looks like what the model saw, not like a blur.
-    how = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    # Much enlarged pixels stay pixels: a small crop looks like what the model saw, not like a blur.
+    how = Image.Resampling.LANCZOS if scale < 2 else Image.Resampling.NEAREST
     return image if size == image.size else image.resize(size, how)
 
 

@@ -16,7 +16,9 @@ PIPELINE = "StableDiffusionInstructPix2PixPipeline"
 def is_pipeline(path: str | Path) -> bool:
     """Whether `path` is a diffusers folder, or reads like a hub id."""
     place = Path(path)
-    return (place / INDEX).is_file() or (not place.exists() and is_hub_id(str(path)))
+    if place.exists() or (place.parent.name and place.parent.is_dir()):  # runs/dmeo is a slip, not a hub id
+        return (place / INDEX).is_file()
+    return is_hub_id(str(path))
 
 
 def is_hub_id(path: str) -> bool:

@@ -28,7 +28,7 @@ def _main() -> int:
     launchers.register()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = ["dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:]]
+    sys.argv[1:] = [_as_hydra_reads_it(word) for word in sys.argv[1:]]
     codes: list[int] = []
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(lambda c: codes.append(_job(c)))()
@@ -36,6 +36,14 @@ def _main() -> int:
         raise explain(error, sys.argv[1:]) from None
     launchers.conclude()
     return max(codes, default=DONE)
+
+
+def _as_hydra_reads_it(word: str) -> str:
+    if word == "--dry-run":
+        return "dry_run=true"
+    if word.startswith("fault=") and "=" in word[6:] and word[6] not in "'\"":  # Hydra takes no bare = in a value
+        return f"fault='{word[6:]}'"
+    return word
 
 
 def _job(composed: Any) -> int:

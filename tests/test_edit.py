@@ -109,7 +109,9 @@ def test_folders_and_globs(tiny_run, tmp_path):
     assert len(list((tmp_path / "in").glob("*-edit.png"))) == 3
 
 
-def test_outputs_are_refused_before_a_model_is_read(tmp_path, refused):
+def test_outputs_are_refused_before_a_model_is_read(tmp_path, refused, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
     model = tmp_path / "run"  # does not even exist
     a, twin = photo(tmp_path / "a.png"), tmp_path / "other"
     twin.mkdir()
@@ -124,7 +126,8 @@ def test_outputs_are_refused_before_a_model_is_read(tmp_path, refused):
         "folder for 2": (model, a, twin / "a.png", PROMPT, "-o", tmp_path / "o.png"),
         "at least one image": (model, PROMPT),
         "is the instruction": (model, a, a),
-        "is neither a run": (model, a, PROMPT, "-o", tmp_path / "o"),
+        "' is neither a run": (model, a, PROMPT, "-o", tmp_path / "o"),
+        "'runs/demo' is neither": ("runs/demo", a, PROMPT, "-o", tmp_path / "o"),
         "unrecognized": (model, a, PROMPT, "--step", 3),
     }
     for word, words in cases.items():
@@ -142,6 +145,21 @@ def test_bad_photos_are_refused_before_anything_is_written(tiny_run, tmp_path, r
         code, line = refused(main, tiny_run, good, tmp_path / name, PROMPT, "-o", tmp_path / "out")
         assert code == 3 and name in line
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_leaves_what_was_written(tiny_run, tmp_path, monkeypatch, capsys):
+    from ip2p_lightning import edit as command
+
+    def stop(pixels, out, text, save=command._save):
+        if out.name.startswith("b"):
+            raise KeyboardInterrupt
+        save(pixels, out, text)
+
+    monkeypatch.setattr(command, "_save", stop)
+    names = [photo(tmp_path / name, (24, 16)) for name in ("a.png", "b.png")]
+    assert edit(tiny_run, *names, PROMPT) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert (tmp_path / "a-edit.png").exists() and not (tmp_path / "b-edit.png").exists()
 
 
 def test_models_that_do_not_fit_are_refused(tiny_run, sd_folder, tmp_path, refused):

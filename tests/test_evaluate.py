@@ -95,7 +95,7 @@ def test_sheet_is_a_picture(run):
 def test_other_rows_stay_and_equal_ones_are_replaced(run, capsys):
     seen = (run / "scores.csv").read_text()
     assert main([str(run), "--prompts", "heldout", "--sheet-examples", "0"]) == 0
-    assert "heldout instructions" in capsys.readouterr().out
+    assert "held-out instructions" in capsys.readouterr().out
     assert (run / "scores.csv").read_text().startswith(seen) and len(table(run)) == 24
     pools = {name: task.prompts for name, task in runs.build_data(runs.read_config(run)).active.items()}
     said = [line for line in lines(run, "test-heldout") if line["method"] == "model"]

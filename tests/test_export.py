@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -14,7 +15,8 @@ from test_edit import PROMPT, edit, photo, pixels
 from ip2p_lightning.checkpoint import load, newest_intact
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
 from ip2p_lightning.diffusion.sampler import SCHEDULERS
-from ip2p_lightning.export import main
+from ip2p_lightning.errors import StorageError
+from ip2p_lightning.export import main, new_folder
 from ip2p_lightning.pipeline import open_pipeline, scheduler_config, weights_of
 
 PIPELINE = diffusers.StableDiffusionInstructPix2PixPipeline
@@ -156,6 +158,22 @@ def test_the_old_export_stays_until_the_new_one_is_complete(sd_run, exported, tm
     with pytest.raises(RuntimeError) if isinstance(fault, RuntimeError) else monkeypatch.context():
         main([str(sd_run), str(tmp_path / "new" / "model")])
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_failed_last_move_puts_the_old_export_back(tmp_path, monkeypatch):
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "old").write_text("x")
+
+    def rename(path, target, move=Path.rename):
+        if "-new-" in path.name:
+            raise OSError(5, "Input/output error")
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(StorageError), new_folder(out) as folder:
+        (folder / "new").write_text("y")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"] and content(out) == {"old": b"x"}
 
 
 def test_refusals(sd_run, tiny_run, exported, tmp_path, refused, monkeypatch):

@@ -68,7 +68,8 @@ class TasksDataModule(LightningDataModule):
         data, (rank, world) = self.datasets("train"), self._place()
         size = self.loader.epoch_size or max(len(data), world * self.loader.batch_size)
         plan = TrainPlan(data.sizes, self.weights, size, self.seed)
-        return Batches(data, TrainBatches(plan, self.loader.batch_size, rank, world, self._done), self.loader)
+        keys = TrainBatches(plan, self.loader.batch_size, rank, world, self._done, self._total())
+        return Batches(data, keys, self.loader)
 
     def val_dataloader(self) -> Batches:
         """Validation batches: the same crops, degradations and prompts every time."""
@@ -102,6 +103,12 @@ class TasksDataModule(LightningDataModule):
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _total(self) -> int | None:
+        """Micro-batches of the whole run, where the trainer knows: to Lightning a run is then one long epoch."""
+        if not self.trainer or self.trainer.max_steps < 1 or self.trainer.overfit_batches:
+            return None
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
     def _done(self) -> int:
         """Micro-batches already done: in every Lightning checkpoint, and right between epochs as within them."""

@@ -8,11 +8,13 @@ the cartoon of the crop.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from ip2p_lightning.data.degrade import Image, quantise
+from ip2p_lightning.data.degrade import quantise
+from ip2p_lightning.data.image import Image
 from ip2p_lightning.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601 luma of sRGB values
@@ -32,6 +34,8 @@ class Cartoonizer:
     saturation: gain on the colour difference from grey, within [0, 4]; 1 leaves it.
     Raises `UserError` on a value outside these.
     """
+
+    makes: ClassVar[Literal["edited"]] = "edited"
 
     radius: int = 2
     smoothing: float = 0.003

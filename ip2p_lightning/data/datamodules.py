@@ -106,10 +106,10 @@ class DenoiseDataModule(EditDataModule):
 
     @classmethod
     def default_make(cls) -> Maker:
-        """Additive Gaussian noise."""
-        from ip2p_lightning.data.degrade import GaussianNoise
+        """Synthetic sensor noise."""
+        from ip2p_lightning.data.degrade import SensorNoise
 
-        return GaussianNoise()
+        return SensorNoise()
 
 
 class LowLightDataModule(EditDataModule):

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from ip2p_lightning.data.image import Image
 from ip2p_lightning.errors import UserError
-
-Image = np.ndarray
 
 
 def quantise(image: Image) -> Image:
@@ -131,13 +130,13 @@ class Rain:
     layers: depth layers, 1 to 8. Raises `UserError` on a bad range or number.
     """
 
-    density: tuple[float, float] = (1.5, 4.0)
+    density: tuple[float, float] = (0.9, 2.5)
     length: tuple[float, float] = (20.0, 50.0)
-    width: tuple[float, float] = (0.5, 0.8)
+    width: tuple[float, float] = (0.5, 0.9)
     direction: tuple[float, float] = (-30.0, 30.0)
     spread: tuple[float, float] = (0.5, 3.0)
-    opacity: tuple[float, float] = (0.4, 0.8)
-    layers: int = 3
+    opacity: tuple[float, float] = (0.7, 0.95)
+    layers: int = 2
 
     def __post_init__(self) -> None:
         bounds = {"density": (0, 1000), "length": (1, 1000), "width": (0.2, 20), "direction": (-90, 90)}

@@ -120,32 +120,52 @@ class TrainBatches(Sampler[list[Key]]):
         rank: number of this process.
         world: number of processes.
         start: micro-batches this rank has already done in the whole run; asked at every ``iter()``.
+        total: micro-batches of the whole run, over as many epochs as it takes, so that a window of accumulated
+            gradients never ends early at an epoch's border; None stops at the end of the epoch.
 
     Raises:
         UserError: the epoch is smaller than one block.
     """
 
-    def __init__(self, plan: TrainPlan, batch_size: int, rank: int, world: int, start: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        plan: TrainPlan,
+        batch_size: int,
+        rank: int,
+        world: int,
+        start: Callable[[], int],
+        total: int | None = None,
+    ) -> None:
         self.plan, self.batch_size, self.rank, self.world, self.start = plan, batch_size, rank, world, start
-        if not len(self):
+        self.total = total
+        self.per_epoch = len(plan) // (batch_size * world)
+        if not self.per_epoch:
             raise UserError(
                 f"an epoch of {len(plan)} examples has no complete batch ({world} x {batch_size}); "
                 "raise loader.epoch_size or lower loader.batch_size"
             )
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, wherever the run stands in it."""
-        return len(self.plan) // (self.batch_size * self.world)
+        """Batches in the whole run, or in a whole epoch, wherever the run stands in it."""
+        return self.per_epoch if self.total is None else self.total
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, done = divmod(self.start(), len(self))  # asked now, not at the first next(): the loader prefetches
-        return self._from(epoch, done)
+        done = self.start()  # asked now, not at the first next(): the loader prefetches
+        end = (done // self.per_epoch + 1) * self.per_epoch if self.total is None else self.total
+        return self._from(done, end)
 
-    def _from(self, epoch: int, done: int) -> Iterator[list[Key]]:
+    def _from(self, done: int, end: int) -> Iterator[list[Key]]:
+        while done < end:
+            epoch, first = divmod(done, self.per_epoch)
+            last = min(self.per_epoch, first + end - done)
+            yield from self._blocks(epoch, first, last)
+            done += last - first
+
+    def _blocks(self, epoch: int, first: int, last: int) -> Iterator[list[Key]]:
         order = self.plan.order(epoch)
-        for block in range(done, len(self)):
-            first = (block * self.world + self.rank) * self.batch_size
-            yield [Key(task, epoch, i, d) for task, i, d in order[first : first + self.batch_size]]
+        for block in range(first, last):
+            place = (block * self.world + self.rank) * self.batch_size
+            yield [Key(task, epoch, i, d) for task, i, d in order[place : place + self.batch_size]]
 
 
 class EvalBatches(Sampler[list[Key]]):

@@ -54,6 +54,7 @@ def attach(data, done: int = 0, rank: int = 0, world: int = 1, overfit: float = 
 
     trainer = Stand()
     trainer.global_rank, trainer.world_size, trainer.overfit_batches = rank, world, overfit
+    trainer.max_steps = -1  # no end known: an epoch at a time
     node = trainer
     for name in ("fit_loop", "epoch_loop", "batch_progress", "total"):
         setattr(node, name, Stand())

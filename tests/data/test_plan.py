@@ -66,6 +66,13 @@ def test_a_mixture_has_exact_shares_every_epoch() -> None:
     assert len(set(first[:40])) == 2  # mixed, not one after the other
 
 
+def test_a_run_of_several_epochs_is_one_sequence() -> None:
+    plan = TrainPlan({"a": 13, "b": 7}, {"a": 1, "b": 1}, 20, seed=0)
+    epochs = [batch for epoch in range(4) for batch in batches(plan, start=epoch * 5)]
+    for start in (0, 3, 5, 12):
+        assert list(TrainBatches(plan, 4, 0, 1, lambda start=start: start, total=17)) == epochs[start:17]
+
+
 @pytest.mark.parametrize("start", [0, 1, 5, 6, 7, 13])
 def test_a_restart_goes_on_where_it_stopped(start: int) -> None:
     plan = TrainPlan({"a": 9, "b": 17}, {"a": 1, "b": 2}, 26, seed=4)

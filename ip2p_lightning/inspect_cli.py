@@ -1,0 +1,98 @@
+"""``ip2p-inspect``: what a run's checkpoints hold, and whether they are intact."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning import checkpoint
+from ip2p_lightning.commands import Parser, run
+from ip2p_lightning.errors import DamagedError, UserError
+
+EXAMPLES = """
+examples:
+  ip2p-inspect digest runs/demo          sha256 over weights, averaged weights, optimizer and schedule
+  ip2p-inspect verify runs/demo          check every checkpoint against its sha256
+"""
+PARTS = ("raw", "ema", "optimizer", "schedule")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command."""
+    parser = Parser("ip2p-inspect", "Digest or verify the checkpoints of a run.", EXAMPLES)
+    parser.add_argument("action", choices=["digest", "verify"])
+    parser.add_argument("path", type=Path, help="a run's folder, or one checkpoint")
+    return run(parser, _inspect, argv)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    return {"digest": _digest, "verify": _verify}[args.action](args.path)
+
+
+def _paths(path: Path) -> list[Path]:
+    paths = checkpoint.checkpoints(path) if path.is_dir() else [path]
+    if not paths:
+        raise UserError(f"{path}: no checkpoints; give a run's folder or a .ckpt file")
+    return paths
+
+
+def _digest(path: Path) -> int:
+    newest = _paths(path)[0]
+    parts = digests(checkpoint.load(newest))
+    for name in PARTS:
+        print(f"{parts[name]}  {name}")
+    print(f"{parts['all']}  {newest}")
+    return 0
+
+
+def _verify(path: Path) -> int:
+    broken = [(p, reason) for p in _paths(path) if (reason := checkpoint.damage(p))]
+    for p in _paths(path):
+        print(f"{dict(broken).get(p, 'intact')}: {p}")
+    if broken:
+        raise DamagedError(f"{len(broken)} of {len(_paths(path))} checkpoints are damaged; the run goes back to an intact one")
+    return 0
+
+
+def digests(content: dict[str, Any]) -> dict[str, str]:
+    """sha256 over names, shapes, dtypes and bytes of each part of a checkpoint, and over all of them (``all``)."""
+    parts = {
+        "raw": content.get("state_dict", {}),
+        "ema": content.get("ema", {}),
+        "optimizer": content.get("optimizer_states", []),
+        "schedule": content.get("lr_schedulers", []),
+    }
+    found = {name: _hash(part) for name, part in parts.items()}
+    return found | {"all": _hash(found | {"step": content.get("global_step")})}
+
+
+def _hash(part: Any) -> str:
+    whole = hashlib.sha256()
+    for name, piece in _leaves(part):
+        whole.update(name.encode())
+        whole.update(piece)
+    return whole.hexdigest()
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
+    import torch
+
+    if isinstance(node, torch.Tensor):
+        tensor = node.detach().cpu().contiguous()
+        yield f"{path}{tuple(tensor.shape)}{tensor.dtype}", tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(node, dict):
+        for key in sorted(node, key=str):
+            yield from _leaves(node[key], f"{path}/{key}")
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from _leaves(value, f"{path}/{i}")
+    else:
+        yield path, repr(node).encode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,19 @@ class LossLog(Callback):
         metrics["train/grad_norm"] = float(module.grad_norm)
         metrics["train/images_per_s"] = self.images * trainer.world_size / (now - self.since)
         metrics["train/skipped_steps"] = module.skipped
+        metrics["train/peak_memory_mb"] = peak_memory_mb(module.device)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, trainer.global_step)
         self.last = metrics
         self.sums.zero_()
         self.images, self.since, self.logged_step = 0, now, trainer.global_step
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory this process has held so far: on its GPU, or of the machine's where it trains on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 class Progress(ProgressBar):

@@ -186,5 +186,3 @@ class Checkpoints(Callback):
     def _forget_old(self) -> None:
         for path in checkpoints(self.folder.parent)[self.keep :]:
             SafeCheckpointIO().remove_checkpoint(path)
-
-

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ip2p_lightning.errors import SecurityError, UserError, suggest
-from ip2p_lightning.schema import ALLOWED_TARGETS, conforms, describe, import_target
+from ip2p_lightning.schema import ALLOWED_TARGETS, class_of, conforms, describe, import_target
 
 _PACKAGED = Path(__file__).parent / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
@@ -111,15 +111,30 @@ def _check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) 
 
 
 def _check_value(value: Any, hint: Any, path: str) -> None:
-    if isinstance(value, Mapping) and "_target_" in value:
-        _check_node(value, import_target(value["_target_"]), path)
-        return
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            _check_node(value, import_target(value["_target_"]), path)
+            return
+        _check_members(value, hint, path)
     if not conforms(value, hint):
         raise UserError(f"{path}={_short(value)} has the wrong type or value: expected {describe(hint)}")
-    if isinstance(value, Mapping):
-        for key, child in value.items():
-            if isinstance(child, Mapping):
-                _check_value(child, Any, f"{path}.{key}")
+
+
+def _check_members(value: Mapping[str, Any], hint: Any, path: str) -> None:
+    """A mapping without a target: its members, and whether it is what an override left of a shared node."""
+    node = class_of(hint)
+    if node is not None:  # task.loader.size=1 replaces the whole ${loader} by {size: 1}
+        _check_node(value, node, path)
+        last = path.rpartition(".")[2]
+        raise UserError(
+            f"{path}={_short(value)} would replace a node that is shared; set {last}.{next(iter(value))} instead"
+        )
+    named = [k for k, v in value.items() if isinstance(v, Mapping) and "_target_" in v]
+    for key, child in value.items():
+        if named and isinstance(child, Mapping) and "_target_" not in child:
+            raise UserError(f"unknown key {path}.{key}={_short(child)}{suggest(key, named)}")
+        if isinstance(child, Mapping):
+            _check_value(child, Any, f"{path}.{key}")
 
 
 def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], list[str], bool]:

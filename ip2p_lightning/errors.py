@@ -48,6 +48,12 @@ class SweepError(UserError):
     code = 8
 
 
+class PrunedError(UserError):
+    """A trial of a study that was stopped because others do better."""
+
+    code = 9
+
+
 class PreemptedError(UserError):
     """A run that was asked to stop and can be continued: 128 + SIGTERM."""
 

@@ -1,14 +1,17 @@
 """Faults on demand, so that what should survive them can be tested. Off unless ``IP2P_FAULTS=1``.
 
-``fault=KIND@WHERE=VALUE[,rank=R]`` with
+``fault=KIND@WHERE=VALUE[,rank=R][,seed=S]``, several divided by ``;``, with
 
 =======  ====================================================================================
 kill     ``kill@step=50``: SIGKILL before that step; ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes
 nan      ``nan@step=50``: the loss of that step is NaN
 raise    ``raise@step=50``, ``raise@val=1`` (n-th validation)
+exit     ``exit@step=50``: the process leaves with exit code 7
 hang     ``hang@step=50``: the process sleeps
 enospc   ``enospc@ckpt_write=0.5``: the disk is full half-way in a checkpoint
 =======  ====================================================================================
+
+``seed=S`` is for sweeps: only the job with that seed has the fault.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ _PLACES = {
     "kill": ("step", "ckpt_write"),
     "nan": ("step",),
     "raise": ("step", "val"),
+    "exit": ("step",),
     "hang": ("step",),
     "enospc": ("ckpt_write",),
 }
@@ -37,23 +41,32 @@ _PLACES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, where, at which value of it, on which rank."""
+    """What goes wrong, where, at which value of it, on which rank, in the run of which seed (None = any)."""
 
     kind: str
     where: str
     value: float
     rank: int = 0
+    seed: int | None = None
 
 
-def parse(text: str) -> Fault:
-    """Read ``kind@where=value[,rank=R]``. Raises UserError for anything else, and where faults are switched off."""
+def parse(text: str, seed: int) -> list[Fault]:
+    """The faults in `text` that the run with this seed has.
+
+    Raises:
+        UserError: not ``kind@where=value[,rank=R][,seed=S]``, or faults are switched off.
+    """
     if os.environ.get("IP2P_FAULTS") != "1":
         raise UserError(f"fault={text}: faults are for tests; set IP2P_FAULTS=1 to allow them")
-    found = re.fullmatch(r"(\w+)@(\w+)=([\d.]+)(?:,rank=(\d+))?", text)
+    return [fault for fault in map(_parse_one, text.split(";")) if fault.seed in (None, seed)]
+
+
+def _parse_one(text: str) -> Fault:
+    found = re.fullmatch(r"(\w+)@(\w+)=([\d.]+)(?:,rank=(\d+))?(?:,seed=(\d+))?", text.strip())
     if not found or found[2] not in _PLACES.get(found[1], ()):
         known = ", ".join(f"{kind}@{place}=N" for kind, places in _PLACES.items() for place in places)
         raise UserError(f"fault={text} is not understood; known: {known}")
-    return Fault(found[1], found[2], float(found[3]), int(found[4] or 0))
+    return Fault(found[1], found[2], float(found[3]), int(found[4] or 0), int(found[5]) if found[5] else None)
 
 
 class Faults(Callback):
@@ -90,6 +103,10 @@ def _raise() -> None:
     raise RuntimeError("a fault was asked for")
 
 
+def _exit() -> None:
+    raise SystemExit(7)
+
+
 def _hang() -> None:
     time.sleep(1e6)
 
@@ -98,7 +115,7 @@ def _fill() -> None:
     raise OSError(28, "No space left on device")
 
 
-_ACTS: dict[str, Callable[[], None]] = {"kill": _kill, "raise": _raise, "hang": _hang, "enospc": _fill}
+_ACTS: dict[str, Callable[[], None]] = {"kill": _kill, "raise": _raise, "exit": _exit, "hang": _hang, "enospc": _fill}
 
 
 def _interrupter(fault: Fault, module: Any) -> Callable[[int], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
 from collections.abc import Mapping
@@ -56,7 +55,10 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     validate = config["val_every"] > 0
     node["strategy"] = _strategy(node, config["timeout"])
     if group.place() == "srun":
-        node["num_nodes"] = int(os.environ["SLURM_NNODES"])
+        from ip2p_lightning import srun
+
+        srun.check_strategy(config["trainer"], group.PARALLEL)
+        node["num_nodes"] = srun.nodes()
     return build(
         node,
         logger=_loggers(config, folder, data),
@@ -88,20 +90,24 @@ def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
 
 
 def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: Any, request: StopRequest) -> list[Any]:
+    from ip2p_lightning.board import Board
     from ip2p_lightning.callbacks import ImageGrids, LossLog, Progress, ValidationScores
     from ip2p_lightning.faults import Faults, parse
     from ip2p_lightning.preemption import Preemption
+    from ip2p_lightning.pruning import pruning
 
-    losses = LossLog(config["log_every"])
+    losses, scores = LossLog(config["log_every"]), ValidationScores()
     grids = config["grid_examples"] if config["val_every"] > 0 and group.rank() == 0 else 0
     return [
         losses,
         Progress(losses),
-        ValidationScores(),
+        scores,
         ImageGrids(folder / "samples", data.fixed_examples(grids) if grids else []),
-        *([Faults(parse(config["fault"]))] if config["fault"] else []),
+        Board(folder, {name: task.prompts for name, task in data.active.items()}),
+        *map(Faults, parse(config["fault"], config["seed"]) if config["fault"] else []),
         checkpoints,
         Preemption(request, checkpoints, agree_every=1 if config["trainer"].get("accelerator") == "cpu" else 10),
+        *pruning(folder, scores),
     ]
 
 

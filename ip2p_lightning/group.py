@@ -12,16 +12,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, UserError
+from ip2p_lightning.errors import PreemptedError, PrunedError, UserError
+from ip2p_lightning.orphans import die_with_parent
 from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.storage import write_json
 
 OUTCOME = "outcome-rank{rank}.json"
-START = ".start-{token}.json"
 PARALLEL = ("ddp", "fsdp2")
 
 
@@ -51,7 +52,9 @@ def place() -> str:
     """Where this process stands: ``single``, ``torchrun`` or ``srun``."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and os.environ.get("SLURM_STEP_ID", "").isdigit():
+    # a step's own count of tasks: SLURM_NTASKS may be the whole allocation's
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks.isdigit() and int(tasks) > 1 and os.environ.get("SLURM_STEP_ID", "").isdigit():
         return "srun"
     return "single"
 
@@ -63,12 +66,32 @@ def rank() -> int:
 
 def environment() -> Any:
     """Lightning's view of the group, named explicitly: its own guess mistakes one process in an sbatch for a group."""
-    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+    from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
+    from ip2p_lightning.srun import Tasks
 
     where = place()
     if where == "torchrun":
         return TorchElasticEnvironment()
-    return SLURMEnvironment(auto_requeue=False) if where == "srun" else LightningEnvironment()
+    return Tasks() if where == "srun" else LightningEnvironment()
+
+
+@contextmanager
+def leading(folder: Path) -> Iterator[None]:
+    """The other ranks of an ``srun`` leave with rank 0 where it ends before it could announce the run."""
+    if place() != "srun":
+        yield
+        return
+    from ip2p_lightning import srun
+
+    code = 0
+    try:
+        yield
+    except BaseException as error:
+        code = getattr(error, "code", 1)
+        raise
+    finally:
+        srun.conclude(folder, code if isinstance(code, int) else 1)
 
 
 def supervise(folder: Path, checkpoint: str | None, processes: int, request: StopRequest) -> int:
@@ -79,6 +102,7 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
 
     Raises:
         PreemptedError: the group was asked to stop and saved.
+        PrunedError: its study stopped it.
         RankError: the first rank's failure.
     """
     for old in folder.glob(OUTCOME.format(rank="*")):
@@ -86,7 +110,7 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
     # --standalone: a free port on this machine, so that groups side by side never clash
     words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
     command = [sys.executable, *words, "-m", "ip2p_lightning.worker", str(folder), checkpoint or ""]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
     told = False
     while process.poll() is None:
         if request.received and not told:
@@ -117,8 +141,9 @@ def _judge(folder: Path, returncode: int) -> int:
     for path in folder.glob(OUTCOME.format(rank="*")):
         outcomes.append(json.loads(path.read_text()))
     failed = sorted((o for o in outcomes if o["code"] != 0), key=lambda o: o["time"])
-    if failed and all(o["code"] == PreemptedError.code for o in failed):
-        raise PreemptedError(failed[0]["reason"])
+    for stopped in (PreemptedError, PrunedError):
+        if failed and all(o["code"] == stopped.code for o in failed):
+            raise stopped(failed[0]["reason"].partition(": ")[2])
     real = [o for o in failed if o["code"] != PreemptedError.code]
     if real:
         raise RankError(f"rank {real[0]['rank']}: {real[0]['reason']}", real[0]["code"])
@@ -133,24 +158,3 @@ def report(folder: Path, step: int, error: BaseException | None = None) -> None:
     reason = f"{type(error).__name__}: {error}".splitlines()[0] if error is not None else ""
     content = {"rank": rank(), "step": step, "code": code if isinstance(code, int) else 1, "reason": reason}
     write_json(folder / OUTCOME.format(rank=rank()), content | {"time": time.time()})
-
-
-def _token() -> str:
-    return "-".join(os.environ.get(f"SLURM_{k}", "0") for k in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
-
-
-def announce(folder: Path, run: Path, checkpoint: str | None) -> None:
-    """Rank 0 of an ``srun`` tells the others which folder it claimed and where it goes on."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_json(folder.parent / START.format(token=_token()), {"run": str(run), "checkpoint": checkpoint})
-
-
-def await_start(folder: Path, timeout: float = 300) -> tuple[Path, str | None]:
-    """The folder and checkpoint that rank 0 announced. Raises UserError after `timeout` seconds without it."""
-    path = folder.parent / START.format(token=_token())
-    for _ in range(int(timeout * 5)):
-        if path.exists():
-            content = json.loads(path.read_text())
-            return Path(content["run"]), content["checkpoint"]
-        time.sleep(0.2)
-    raise UserError(f"rank 0 did not claim a run's folder within {timeout:g} s ({path} did not appear)")

@@ -54,7 +54,9 @@ def _verify(path: Path) -> int:
     for p in _paths(path):
         print(f"{dict(broken).get(p, 'intact')}: {p}")
     if broken:
-        raise DamagedError(f"{len(broken)} of {len(_paths(path))} checkpoints are damaged; the run goes back to an intact one")
+        raise DamagedError(
+            f"{len(broken)} of {len(_paths(path))} checkpoints are damaged; the run goes back to an intact one"
+        )
     return 0
 
 

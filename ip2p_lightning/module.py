@@ -70,6 +70,7 @@ class EditDiffusion(LightningModule):
         balance_tasks: divide each task's loss by its running identity error, so that a task whose pairs lie far apart
             does not drown the others.
         gradient_checkpointing: recompute activations in the backward pass.
+        channels_last: keep the unet's weights in that memory format; the same numbers, often faster.
         max_skips: non-finite optimizer steps that are skipped before training stops.
 
     Raises:
@@ -92,6 +93,7 @@ class EditDiffusion(LightningModule):
         ema: float | None = 0.9999,
         balance_tasks: bool = False,
         gradient_checkpointing: bool = False,
+        channels_last: bool = False,
         max_skips: int = 3,
     ) -> None:
         super().__init__()
@@ -107,6 +109,8 @@ class EditDiffusion(LightningModule):
         self.balance_tasks, self.max_skips = balance_tasks, max_skips
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
+        if channels_last:
+            unet.to(memory_format=torch.channels_last)
         self.register_buffer("identity_error", torch.zeros(max(1, len(self.tasks))))
         self.register_buffer("identity_count", torch.zeros(max(1, len(self.tasks))))
         self.ema = self._average(ema)
@@ -300,7 +304,8 @@ class EditDiffusion(LightningModule):
         """
         image = self.autoencoder.mode(self.autoencoder.moments(original))
         condition = self.conditioner.encode(image, list(prompts))
-        generators = [torch.Generator(device=original.device).manual_seed(seed) for seed in seeds]
+        # on the CPU, as diffusers' pipelines advise: a seed then gives the same pixels on every device
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         z = (sampler or self.sampler).sample(
             self._net,
             self.objective,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -49,7 +50,8 @@ def explain(error: Exception, words: Sequence[str]) -> Exception:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    if _known(error) is not None or not isinstance(error, HydraException | OmegaConfBaseException):
+    ours = isinstance(error, HydraException | OmegaConfBaseException) or "override" in str(error)[:40]
+    if _known(error) is not None or not ours:
         return error
     text = str(error)
     for pattern, word_it in _WORDINGS:
@@ -72,6 +74,16 @@ def _unknown_member(found: re.Match[str], words: Sequence[str]) -> str:
     return f"{group}={member}: no such member{suggest(member, members)}; known: {', '.join(members) or 'none'}"
 
 
+def _not_a_member(found: re.Match[str], words: Sequence[str]) -> str:
+    from ip2p_lightning.config import CONF
+
+    for word in words:
+        group, _, value = word.lstrip("+").partition("=")
+        if (CONF / group).is_dir() and value not in _members(group):
+            return f"{group}={value}: no such member; known: {', '.join(_members(group))}"
+    return found.group(0)
+
+
 def _bad_value(found: re.Match[str], words: Sequence[str]) -> str:
     return found.group(0)
 
@@ -82,6 +94,7 @@ _WORDINGS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...]
     (r"Could not delete from config\. '([^']+)'", _unknown_key),
     (r"Could not find '([^']+)'", _unknown_member),
     (r"Cannot find primary config '([^']+)'", _unknown_member),
+    (r"Config group override must be a string.*", _not_a_member),
     (r"Error parsing override '[^']*'", _bad_value),
     (r"(?:Error merging override|LexerNoViableAltException)[^\n]*", _bad_value),
 )
@@ -95,6 +108,14 @@ def _as_typed(key: str, words: Sequence[str]) -> str:
 
 
 def _keys(words: Sequence[str]) -> list[str]:
+    from ip2p_lightning.config import CONF
+
+    groups = {path.name for path in CONF.iterdir()}
+    return _keys_of(tuple(w for w in words if w.partition("=")[0] in groups))
+
+
+@functools.cache
+def _keys_of(groups: tuple[str, ...]) -> list[str]:
     """Every dotted key and group of the default config: what a typo may have meant."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -102,9 +123,8 @@ def _keys(words: Sequence[str]) -> list[str]:
 
     from ip2p_lightning.config import CONF
 
-    groups = [w for w in words if w.partition("=")[0] in {p.name for p in CONF.iterdir()}]
     GlobalHydra.instance().clear()
-    for chosen in (groups, []):
+    for chosen in (list(groups), []):
         try:
             with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
                 config = OmegaConf.to_container(compose("train", overrides=chosen), resolve=False)

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import UserError, suggest
 
 Config = Mapping[str, Any]
+Rules = tuple[tuple[Callable[[Config], Any], Callable[[Config], str]], ...]
+
+
+def parts_fit(config: Config) -> None:
+    """Raise UserError for group members that do not go together; the line names both. Values may still be wrong."""
+    _apply(_PARTS, config)
 
 
 def contradictions(config: Config) -> None:
-    """Raise UserError for the first rule that `config` breaks; the line names both keys."""
-    for broken, line in _RULES:
+    """Raise UserError for the first rule that the values of `config` break; types have been checked."""
+    _apply(_VALUES, config)
+
+
+def _apply(rules: Rules, config: Config) -> None:
+    for broken, line in rules:
         if broken(config):
             raise UserError(line(config))
 
@@ -38,24 +48,52 @@ def _value(*keys: str) -> Callable[[Config], str]:
     return lambda config: " and ".join(f"{key}={_get(config, key)}" for key in keys)
 
 
-_RULES: tuple[tuple[Callable[[Config], bool], Callable[[Config], str]], ...] = (
+# Keys of Lightning's Trainer that a run sets itself, and what to use in their place.
+_OWNED = {
+    "logger": "a run logs to TensorBoard and metrics.jsonl",
+    "callbacks": "a run brings its own",
+    "plugins": "a run brings its own",
+    "default_root_dir": "use hydra.run.dir",
+    "enable_checkpointing": "use save_every and keep",
+    "enable_model_summary": "it is always off",
+    "num_sanity_val_steps": "use trainer=fast",
+    "use_distributed_sampler": "the data knows its rank",
+    "check_val_every_n_epoch": "use val_every",
+    "val_check_interval": "use val_every",
+    "limit_val_batches": "use val_examples",
+    "limit_train_batches": "use max_steps",
+    "log_every_n_steps": "use the top-level log_every",
+    "max_epochs": "use max_steps",
+    "min_epochs": "use max_steps",
+    "min_steps": "use max_steps",
+    "max_time": "use the scheduler's time limit: a run that is stopped continues",
+    "enable_progress_bar": "it is always on",
+    "fast_dev_run": "use trainer=fast",
+    "reload_dataloaders_every_n_epochs": "a run has one loader",
+}
+
+
+def _owned(config: Config) -> list[str]:
+    return [key for key in _get(config, "trainer", {}) if key in _OWNED]
+
+
+def _stray_prompts(config: Config) -> list[str]:
+    return [
+        key for key, pool in _get(config, "prompts", {}).items() if key != "limit" and not isinstance(pool, Mapping)
+    ]
+
+
+_PARTS: Rules = (
+    (
+        lambda c: _get(c, "text_encoder.corpus", c.get("prompts")) != c.get("prompts"),
+        lambda c: "text_encoder.corpus is the run's prompts; change prompts, e.g. prompts.limit=10",
+    ),
     (
         lambda c: (_target(c, "objective") == "BridgeObjective") != (_target(c, "sampler") == "BridgeSampler"),
         lambda c: (
             f"objective={_target(c, 'objective')} cannot be sampled by sampler={_target(c, 'sampler')}: a bridge "
             "starts from the original (sampler=bridge), a diffusion from noise (sampler=ddim)"
         ),
-    ),
-    (
-        lambda c: bool(_get(c, "objective.zero_terminal_snr")) and _get(c, "objective.prediction") == "epsilon",
-        lambda c: (
-            "objective.zero_terminal_snr=true and objective.prediction=epsilon: at zero SNR the noise says "
-            "nothing; use objective=v"
-        ),
-    ),
-    (
-        lambda c: _on_cpu(c) and str(_get(c, "trainer.precision")).startswith("16"),
-        lambda c: f"{_value('trainer.precision', 'trainer.accelerator')(c)}: fp16 needs a GPU; use precision=32-true",
     ),
     (
         lambda c: _target(c, "text_encoder") == "ClipText" and _target(c, "unet") == "PixelEditor",
@@ -74,6 +112,39 @@ _RULES: tuple[tuple[Callable[[Config], bool], Callable[[Config], str]], ...] = (
             "unet=sd and text_encoder=tiny: Stable Diffusion's UNet was trained on CLIP's text; use text_encoder=clip"
         ),
     ),
+)
+
+_VALUES: Rules = (
+    (
+        _owned,
+        lambda c: (
+            f"trainer.{_owned(c)[0]}={_get(c, 'trainer')[_owned(c)[0]]} is set by the run: {_OWNED[_owned(c)[0]]}"
+        ),
+    ),
+    (
+        _stray_prompts,
+        lambda c: (
+            f"unknown key prompts.{_stray_prompts(c)[0]}={_get(c, 'prompts')[_stray_prompts(c)[0]]}"
+            f"{suggest(_stray_prompts(c)[0], set(_get(c, 'prompts')) - set(_stray_prompts(c)))}"
+        ),
+    ),
+    (
+        lambda c: bool(_get(c, "objective.zero_terminal_snr")) and _get(c, "objective.prediction") == "epsilon",
+        lambda c: (
+            "objective.zero_terminal_snr=true and objective.prediction=epsilon: at zero SNR the noise says "
+            "nothing; use objective=v"
+        ),
+    ),
+    (
+        lambda c: _on_cpu(c) and str(_get(c, "trainer.precision")).startswith("16"),
+        lambda c: f"{_value('trainer.precision', 'trainer.accelerator')(c)}: fp16 needs a GPU; use precision=32-true",
+    ),
+    (
+        lambda c: _on_cpu(c) and _get(c, "trainer.devices") == "auto" and _get(c, "trainer.strategy", "auto") != "auto",
+        lambda c: (
+            f"{_value('trainer.devices', 'trainer.strategy')(c)}: on a CPU say how many processes, trainer.devices=2"
+        ),
+    ),
     (
         lambda c: _get(c, "trainer.max_steps", 0) < 1,
         lambda c: f"{_value('trainer.max_steps')(c)}: give the number of optimizer steps, at least 1",
@@ -84,7 +155,7 @@ _RULES: tuple[tuple[Callable[[Config], bool], Callable[[Config], str]], ...] = (
     ),
     (
         lambda c: (
-            _get(c, "schedule.warmup", 0) > _get(c, "trainer.max_steps", 0) > 0 and _get(c, "schedule.warmup", 0) > 50
+            _get(c, "schedule.warmup", 0) > _get(c, "trainer.max_steps", 0) > 0 and _get(c, "schedule.warmup", 0) > 100
         ),
         lambda c: f"{_value('schedule.warmup', 'trainer.max_steps')(c)}: the warm-up is longer than the run",
     ),

@@ -21,7 +21,17 @@ from ip2p_lightning.storage import probe, storage_errors, write_json
 
 CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
 # Keys that do not change what is learnt: they may differ when a run is continued.
-FREE_KEYS = ("fault", "timeout", "resume", "resume_allow", "dry_run", "log_every", "keep", "loader.workers", "loader.timeout")
+FREE_KEYS = (
+    "fault",
+    "timeout",
+    "resume",
+    "resume_allow",
+    "dry_run",
+    "log_every",
+    "keep",
+    "loader.workers",
+    "loader.timeout",
+)
 
 
 @dataclass
@@ -37,7 +47,7 @@ class RunFolder:
     lock: Any = field(default=None, repr=False)
 
     def write_status(self, state: str, **more: Any) -> None:
-        """Replace ``status.json``: state is running, preempted, failed or complete."""
+        """Replace ``status.json``: state is running, preempted, pruned, failed or complete."""
         status = read_status(self.path)
         status.update(
             state=state, pid=os.getpid(), host=platform.node(), updated=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more
@@ -117,13 +127,13 @@ def free_differences(
     }
 
 
-def final_score(folder: Path) -> float | None:
-    """The last validation's mean PSNR in ``metrics.jsonl``, None without one."""
+def final_score(folder: Path, metric: str = "val/psnr") -> float | None:
+    """The last value of a metric in ``metrics.jsonl`` (the last validation's mean PSNR), None without one."""
     score = None
     if (Path(folder) / METRICS).exists():
         for line in (Path(folder) / METRICS).read_text().splitlines():
             try:
-                score = json.loads(line).get("val/psnr", score)
+                score = json.loads(line).get(metric, score)
             except ValueError:  # the last line of a killed run may be cut
                 continue
     return score

@@ -58,6 +58,14 @@ def conforms(value: Any, hint: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
+def class_of(hint: Any) -> type | None:
+    """The class that a hint (or one arm of its union) wants built from a ``_target_``; None for data and protocols."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return next(filter(None, map(class_of, typing.get_args(hint))), None)
+    plain = hint in _SCALARS or hint is Any or not inspect.isclass(hint) or issubclass(hint, Mapping | Sequence)
+    return None if plain or getattr(hint, "_is_protocol", False) else hint
+
+
 _SCALARS: dict[Any, Callable[[Any], bool]] = {
     bool: lambda v: isinstance(v, bool),
     int: lambda v: isinstance(v, int) and not isinstance(v, bool),

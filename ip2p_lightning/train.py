@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config import CONF, check, plain
-from ip2p_lightning.errors import PreemptedError
+from ip2p_lightning.errors import PreemptedError, PrunedError
+from ip2p_lightning.orphans import heed_supervisor
 from ip2p_lightning.refusal import exit_code, explain
 
 DONE = 0
@@ -25,6 +26,7 @@ def _main() -> int:
 
     from ip2p_lightning import launchers
 
+    heed_supervisor()
     launchers.register()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -59,10 +61,11 @@ def _job(composed: Any) -> int:
 
 def checked(composed: Any) -> dict[str, Any]:
     """The composed config as plain data, held against signatures and rules. Raises UserError and its kin."""
-    from ip2p_lightning.rules import contradictions
+    from ip2p_lightning.rules import contradictions, parts_fit
     from ip2p_lightning.runs import Recipe
 
     config = plain(composed)
+    parts_fit(config)
     check(config, Recipe)
     contradictions(config)
     return config
@@ -95,29 +98,31 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
         return DONE
     if group.place() == "srun" and group.rank() > 0:
         return _follow(config, folder, data)
-    run = runs.claim(folder)
-    checkpoint = runs.adopt(run, config, config["resume"], config["resume_allow"])
-    if runs.is_complete(run.path, config):
-        print(f"already complete: {run.path}")
-        return DONE
-    _lead(config, run, data, checkpoint, folder)
+    with group.leading(folder):
+        run = runs.claim(folder)
+        checkpoint = runs.adopt(run, config, config["resume"], config["resume_allow"])
+        if runs.is_complete(run.path, config):
+            print(f"already complete: {run.path}")
+            return DONE
+        _lead(config, run, data, checkpoint, folder)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
     return DONE
 
 
 def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path) -> None:
     """Train as the process that holds the run's folder and writes its status."""
-    from ip2p_lightning import group, runs
+    from ip2p_lightning import group, runs, srun
     from ip2p_lightning.fit import fit
     from ip2p_lightning.preemption import StopRequest
 
     request = StopRequest()
     request.listen()
-    run.write_status("running", command=runs.command(), commit=runs.commit(), exit_code=None, reason=None)
+    origin = {"command": runs.command(), "commit": runs.commit(), "overrides": _overrides()}
+    run.write_status("running", **origin, exit_code=None, reason=None)
     try:
         processes = group.size(config["trainer"])
         if group.place() == "srun":
-            group.announce(folder, run.path, checkpoint)
+            srun.announce(folder, run.path, checkpoint)
         if group.place() == "single" and processes > 1:
             step = group.supervise(run.path, checkpoint, processes, request)
         else:
@@ -130,13 +135,15 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
 
 def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
     """Train as another rank of an ``srun``, in the folder that rank 0 claimed."""
-    from ip2p_lightning import group
+    from ip2p_lightning import srun
     from ip2p_lightning.fit import fit
     from ip2p_lightning.preemption import StopRequest
 
     request = StopRequest()
     request.listen()
-    path, checkpoint = group.await_start(folder)
+    path, checkpoint = srun.await_start(folder, config["timeout"])
+    if path is None:
+        return int(checkpoint)
     fit(config, path, data, checkpoint, request)
     return DONE
 
@@ -145,8 +152,16 @@ def _record(run: Any, error: BaseException) -> None:
     """Say in ``status.json`` why the run ended."""
     code = getattr(error, "code", 1)
     state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"
+    state = "pruned" if isinstance(error, PrunedError) else state
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     run.write_status(state, reason=reason, exit_code=code if isinstance(code, int) else 1)
+
+
+def _overrides() -> list[str]:
+    """What this run was told to do differently, as typed: the hyperparameters that tell runs apart."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _summary(config: Mapping[str, Any], data: Any) -> str:

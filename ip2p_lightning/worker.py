@@ -9,6 +9,7 @@ from pathlib import Path
 from ip2p_lightning import group
 from ip2p_lightning.config import check
 from ip2p_lightning.fit import fit
+from ip2p_lightning.orphans import die_with_parent
 from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.refusal import exit_code
 from ip2p_lightning.runs import Recipe, build_data, read_config
@@ -16,6 +17,7 @@ from ip2p_lightning.runs import Recipe, build_data, read_config
 
 def main() -> None:
     """``python -m ip2p_lightning.worker RUN [CHECKPOINT]``"""
+    die_with_parent()
     folder, checkpoint = Path(sys.argv[1]), sys.argv[2] or None
     request = StopRequest()
     request.listen()

@@ -32,7 +32,8 @@ def test_what_is_saved_is_what_is_loaded(run):
 
 
 @pytest.mark.parametrize(
-    "harm", ["cut 0", "cut 10", "cut 50", "cut 99", "zeros", "flip", "no sidecar", "empty", "dangling", "folder", "other run"]
+    "harm",
+    ["cut 0", "cut 10", "cut 50", "cut 99", "zeros", "flip", "no sidecar", "empty", "dangling", "folder", "other run"],
 )
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, harm, tmp_path):
     path = newest(run)

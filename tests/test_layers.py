@@ -75,7 +75,9 @@ def test_nothing_evaluates_or_unpickles(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in banned, f"{path}:{node.lineno}"
         if isinstance(node, ast.keyword) and node.arg in ("shell", "trust_remote_code", "allow_pickle"):
-            assert not (isinstance(node.value, ast.Constant) and node.value.value is True), f"{path}:{node.value.lineno}"
+            assert not (isinstance(node.value, ast.Constant) and node.value.value is True), (
+                f"{path}:{node.value.lineno}"
+            )
         if isinstance(node, ast.keyword) and node.arg == "weights_only":
             assert isinstance(node.value, ast.Constant) and node.value.value is True
     assert not {i for i in imports(path) if i.split(".")[0] in ("pickle", "dill", "joblib")}

@@ -46,7 +46,8 @@ class DiffusionObjective:
     `prediction` is what the net puts out: "epsilon" for Stable Diffusion 1.x and InstructPix2Pix, "v_prediction" for
     the 768-px models of Stable Diffusion 2. `snr_gamma` (off by default, as in every InstructPix2Pix) clips the weight
     of easy steps (Hang et al. 2023; they use 5). Raises UserError for `zero_terminal_snr` with "epsilon": at SNR 0 the
-    input is the noise, so predicting it teaches nothing.
+    input is the noise, so predicting it teaches nothing. `timesteps`, `beta_start`, `beta_end` and `beta_schedule` are
+    the noise schedule, Stable Diffusion 1.x's by default.
     """
 
     start: Literal["noise"] = "noise"

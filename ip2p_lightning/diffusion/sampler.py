@@ -48,7 +48,8 @@ class Sampler(Protocol):
 class DiffusionSampler:
     """From noise, with one of diffusers' solvers and guidance for text and image.
 
-    `steps` >= 1. Scale 1 means no guidance; s_T and s_I work independently. `spacing` "auto" is "trailing" under
+    `scheduler` and `steps` >= 1 of it; `text_scale` s_T and `image_scale` s_I: 1 means no guidance, and they work
+    independently. `spacing` "auto" is "trailing" under
     zero-terminal SNR (Lin et al. 2023, section 3.3), else the checkpoint's or the solver's own. `checkpoint` is a
     checkpoint's scheduler config (``checkpoint_schedule``): it decides steps_offset, set_alpha_to_one and the spacing;
     betas and prediction type are always the objective's. Raises UserError for values out of range.

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config import plain
-from ip2p_lightning.runs import LOCK, read_config, read_status
+from ip2p_lightning.runs import LOCK, final_score, read_config, read_status
 
 LOG = "log.txt"
+ENDED_WELL = ("complete", "pruned")
 
 
 @dataclass
@@ -38,22 +40,25 @@ class Job:
 
     @property
     def state(self) -> str:
-        """complete, preempted, failed, or not started: what its own status file says."""
-        return str(read_status(self.folder).get("state", "not started"))
+        """complete, pruned, preempted, failed, running, not started: the run's own word; killed, refused: it had none."""
+        told = str(read_status(self.folder).get("state", "not started"))
+        if not self.exit_code:
+            return "killed" if told == "running" and self.exit_code is not None else told
+        if told == "running" or (told == "not started" and self.exit_code < 0):
+            return "killed"
+        return "refused" if told in ("not started", "complete") else told
 
     @property
     def reason(self) -> str:
         """Why it is not complete, in a line."""
-        status = read_status(self.folder)
-        if status.get("state") == "complete":
+        state = self.state
+        if state == "complete":
             return ""
-        if status.get("reason"):
-            return str(status["reason"])
-        if self.exit_code is not None and self.exit_code < 0:
+        if state == "killed" and self.exit_code is not None and self.exit_code < 0:
             return f"killed by signal {-self.exit_code}"
-        if self.exit_code:
+        if state in ("killed", "refused"):
             return _last_line(self.folder / LOG) or f"exit code {self.exit_code}"
-        return ""
+        return str(read_status(self.folder).get("reason") or "")
 
     @property
     def done(self) -> bool:
@@ -75,6 +80,12 @@ class Job:
             except OSError:
                 return True
         return False
+
+
+def returned(job: Job) -> JobReturn:
+    """A job for Hydra: never an exception, `conclude` judges the sweep."""
+    value = final_score(job.folder) if job.state == "complete" else None
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
 
 
 def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -> Job:
@@ -114,4 +125,6 @@ def table(jobs: Sequence[Job]) -> str:
         log = f" (log: {job.folder / LOG})" if job.state != "complete" else ""
         rows.append((str(job.number), job.state, " ".join(job.overrides), job.reason + log))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows
+    )

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.launchers.job import LOG, Job, make_job, table
-
-SUPERVISOR = "IP2P_SUPERVISOR"  # a job ends with the controller whose pid this is
+from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_job, returned, table
+from ip2p_lightning.orphans import SUPERVISOR
 
 
 class LocalLauncher(Launcher):
@@ -48,7 +47,7 @@ class LocalLauncher(Launcher):
             for job in pool.map(lambda job: self._run(job, slots), jobs):
                 print(f"[{job.number + 1}] {' '.join(job.overrides)}: {job.state}", flush=True)
         type(self).outcomes += jobs
-        return [_returned(job) for job in jobs]
+        return [returned(job) for job in jobs]
 
     def _slots(self) -> queue.Queue[str | None]:
         slots: queue.Queue[str | None] = queue.Queue()
@@ -93,13 +92,6 @@ def _visible_gpus() -> list[str]:
     return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _returned(job: Job) -> JobReturn:
-    from ip2p_lightning.runs import final_score
-
-    value = final_score(job.folder) if job.state == "complete" else None
-    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
-
-
 def conclude() -> None:
     """Print the table of the sweep just run.
 
@@ -110,6 +102,6 @@ def conclude() -> None:
     if not jobs:
         return
     print(table(jobs))
-    missing = [job for job in jobs if job.state != "complete"]
+    missing = [job for job in jobs if job.state not in ENDED_WELL]
     if missing:
         raise SweepError(f"{len(missing)} of {len(jobs)} jobs are not complete; the same command runs just those again")

@@ -98,7 +98,7 @@ class Autoencoder:
 class KLAutoencoder(Autoencoder):
     """Stable Diffusion's VAE (Rombach et al. 2022): ``AutoencoderKL`` from a folder or hub repository `path`.
 
-    `subfolder` is "vae" inside a full checkpoint, None for a repository that is the VAE itself.
+    `subfolder` is "vae" inside a full checkpoint, None for a repository that is the VAE itself; `revision` a hub commit.
     """
 
     def __init__(self, path: str, subfolder: str | None = "vae", revision: str | None = None) -> None:
@@ -117,6 +117,8 @@ class KLAutoencoder(Autoencoder):
 
 class TAESD(Autoencoder):
     """The tiny autoencoder of O. Bohan (madebyollin/taesd): ``AutoencoderTiny``; its posterior is a point.
+
+    From a folder or hub repository `path`, a `subfolder` of it, at `revision`.
 
     TAESD's latents are those of the KL autoencoder ALREADY multiplied by 0.18215, and its own scaling factor is 1: by
     default its mode is 5.5 times smaller than the mode a released InstructPix2Pix was trained on. That is what

@@ -68,7 +68,9 @@ def test_a_run_continues_where_it_stopped(tmp_path, stop: int, workers: int) -> 
 
 @pytest.mark.filterwarnings("ignore")
 def test_accumulation_validation_and_overfitting() -> None:
-    assert run(3, accumulate_grad_batches=2, val_check_interval=2) == run(6)  # an epoch of 5 does not cut a window short
+    assert run(3, accumulate_grad_batches=2, val_check_interval=2) == run(
+        6
+    )  # an epoch of 5 does not cut a window short
     assert run(4, overfit_batches=1) == run(1) * 4
 
 

@@ -1,0 +1,47 @@
+"""Whether the two images of a pair lie on one another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+WINDOW = 256  # pixels around the centre that are looked at
+REACH = 0.25  # largest displacement looked for, of the window's side
+MARGIN = 0.08  # by how much the displaced correlation must beat the one in place
+
+
+def displacement(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:  # [H W 3] uint8
+    """Rows and columns by which `b` is moved against `a`; (0, 0) where there is no clear evidence of a movement.
+
+    Phase correlation (Kuglin & Hines 1975) proposes a displacement; it counts only if the images agree clearly better
+    under it than in place, by the correlation coefficient. Rain, noise and cartoon lines are no displacement.
+    """
+    first, second = _grey(a), _grey(b)
+    if min(first.shape) < 16 or first.std() < 1 or second.std() < 1:
+        return 0, 0
+    window = np.outer(np.hanning(first.shape[0]), np.hanning(first.shape[1]))
+    spectrum = np.conj(np.fft.rfft2((first - first.mean()) * window)) * np.fft.rfft2((second - second.mean()) * window)
+    response = np.fft.irfft2(spectrum / np.maximum(np.abs(spectrum), 1e-9), first.shape)
+    rows, columns = np.unravel_index(int(response.argmax()), response.shape)
+    dy, dx = (int(s - n if s > n // 2 else s) for s, n in zip((rows, columns), first.shape, strict=True))
+    if (dy, dx) == (0, 0) or abs(dy) > REACH * first.shape[0] or abs(dx) > REACH * first.shape[1]:
+        return 0, 0
+    better = _agreement(first, second, dy, dx) > _agreement(first, second, 0, 0) + MARGIN
+    return (dy, dx) if better else (0, 0)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    top, left = max(0, (height - WINDOW) // 2), max(0, (width - WINDOW) // 2)
+    return image[top : top + WINDOW, left : left + WINDOW].mean(axis=2, dtype=np.float32)
+
+
+def _agreement(a: np.ndarray, b: np.ndarray, dy: int, dx: int) -> float:
+    """Correlation of the part that both show, with `b` moved back; of their edges, which know where they are."""
+    height, width = a.shape
+    mine = a[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
+    other = b[max(0, dy) : height - max(0, -dy), max(0, dx) : width - max(0, -dx)]
+    scores = []
+    for axis in (0, 1):
+        p, q = (np.diff(image, axis=axis) for image in (mine, other))
+        scores.append(float((p * q).sum() / (np.linalg.norm(p) * np.linalg.norm(q) + 1e-9)))
+    return sum(scores) / 2

@@ -1,0 +1,202 @@
+"""Jobs on a SLURM cluster: job arrays, written and submitted by submitit, each job our own process in its own folder.
+
+The list of an array's folders is on disk before the array is submitted, under the array's name. So a controller that
+died can be started again at any moment: what SLURM still has of ours is found by name and waited for, not doubled.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
+
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.launchers.job import Job, make_job, returned
+from ip2p_lightning.launchers.local import LocalLauncher
+from ip2p_lightning.launchers.task import RECORD
+from ip2p_lightning.storage import write_json
+
+PREFIX = "ip2p-"
+LISTS = ".slurm"  # in the sweep's folder
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each job asks SLURM for."""
+
+    time: int = 60
+    nodes: int = 1
+    tasks_per_node: int = 1
+    cpus_per_task: int = 1
+    gpus_per_node: int = 0
+    mem_gb: float | None = None
+    array_parallelism: int = 256
+    signal_delay_s: int = 90
+    setup: list[str] = field(default_factory=list)
+    srun_args: list[str] = field(default_factory=list)
+    sbatch: dict[str, Any] = field(default_factory=dict)
+
+
+class SlurmLauncher(Launcher):
+    """Submits what is not complete yet and waits until SLURM has none of it left.
+
+    Args:
+        partition: a partition, a list of them that the jobs take in turn, or null for the cluster's default.
+        poll: seconds between looks at the queue.
+        max_requeues: times a job may be preempted before it is left as it is.
+        resources: see `Resources` and ``conf/hydra/launcher/submitit_slurm.yaml``.
+
+    Raises:
+        UserError: no SLURM or no submitit here, or SLURM refuses the job.
+    """
+
+    def __init__(self, partition: Any = None, poll: float = 10, max_requeues: int = 100, **resources: Any) -> None:
+        plain = OmegaConf.to_container(OmegaConf.create({"partition": partition, **resources}), resolve=True)
+        names = plain.pop("partition")
+        self.partitions = names if isinstance(names, list) else [names]
+        unknown = [key for key in plain if key not in Resources.__dataclass_fields__]
+        if unknown:
+            raise UserError(
+                f"unknown key hydra.launcher.{unknown[0]}; known: {', '.join(Resources.__dataclass_fields__)}"
+            )
+        self.resources, self.poll, self.max_requeues = Resources(**plain), poll, max_requeues
+
+    @property
+    def jobs(self) -> int:
+        """Jobs at a time: what a sweeper takes for a batch."""
+        return self.resources.array_parallelism
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.context, self.config = hydra_context, config
+        self.lists = Path(str(OmegaConf.select(config, "hydra.sweep.dir"))).absolute() / LISTS
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
+        jobs = [make_job(self.context, self.config, o, initial_job_idx + i) for i, o in enumerate(job_overrides)]
+        queued = self._queued()
+        waiting = {}
+        for job in jobs:
+            if str(job.folder) in queued:
+                waiting[queued[str(job.folder)]] = job
+                print(f"[{job.number + 1}] {' '.join(job.overrides)}: already queued as {queued[str(job.folder)]}")
+            elif job.done:
+                print(f"[{job.number + 1}] {' '.join(job.overrides)}: complete", flush=True)
+        rest = [job for job in jobs if job not in waiting.values() and not job.done]
+        for turn, partition in enumerate(self.partitions):
+            waiting |= self._submit(partition, rest[turn :: len(self.partitions)])
+        self._wait(waiting)
+        LocalLauncher.outcomes += jobs
+        return [returned(job) for job in jobs]
+
+    def _queued(self) -> dict[str, str]:
+        """Run folder to SLURM's job id, of all of this sweep that SLURM still has."""
+        found = {}
+        for line in _squeue():
+            job_id, name, *_ = line.split("|")
+            listing = self.lists / name / "jobs.json"
+            if name.startswith(PREFIX) and "_" in job_id and listing.exists():
+                entries = json.loads(listing.read_text())["jobs"]
+                found[entries[int(job_id.rpartition("_")[2])]["folder"]] = job_id
+        return found
+
+    def _submit(self, partition: str | None, jobs: list[Job]) -> dict[str, Job]:
+        """Submit jobs as an array; SLURM's job id to job."""
+        if not jobs:
+            return {}
+        name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
+        listing = self.lists / name / "jobs.json"
+        listing.parent.mkdir(parents=True)
+        entries = [{"folder": str(job.folder), "command": job.command} for job in jobs]
+        write_json(listing, {"max_requeues": self.max_requeues, "jobs": entries})
+        for job in jobs:  # what an earlier attempt left
+            (job.folder / RECORD).unlink(missing_ok=True)
+        command = [sys.executable, "-u", "-m", "ip2p_lightning.launchers.task", str(listing)]
+        array = _sbatch(listing.parent, shlex.join(command), len(jobs), self._parameters(name, partition))
+        where = f" to {partition}" if partition else ""
+        print(f"submitted {len(jobs)} jobs{where} as {array}", flush=True)
+        return {f"{array}_{i}": job for i, job in enumerate(jobs)}
+
+    def _parameters(self, name: str, partition: str | None) -> dict[str, Any]:
+        asked = self.resources
+        chosen = {"partition": partition, "gpus_per_node": asked.gpus_per_node or None}
+        if asked.mem_gb:
+            chosen["mem"] = f"{int(asked.mem_gb * 1024)}MB"
+        same = ("time", "nodes", "cpus_per_task", "array_parallelism", "signal_delay_s", "setup")
+        return {
+            **{key: value for key, value in chosen.items() if value is not None},
+            **{key: getattr(asked, key) for key in same},
+            "job_name": name,
+            "ntasks_per_node": asked.tasks_per_node,
+            # a rank that has saved and left must not have the others killed while rank 0 still writes
+            "srun_args": ["--kill-on-bad-exit=0", *asked.srun_args],
+            "additional_parameters": {"requeue": True, **asked.sbatch},
+            "stderr_to_stdout": True,
+            "wckey": None,
+        }
+
+    def _wait(self, waiting: dict[str, Job]) -> None:
+        """Until SLURM has none of `waiting` left; a job that is missing once may be between two states."""
+        missing: set[str] = set()
+        warned: set[str] = set()
+        while waiting:
+            time.sleep(self.poll)
+            try:
+                states = {line.split("|")[0]: line.split("|")[-1] for line in _squeue()}
+            except UserError:  # SLURM's controller does not answer: that says nothing about the jobs
+                continue
+            gone = set(waiting) - set(states)
+            for job_id in gone & missing:
+                _settle(waiting.pop(job_id))
+            missing = gone
+            for job_id in {i for i in waiting if "held" in states.get(i, "").lower()} - warned:
+                warned.add(job_id)
+                print(f"{job_id} is held ({states[job_id]}); free it with: scontrol release {job_id}", flush=True)
+
+
+def _settle(job: Job) -> None:
+    record = json.loads((job.folder / RECORD).read_text()) if (job.folder / RECORD).exists() else {}
+    job.exit_code = record["exit_code"] if record.get("exit_code") is not None else -9
+    print(f"[{job.number + 1}] {' '.join(job.overrides)}: {job.state}", flush=True)
+
+
+def _squeue() -> list[str]:
+    """``id|name|reason`` of each live job of this user, arrays unfolded. Raises UserError: no answer."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%r"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        raise UserError(
+            "hydra/launcher=submitit_slurm: there is no SLURM here (no squeue); use launcher=local"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise UserError("squeue does not answer") from None
+    if done.returncode:
+        raise UserError(f"squeue: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
+    return done.stdout.splitlines()
+
+
+def _sbatch(folder: Path, command: str, count: int, parameters: dict[str, Any]) -> str:
+    """Submit `command` as an array of `count`; its id. submitit's pickled functions are not used: our jobs are commands."""
+    try:
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+    except ImportError:
+        raise UserError("hydra/launcher=submitit_slurm needs submitit; pip install 'ip2p-lightning[cluster]'") from None
+    try:
+        executor = SlurmExecutor(folder)
+        executor.update_parameters(**parameters)
+        executor.parameters["map_count"] = count
+        return str(executor._submit_command(command).job_id)
+    except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as error:
+        raise UserError(f"sbatch refused the jobs: {str(error).strip().splitlines()[-1]}") from None

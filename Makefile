@@ -21,9 +21,11 @@ setup: .venv/.installed  ## make .venv and install the pinned packages
 
 demo: setup  ## train the embedded model on four tasks, edit held-out photos, write pictures and a table to runs/demo
 	$(BIN)/ip2p-train hydra.run.dir=runs/demo
-	$(BIN)/ip2p-evaluate runs/demo --split test --prompts heldout --overwrite
+	$(BIN)/ip2p-evaluate runs/demo --prompts heldout --sheet-examples 1
+	@echo
 	@echo "look at: runs/demo/sheet-test-heldout.png   scores: runs/demo/scores.csv"
 	@echo "curves:  $(BIN)/tensorboard --logdir runs/demo"
+	@echo "edit:    $(BIN)/ip2p-edit runs/demo PHOTO.jpg \"remove the noise\" -o edited.png"
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -65,7 +65,7 @@ def layout(tasks: Sequence[str]) -> dict[str, Any]:
     def charts(loss: str, ending: str) -> dict[str, Any]:
         found = {"training loss": ["Multiline", [f"{loss}$"]]}  # tags are patterns that need match the start only
         for name in ("psnr", "ssim"):
-            found[f"{name.upper()}, and doing nothing"] = [
+            found[f"{name.upper()}, model and identity"] = [
                 "Multiline",
                 [f"val/{name}{ending}$", f"val/{name}_identity{ending}$"],
             ]
@@ -132,7 +132,7 @@ def _typed(values: Mapping[str, Scalar]) -> dict[str, Any]:
 
 
 def _write_end(writer: Any) -> None:
-    """Mark the session as done. Only a complete run gets a mark: TensorBoard keeps the first, and a failed run may go on."""
+    """Mark the session as done; a failed run gets no mark, for it may go on, and TensorBoard keeps the first."""
     from torch.utils.tensorboard.summary import hparams
 
     _, _, success = hparams({}, {})

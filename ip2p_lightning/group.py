@@ -1,7 +1,7 @@
 """The processes of one run: one, a group that torchrun starts on this machine, or the tasks of an ``srun``.
 
-Nothing here re-runs the command line in its children: a worker reads the run's folder. (Lightning's own launcher repeats
-the whole command in each child, which under a sweep repeats the sweep: Lightning #11300.)
+Nothing here re-runs the command line in its children: a worker reads the run's folder. (Lightning's own launcher
+repeats the whole command in each child, which under a sweep repeats the sweep: Lightning #11300.)
 """
 
 from __future__ import annotations

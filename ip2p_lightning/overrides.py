@@ -13,7 +13,7 @@ _WORD = re.compile(r"\+{0,2}([^=]+)=(.*)", re.DOTALL)
 
 
 def hyperparameters(status: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The overrides in a run's status as key -> scalar, in their order; keys that do not change what is learnt are left out.
+    """The overrides in a run's status, in their order, without the keys that do not change what is learnt.
 
     >>> hyperparameters({"overrides": ["prompts=name", "optimizer.lr=1e-3", "log_every=5"]})
     {'prompts': 'name', 'optimizer.lr': 0.001}

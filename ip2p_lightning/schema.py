@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 _DATA = """Loader Photos Folder Manifest HubDataset PromptPool MixtureDataModule EditDataModule CartoonDataModule
-DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule"""
+DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule Built"""
 _MAKERS = "degrade.GaussianNoise degrade.PoissonGaussianNoise degrade.SensorNoise degrade.Rain degrade.LowLight"
 
 # Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
 ALLOWED_TARGETS = frozenset(
     [f"ip2p_lightning.data.{name}" for name in (_DATA + " " + _MAKERS).split()]
+    + [f"ip2p_lightning.building.{name}" for name in ("Audit", "HubRows", "Layout", "Listed")]
     + ["ip2p_lightning.data.prompts.PromptPool", "ip2p_lightning.data.cartoon.Cartoonizer"]
+    + ["ip2p_lightning.teachers.GeneratorTeacher"]
     + [
         f"ip2p_lightning.networks.{name}"
         for name in ["load_unet", "PixelEditor", "KLAutoencoder", "TAESD", "PixelUnshuffle", "ClipText", "TinyText"]

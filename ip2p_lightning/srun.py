@@ -116,6 +116,9 @@ def conclude(folder: Path, code: int) -> None:
 
 def _tell(folder: Path, content: dict[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for old in folder.parent.glob(START.format(token="*")):  # of steps that were killed
+        if time.time() - old.stat().st_mtime > 86_400:
+            old.unlink(missing_ok=True)
     write_json(_place(folder), content)
 
 

@@ -14,6 +14,7 @@ MAY = {
     "diffusion": set(),
     "data": set(),
     "networks": set(),
+    "teachers": {"data.image", "data.degrade", "commands"},
     "metrics": set(),
     "pictures": set(),
     "module": {"diffusion", "networks", "metrics", "data.example"},

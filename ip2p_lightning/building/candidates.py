@@ -27,6 +27,8 @@ class Candidate(NamedTuple):
     """As published; None: to be decided."""
     scene: str | None = None
     """Candidates of one scene stay in one split."""
+    sha256: tuple[str | None, str | None] = (None, None)
+    """What either file must hash to, where the source says so."""
     bytes: int = 0
     """Size of its files: chunks are cut by it."""
     stamp: int = 0

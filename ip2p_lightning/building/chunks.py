@@ -33,7 +33,7 @@ class Chunk(NamedTuple):
     @property
     def key(self) -> str:
         """Of what the result depends on, besides the settings."""
-        text = json.dumps([c[:6] + (c.bytes, c.stamp) for c in self.candidates])
+        text = json.dumps([list(c) for c in self.candidates])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -124,9 +124,9 @@ def _line(row: dict[str, Any], candidate: Candidate, example: Example) -> dict[s
 
 
 def reports(folder: Path, count: int) -> Iterator[dict[str, Any]]:
-    """The lines of all chunks, in order, without the marks."""
+    """The lines of all chunks, in order, without the marks; each knows its chunk."""
     for number in range(count):
         with report_file(folder, number).open(encoding="utf-8") as file:
             file.readline()
             for line in file:
-                yield json.loads(line)
+                yield json.loads(line) | {"chunk": number}

@@ -103,11 +103,12 @@ def _prompt(candidate: Candidate, part: Part) -> str:
 
 def _sides(candidate: Candidate, part: Part, audit: Audit) -> tuple[Side, Side, dict[str, Any]]:
     if candidate.original is not None and candidate.edited is not None:
-        original, edited = (_stored(place, part, audit) for place in (candidate.original, candidate.edited))
+        places = (candidate.original, candidate.edited)
+        original, edited = (_stored(p, known, part, audit) for p, known in zip(places, candidate.sha256, strict=True))
         return original, edited, _compared(candidate, original.pixels, edited.pixels, audit)
     if part.make is None:
         raise UserError(f"task {part.task} has no degradation or teacher, and {part.origin.name} only clean photos")
-    photo = _scaled(_stored(_path(candidate), part, audit), part.short_side)
+    photo = _scaled(_stored(_path(candidate), None, part, audit), part.short_side)
     made = _made(photo, candidate, part)
     return (*((photo, made) if makes(part.make) == "edited" else (made, photo)), {})
 
@@ -116,7 +117,7 @@ def _path(candidate: Candidate) -> str:
     return candidate.original or candidate.edited or ""
 
 
-def _stored(place: str, part: Part, audit: Audit) -> Side:
+def _stored(place: str, known: str | None, part: Part, audit: Audit) -> Side:
     try:
         content = part.origin.read(place, audit.bytes)
     except SecurityError as error:
@@ -124,6 +125,8 @@ def _stored(place: str, part: Part, audit: Audit) -> Side:
     except DataError as error:
         raise _RefusedError(place, "read", str(error)) from None
     digest = hashlib.sha256(content).hexdigest()
+    if known is not None and known.lower() != digest:
+        raise _RefusedError(place, "read", "its sha256 is not the one in the manifest")
     try:
         pixels = decoded(content, audit)
     except DataError as error:

@@ -83,7 +83,8 @@ class HubRows:
         places = [f"{theirs}/{i}/{column}" for column in self.columns[:2]]
         prompt = prompt if isinstance(prompt, str) and prompt.strip() else None
         size = 1 << 19  # not known before it is read: two images of a quarter of a megabyte
-        return Candidate(f"{theirs}/{i:07d}", *places, prompt, split, None if scene is None else str(scene), size)
+        scene = None if scene is None else str(scene)
+        return Candidate(f"{theirs}/{i:07d}", *places, prompt, split, scene, bytes=size)
 
     def read(self, place: str, limit: int) -> bytes:
         split, row, column = place.split("/", 2)

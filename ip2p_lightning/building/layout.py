@@ -13,6 +13,7 @@ from ip2p_lightning.data.image import SUFFIXES
 from ip2p_lightning.data.pairs.splits import checked_fractions
 from ip2p_lightning.errors import UserError, suggest
 
+LISTED = SUFFIXES | {".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".tga"}  # the latter are refused by name
 SIDES = ("original", "edited", "clean")
 PARTS = {"train": "train", "val": "val", "test": "test", "any": None}  # any: divided by hash
 
@@ -30,8 +31,8 @@ class Layout:
     """Images below a folder, found and matched by patterns.
 
     A pattern is a path without its ending, such as ``train/{scene}/blur/{name}``. ``{word}`` stands for a part of a
-    name; two files whose words agree are a pair; files with one ``{scene}`` stay in one split; ``**`` stands for any
-    folders and ``*`` for any part of a name.
+    name, and ``{path}`` also for folders; two files whose words agree are a pair; files with one ``{scene}`` stay in one
+    split; ``*`` stands for any part of a name, and ``**/`` for any folders.
 
     Args:
         name: of the dataset.
@@ -87,8 +88,7 @@ class Layout:
         refused: list[Refusal] = []
         for part, sides in self._found(root).items():
             listed = _photos(root, sides["clean"]) if "clean" in sides else _pairs(root, sides, refused)
-            several = len(self.layouts) > 0 and part != "any"
-            candidates += [c._replace(split=PARTS[part], scene=_scene(c, part if several else "")) for c in listed]
+            candidates += [c._replace(split=PARTS[part], scene=_scene(c, part)) for c in listed]
         if not candidates:
             wanted = ", ".join(p for layout in self.layouts for sides in layout.values() for p in sides.values())
             raise UserError(f"{self.root}: nothing laid out as {wanted}; {advice}")
@@ -112,7 +112,8 @@ def _scene(candidate: Candidate, part: str) -> str | None:
 
 def _photos(root: Path, pattern: str) -> Iterator[Candidate]:
     for file in files(root, pattern):
-        yield Candidate(_stem(file.path), file.path, None, None, None, file.fields.get("scene"), file.bytes, file.stamp)
+        scene = file.fields.get("scene")
+        yield Candidate(_stem(file.path), file.path, None, scene=scene, bytes=file.bytes, stamp=file.stamp)
 
 
 def _pairs(root: Path, sides: Mapping[str, str], refused: list[Refusal]) -> Iterator[Candidate]:
@@ -135,7 +136,8 @@ def _pairs(root: Path, sides: Mapping[str, str], refused: list[Refusal]) -> Iter
         used.add(key)
         other = partners[0]
         size, stamp = file.bytes + other.bytes, file.stamp ^ (other.stamp << 1)
-        yield Candidate(_stem(file.path), file.path, other.path, None, None, file.fields.get("scene"), size, stamp)
+        scene = file.fields.get("scene")
+        yield Candidate(_stem(file.path), file.path, other.path, scene=scene, bytes=size, stamp=stamp)
     for key in targets.keys() - used:
         for file in targets[key]:
             why = f"no original image (pattern {sides['original']})"
@@ -146,8 +148,8 @@ def files(root: Path, pattern: str) -> Iterator[File]:
     """Image files below `root` that fit, in no order. Hidden ones and linked folders are passed by."""
     fits = re.compile(_regex(pattern))
     for entry, path in _walk(str(root), _fixed(pattern)):
-        stem, suffix = os.path.splitext(path)
-        found = fits.fullmatch(stem) if suffix.lower() in SUFFIXES else None
+        stem, suffix = _split(path)
+        found = fits.fullmatch(stem) if suffix.lower() in LISTED else None
         if found:
             status = entry.stat(follow_symlinks=False)
             yield File(path, found.groupdict(), status.st_size, status.st_mtime_ns)
@@ -184,7 +186,8 @@ def _regex(pattern: str) -> str:
     for piece in re.split(r"(\{\w+\}|\*\*/|\*)", pattern):
         if piece.startswith("{"):
             word = piece[1:-1]
-            found += f"(?P={word})" if word in seen else f"(?P<{word}>[^/]+)"
+            part = ".+" if word == "path" else "[^/]+"
+            found += f"(?P={word})" if word in seen else f"(?P<{word}>{part})"
             seen.add(word)
         else:
             found += signs.get(piece) or re.escape(piece)
@@ -192,4 +195,9 @@ def _regex(pattern: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(path)[0]
+    return _split(path)[0]
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Path without its ending, and the ending."""
+    return os.path.splitext(path)  # noqa: PTH122  strings: a source may have a million files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Entry:
     prints: tuple[str, ...]
     likeness: Likeness
     bytes: int
+    chunk: int = 0
     split: str = ""
     """Decided here; "" for a leak that is refused."""
     source_id: str = ""
@@ -81,14 +83,18 @@ def divide(entries: Sequence[Entry], fractions: Mapping[str, Fractions], lookali
     members: dict[int, list[int]] = {}
     for i in range(len(entries)):
         members.setdefault(groups.root(i), []).append(i)
-    names = {root: min([*entries[i].prints, *(entries[k].id for k in group[:1])]) for root, group in members.items()}
-    for root, group in members.items():
+    for group in members.values():
+        name = min((p for i in group for p in entries[i].prints), default=_hash(entries[group[0]].id))
         for i in group:
-            entries[i].source_id = names[root][:32]
+            entries[i].source_id = name
     _propose(entries, fractions, loose)
     for group in members.values():
-        _settle(entries, group, why)
+        _settle(entries, group, loose, why)
     return found
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _join_equal(groups: _Groups, keys: Iterable[tuple[object, int]]) -> None:
@@ -123,16 +129,32 @@ def _propose(
             entry.split = place.get(entry.source_id, "train") if entry.published in (None, "train") else entry.published
 
 
-def _settle(entries: Sequence[Entry], group: Sequence[int], why: Mapping[int, str]) -> None:
-    """One split for one photo."""
-    strongest = max(group, key=lambda i: _STRENGTH[entries[i].split])
+def _settle(
+    entries: Sequence[Entry],
+    group: Sequence[int],
+    loose: Mapping[str, Fractions | None],
+    why: Mapping[int, str],
+) -> None:
+    """One split for one photo: the strongest published one, and what was divided by hash follows."""
+    fixed = [i for i in group if entries[i].published and not _may_move(entries[i], loose)]
+    strongest = max(fixed or group, key=lambda i: _STRENGTH[entries[i].split])
     split = entries[strongest].split
     for i in group:
         entry = entries[i]
         if entry.split == split:
             continue
-        if entry.published is None:
+        if split in _may_move(entry, loose):
             entry.split = split
         else:
             entry.reason = f"{why.get(i, 'same source image as')} {entries[strongest].id} of {split}"
             entry.split = ""
+
+
+def _may_move(entry: Entry, loose: Mapping[str, Fractions | None]) -> tuple[str, ...]:
+    """The splits an entry may be put in: all without a published one; of published training pairs those drawn from."""
+    if entry.published is None:
+        return ("train", "val", "test")
+    share = loose[entry.task]
+    if entry.published != "train" or share is None:
+        return ()
+    return ("train", *(name for name in ("val", "test") if getattr(share, name)))

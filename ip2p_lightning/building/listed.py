@@ -17,6 +17,8 @@ from ip2p_lightning.errors import DataError
 class Listed:
     """The lines of a manifest, as `ip2p_lightning.data.Manifest` reads it.
 
+    Columns named as those of the images with ``_sha256`` behind (``original_sha256``) say what the files must hash to.
+
     Args:
         path: the ``.csv`` (with a header) or ``.jsonl`` file.
         root: folder that paths are relative to and must stay within; None: the manifest's folder.
@@ -85,6 +87,8 @@ class Listed:
         if self.prompt is not None and record.get(self.prompt):
             prompt = cell(record, self.prompt, where)
         name = cell(record, "id", where) if record.get("id") not in (None, "") else f"{original} > {edited}"
-        first, second = os.stat(inside(original, where)), os.stat(inside(edited, where))
+        first, second = (os.stat(inside(place, where)) for place in (original, edited))  # noqa: PTH116  a million times
         stamp = first.st_mtime_ns ^ (second.st_mtime_ns << 1)
-        return Candidate(name, original, edited, prompt, split, None, first.st_size + second.st_size, stamp)
+        size = first.st_size + second.st_size
+        known = tuple(record.get(f"{column}_sha256") or None for column in (self.original, self.edited))
+        return Candidate(name, original, edited, prompt, split, None, known, size, stamp)

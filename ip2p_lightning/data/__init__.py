@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ip2p_lightning.data.example import EditExample
     from ip2p_lightning.data.image import open_image
     from ip2p_lightning.data.loader import Loader
-    from ip2p_lightning.data.pairs import Folder, HubDataset, Manifest, Photos
+    from ip2p_lightning.data.pairs import Built, Folder, HubDataset, Manifest, Photos
     from ip2p_lightning.data.prompts import PromptPool
     from ip2p_lightning.data.view import View
 
@@ -31,13 +31,14 @@ _HOMES = {
     "example": "EditExample",
     "image": "open_image",
     "loader": "Loader",
-    "pairs": "Folder HubDataset Manifest Photos",
+    "pairs": "Built Folder HubDataset Manifest Photos",
     "prompts": "PromptPool",
     "view": "View",
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "Built",
     "CartoonDataModule",
     "DeblurDataModule",
     "DenoiseDataModule",

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config import plain
 from ip2p_lightning.runs import LOCK, final_score, read_config, read_status
+from ip2p_lightning.slurm_task import LOG
 
-LOG = "log.txt"
 ENDED_WELL = ("complete", "pruned")
 
 
@@ -37,10 +37,11 @@ class Job:
     command: list[str]
     config: dict[str, Any]
     exit_code: int | None = None
+    title: str = ""
 
     @property
     def state(self) -> str:
-        """complete, pruned, preempted, failed, running, not started: the run's own word; killed, refused: it had none."""
+        """complete, pruned, preempted, failed, running, not started: the run's word; killed, refused: it had none."""
         told = str(read_status(self.folder).get("state", "not started"))
         if not self.exit_code:
             return "killed" if told == "running" and self.exit_code is not None else told
@@ -118,12 +119,20 @@ def _last_line(log: Path) -> str:
     return (errors or lines or [""])[-1][:300]
 
 
+def titled(jobs: Sequence[Job]) -> list[Job]:
+    """Call each job by the overrides that not all of them share."""
+    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    for job in jobs:
+        job.title = " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
+    return list(jobs)
+
+
 def table(jobs: Sequence[Job]) -> str:
     """States, reasons and logs of a sweep's jobs, aligned."""
     rows = [("job", "state", "overrides", "reason")]
-    for job in jobs:
+    for job in titled(jobs):
         log = f" (log: {job.folder / LOG})" if job.state != "complete" else ""
-        rows.append((str(job.number), job.state, " ".join(job.overrides), job.reason + log))
+        rows.append((str(job.number + 1), job.state, job.title, job.reason + log))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows

@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_job, returned, table
+from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_job, returned, table, titled
 from ip2p_lightning.orphans import SUPERVISOR
 
 
@@ -29,6 +29,7 @@ class LocalLauncher(Launcher):
         UserError: more GPUs asked for than there are.
     """
 
+    remedy = "the same command runs just those again"
     outcomes: list[Job] = []  # noqa: RUF012  all jobs of this process's sweep, over every batch a sweeper launches
 
     def __init__(self, jobs: int = 1, gpus_per_job: int = 0) -> None:
@@ -41,11 +42,12 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
-        jobs = [make_job(self.context, self.config, o, initial_job_idx + i) for i, o in enumerate(job_overrides)]
+        numbered = enumerate(job_overrides, start=initial_job_idx)
+        jobs = titled([make_job(self.context, self.config, words, number) for number, words in numbered])
         slots = self._slots()
         with ThreadPoolExecutor(self.jobs) as pool:
             for job in pool.map(lambda job: self._run(job, slots), jobs):
-                print(f"[{job.number + 1}] {' '.join(job.overrides)}: {job.state}", flush=True)
+                print(f"[{job.number + 1}] {job.title}: {job.state}", flush=True)
         type(self).outcomes += jobs
         return [returned(job) for job in jobs]
 
@@ -57,9 +59,8 @@ class LocalLauncher(Launcher):
             return slots
         gpus = _visible_gpus()
         if len(gpus) < self.jobs * self.gpus_per_job:
-            raise UserError(
-                f"hydra.launcher.jobs={self.jobs} x gpus_per_job={self.gpus_per_job} needs more GPUs than the {len(gpus)} here"
-            )
+            asked = f"hydra.launcher.jobs={self.jobs} x gpus_per_job={self.gpus_per_job}"
+            raise UserError(f"{asked} needs more GPUs than the {len(gpus)} here")
         for i in range(self.jobs):
             slots.put(",".join(gpus[i * self.gpus_per_job : (i + 1) * self.gpus_per_job]))
         return slots
@@ -104,4 +105,4 @@ def conclude() -> None:
     print(table(jobs))
     missing = [job for job in jobs if job.state not in ENDED_WELL]
     if missing:
-        raise SweepError(f"{len(missing)} of {len(jobs)} jobs are not complete; the same command runs just those again")
+        raise SweepError(f"{len(missing)} of {len(jobs)} jobs are not complete; {LocalLauncher.remedy}")

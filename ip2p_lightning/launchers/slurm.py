@@ -22,9 +22,9 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.launchers.job import Job, make_job, returned
+from ip2p_lightning.launchers.job import Job, make_job, returned, titled
 from ip2p_lightning.launchers.local import LocalLauncher
-from ip2p_lightning.launchers.task import RECORD
+from ip2p_lightning.slurm_task import RECORD
 from ip2p_lightning.storage import write_json
 
 PREFIX = "ip2p-"
@@ -83,15 +83,16 @@ class SlurmLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
-        jobs = [make_job(self.context, self.config, o, initial_job_idx + i) for i, o in enumerate(job_overrides)]
+        numbered = enumerate(job_overrides, start=initial_job_idx)
+        jobs = titled([make_job(self.context, self.config, words, number) for number, words in numbered])
         queued = self._queued()
         waiting = {}
         for job in jobs:
             if str(job.folder) in queued:
                 waiting[queued[str(job.folder)]] = job
-                print(f"[{job.number + 1}] {' '.join(job.overrides)}: already queued as {queued[str(job.folder)]}")
+                print(f"[{job.number + 1}] {job.title}: already queued as {queued[str(job.folder)]}")
             elif job.done:
-                print(f"[{job.number + 1}] {' '.join(job.overrides)}: complete", flush=True)
+                print(f"[{job.number + 1}] {job.title}: complete", flush=True)
         rest = [job for job in jobs if job not in waiting.values() and not job.done]
         for turn, partition in enumerate(self.partitions):
             waiting |= self._submit(partition, rest[turn :: len(self.partitions)])
@@ -121,7 +122,7 @@ class SlurmLauncher(Launcher):
         write_json(listing, {"max_requeues": self.max_requeues, "jobs": entries})
         for job in jobs:  # what an earlier attempt left
             (job.folder / RECORD).unlink(missing_ok=True)
-        command = [sys.executable, "-u", "-m", "ip2p_lightning.launchers.task", str(listing)]
+        command = [sys.executable, "-u", "-m", "ip2p_lightning.slurm_task", str(listing)]
         array = _sbatch(listing.parent, shlex.join(command), len(jobs), self._parameters(name, partition))
         where = f" to {partition}" if partition else ""
         print(f"submitted {len(jobs)} jobs{where} as {array}", flush=True)
@@ -167,7 +168,7 @@ class SlurmLauncher(Launcher):
 def _settle(job: Job) -> None:
     record = json.loads((job.folder / RECORD).read_text()) if (job.folder / RECORD).exists() else {}
     job.exit_code = record["exit_code"] if record.get("exit_code") is not None else -9
-    print(f"[{job.number + 1}] {' '.join(job.overrides)}: {job.state}", flush=True)
+    print(f"[{job.number + 1}] {job.title}: {job.state}", flush=True)
 
 
 def _squeue() -> list[str]:
@@ -187,7 +188,7 @@ def _squeue() -> list[str]:
 
 
 def _sbatch(folder: Path, command: str, count: int, parameters: dict[str, Any]) -> str:
-    """Submit `command` as an array of `count`; its id. submitit's pickled functions are not used: our jobs are commands."""
+    """Submit `command` as an array of `count`; its id. (submitit's pickled functions are not used.)"""
     try:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError

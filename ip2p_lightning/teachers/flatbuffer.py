@@ -43,14 +43,10 @@ class Table:
         """A vector of int32."""
         return [_unpack("<i", self.data, place) for place in self._items(field, 4)]
 
-    def bytes(self, field: int) -> memoryview:
-        """A vector of bytes, or a string's, without a copy."""
-        places = self._items(field, 1)
+    def bytes(self, field: int, width: int = 1) -> memoryview:
+        """A vector of items of `width` bytes, as it lies in the file: without a copy."""
+        places = self._items(field, width)
         return self.data[places.start : places.stop]
-
-    def text(self, field: int) -> str:
-        """A string."""
-        return bytes(self.bytes(field)).decode("utf-8", errors="replace")
 
     def _place(self, field: int) -> int | None:
         vtable = self.at - _unpack("<i", self.data, self.at)

@@ -24,7 +24,7 @@ STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main() -> int:
-    """``python -m ip2p_lightning.launchers.task jobs.json``: the entry of SLURM_ARRAY_TASK_ID."""
+    """``python -m ip2p_lightning.slurm_task jobs.json``: the entry of SLURM_ARRAY_TASK_ID."""
     listing = json.loads(Path(sys.argv[1]).read_text())
     entry = listing["jobs"][int(os.environ["SLURM_ARRAY_TASK_ID"])]
     told: list[int] = []
@@ -84,7 +84,9 @@ def _requeue(limit: int) -> bool:
     for wait in (1, 5, 15):
         done = subprocess.run(["scontrol", "requeue", _job_id()], capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            time.sleep(60)  # SLURM kills this attempt meanwhile
+            for number in STOPS:
+                signal.signal(number, signal.SIG_DFL)
+            time.sleep(30)  # SLURM ends this attempt meanwhile
             return True
         print(f"scontrol requeue {_job_id()}: {done.stderr.strip()}", file=sys.stderr)
         time.sleep(wait)

@@ -1,0 +1,223 @@
+"""A build from beginning to end, or one machine's share of it; the same command continues either."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ip2p_lightning.building import tokens
+from ip2p_lightning.building.assemble import MARK, assemble, publish
+from ip2p_lightning.building.audit import Audit
+from ip2p_lightning.building.candidates import Candidate, Refusal
+from ip2p_lightning.building.chunks import Chunk, cut, done
+from ip2p_lightning.building.examine import Part
+from ip2p_lightning.building.workers import Task, outcomes
+from ip2p_lightning.errors import DamagedError, StorageError, UserError
+from ip2p_lightning.storage import probe, storage_errors, sweep_temporaries, write_json
+
+WORK = ".work"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be built; every field but the last two decides the dataset's bytes."""
+
+    parts: Sequence[Part]
+    audit: Audit
+    limits: Sequence[int | None] = ()
+    """Per part: how many candidates to draw; None for all."""
+    splits: Sequence[Sequence[str] | None] = ()
+    """Per part: published splits to take; None for all."""
+    makers: Sequence[Any] = ()
+    """Per part: the config of what makes a side, for the record."""
+    shard_bytes: int = 500_000_000
+    tokenizer: str | None = None
+    on_bad: str = "fail"
+    workers: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A part's candidates, chosen and in order, and what was refused without a look at it."""
+
+    candidates: Sequence[Candidate]
+    refused: Sequence[Refusal]
+
+
+def build(order: Order, out: Path, shard: int = 0, shards: int = 1) -> int:
+    """Do a share of the chunks; if that is all of them, assemble the dataset.
+
+    Raises:
+        UserError: `out` holds another build, or a source is not there.
+        DataError: something was refused and on_bad is "fail", or nothing was accepted.
+        SecurityError: a path leads out of a source.
+        StorageError: `out` cannot be written.
+    """
+    listed = [_listed(order, i) for i in range(len(order.parts))]
+    label, count = tokens.counter(order.tokenizer)
+    chunks = cut([part.candidates for part in listed])
+    plan = _plan(order, listed, label, len(chunks))
+    work = out / WORK
+    if _complete(out, plan):
+        shutil.rmtree(work, ignore_errors=True)
+        print(f"already complete: {out}")
+        return 0
+    probe(work)
+    _claim(work, plan)
+    mine = [chunk for chunk in chunks if chunk.number % shards == shard]
+    _work(order, work, mine, count, f"shard {shard} of {shards}" if shards > 1 else "building")
+    if shards > 1:
+        print(f"shard {shard} of {shards} is done; when all are: ip2p-data merge {out}")
+        return 0
+    return finish(out, order.on_bad)
+
+
+def _listed(order: Order, i: int) -> Listed:
+    """What a part offers, less what is not wanted: a keyed draw that does not depend on the order of files."""
+    part, wanted = order.parts[i], order.splits[i] if order.splits else None
+    limit = order.limits[i] if order.limits else None
+    candidates, refused = part.origin.list()
+    if wanted is not None:
+        candidates = [c for c in candidates if c.split is None or c.split in wanted]
+    if limit is not None:
+        if len(candidates) < limit:
+            raise UserError(f"limit={limit}: {part.origin.name} has {len(candidates)} candidates for {part.task}")
+        key = f"{part.seed}\x1f{part.task}\x1f"
+        candidates = sorted(candidates, key=lambda c: hashlib.sha256(f"{key}{c.id}".encode()).digest())[:limit]
+    return Listed(sorted(candidates), refused)
+
+
+def _plan(order: Order, listed: Sequence[Listed], label: str, chunks: int) -> dict[str, Any]:
+    parts = [
+        {
+            "task": part.task,
+            "source": part.origin.name,
+            "val": part.origin.val,
+            "test": part.origin.test,
+            "facts": part.origin.facts(),
+            "candidates": len(mine.candidates),
+            "prompts": list(part.prompts.prompts),
+            "make": maker,
+            "made_by": type(part.make).__name__ if mine.candidates and _one_sided(mine.candidates[0]) else "",
+            "short_side": part.short_side,
+            "seed": part.seed,
+        }
+        for part, mine, maker in zip(order.parts, listed, order.makers or [None] * len(listed), strict=True)
+    ]
+    refused = [
+        r._asdict() | {"id": f"{p.task}/{r.id}", "task": p.task}
+        for p, mine in zip(order.parts, listed, strict=True)
+        for r in mine.refused
+    ]
+    plan = {"format": 1, "parts": parts, "audit": asdict(order.audit), "shard_bytes": order.shard_bytes}
+    plan |= {"tokens": label, "max_tokens": tokens.MOST, "chunks": chunks, "refused": refused}
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode())
+    for mine in listed:
+        for candidate in mine.candidates:  # without the stamps: a copy of the source is the same source
+            digest.update(json.dumps(candidate[:-1]).encode())
+    return plan | {"digest": digest.hexdigest()}
+
+
+def _one_sided(candidate: Candidate) -> bool:
+    return candidate.original is None or candidate.edited is None
+
+
+def _complete(out: Path, plan: Mapping[str, Any]) -> bool:
+    if not (out / MARK).is_file():
+        return False
+    if read_mark(out).get("plan") != plan["digest"]:
+        raise UserError(f"out={out} holds a dataset of other settings or another source; give another folder")
+    return True
+
+
+def read_mark(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished dataset.
+
+    Raises:
+        UserError: there is none.
+        DamagedError: it cannot be read.
+    """
+    try:
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        begun = "a build that is not finished: give its command again"
+        raise UserError(f"{folder}: {begun if (folder / WORK).is_dir() else 'no dataset'} ({MARK} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{folder / MARK}: {error}; build the dataset anew") from None
+    if not isinstance(mark, dict) or not mark.get("complete"):
+        raise DamagedError(f"{folder / MARK}: is not the mark of a complete dataset; build it anew")
+    return mark
+
+
+def _claim(work: Path, plan: Mapping[str, Any]) -> None:
+    """Remember the plan, or see that it is the one being worked on."""
+    path = work / "plan.json"
+    if path.is_file() and json.loads(path.read_text())["digest"] != plan["digest"]:
+        what = "an unfinished build of other settings or another source"
+        raise UserError(f"{work} holds {what}; remove it to begin anew")
+    if not path.is_file():
+        write_json(path, plan)
+
+
+def _work(order: Order, work: Path, chunks: Sequence[Chunk], count: Callable[[str], int], label: str) -> None:
+    """Do the chunks that are not done, with a bar that knows how long it will take."""
+    before = {chunk.number: done(work, chunk) for chunk in chunks}
+    todo = [chunk for chunk in chunks if before[chunk.number] is None]
+    if todo:
+        shutil.rmtree(work / "final", ignore_errors=True)  # made of chunks that are about to change
+        sweep_temporaries(work)
+    accepted = sum(outcome.accepted for outcome in before.values() if outcome)
+    total, start = sum(len(c.candidates) for c in chunks), sum(outcome.total for outcome in before.values() if outcome)
+    every = 0.5 if sys.stderr.isatty() else 30
+    with tqdm(total=total, initial=start, unit="pair", desc=label, mininterval=every) as bar:
+        for outcome in outcomes(Task(work, order.parts, order.audit, count), todo, order.workers):
+            accepted += outcome.accepted
+            bar.update(outcome.total)
+            bar.set_postfix(refused=bar.n - accepted, refresh=False)
+
+
+def finish(out: Path, on_bad: str) -> int:
+    """Assemble the dataset from finished chunks and publish it. Raises as `build` does."""
+    work = out / WORK
+    if (out / MARK).is_file():
+        read_mark(out)
+        shutil.rmtree(work, ignore_errors=True)
+        print(f"already complete: {out}")
+        return 0
+    try:
+        plan = json.loads((work / "plan.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{out}: nothing to merge; begin with ip2p-data build out={out}") from None
+    missing = [i for i in range(plan["chunks"]) if not (work / f"chunk-{i:06d}.jsonl").is_file()]
+    if missing:
+        raise UserError(f"{out}: {len(missing)} of {plan['chunks']} chunks are not done; run the missing shards first")
+    with _alone(work):
+        if not (work / "final" / MARK).is_file() and not (out / "data").exists():
+            assemble(work, plan, on_bad, progress=plan["chunks"] > 8)
+        publish(work, out)
+    mark = read_mark(out)
+    shutil.rmtree(work, ignore_errors=True)
+    splits = ", ".join(f"{split} {count}" for split, count in mark["splits"].items())
+    print(f"complete: {out} ({splits}; {mark['rejected']} rejected: {out / 'report.jsonl'})")
+    return 0
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """One process assembles; the lock falls with the process. Raises StorageError if another has it."""
+    with storage_errors(work), (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{work}: another process is assembling this dataset") from None
+        yield

@@ -42,8 +42,8 @@ class Board(Callback):
             if self.pools and not _is_sharded(trainer):
                 prompts = list(spread(self.pools, POINTS))
                 states = pooled(pl_module, [row[2] for row in prompts])
-                header = ["task", "pool", "prompt"]
-                writer.add_embedding(states, [list(row) for row in prompts], metadata_header=header, tag="prompts")
+                words = {"metadata": [list(row) for row in prompts], "metadata_header": ["task", "pool", "prompt"]}
+                writer.add_embedding(states, **words, tag="prompts", global_step=trainer.global_step)
             _write_end(writer)
 
 

@@ -90,11 +90,11 @@ def _composed(words: list[str]) -> int:
 
 def _job(composed: Any) -> int:
     from ip2p_lightning.building import build as building
-    from ip2p_lightning.config import build, check, plain
+    from ip2p_lightning.config import build, plain
 
     config = plain(composed)
     parts = _parts(config)
-    check({key: value for key, value in config.items() if key not in ("data", "loader", "prompts")}, _signature)
+    _checked(config, parts)
     machine = config["build"]
     if not 0 <= machine["shard"] < machine["shards"]:
         raise UserError(f"build.shard={machine['shard']}: give 0 to {machine['shards'] - 1}, below build.shards")
@@ -112,6 +112,27 @@ def _job(composed: Any) -> int:
     return building.build(order, Path(config["out"]).expanduser(), machine["shard"], machine["shards"])
 
 
+def _checked(config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Hold every part of the config against what it is meant for. Raises UserError and SecurityError as `check` does."""
+    from ip2p_lightning.config import check
+
+    for part in parts.values():
+        check({"source": part["source"], **part["task"]}, _part_signature)
+        check({key: value for key, value in part.items() if key not in ("source", "task")}, _part_signature)
+    apart = ("data", "loader", "prompts", "parts", "task", "source")
+    check({key: value for key, value in config.items() if key not in apart}, _signature)
+
+
+def _part_signature(
+    source: Any = None,
+    make: Any = None,
+    prompts: Any = None,
+    limit: int | None = None,
+    splits: list[str] | None = None,
+) -> None:
+    """What a part of a build may say."""
+
+
 def _signature(
     out: str,
     build: Mapping[str, int],
@@ -123,9 +144,6 @@ def _signature(
     short_side: int | None = 720,
     shard_bytes: int = 500_000_000,
     tokenizer: str | None = None,
-    task: Any = None,
-    source: Any = None,
-    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """What the top level of a build's config may say."""
 
@@ -160,7 +178,9 @@ def _merge(words: list[str]) -> int:
     summary = "Finish a dataset whose shards were built by several jobs."
     parser = Parser("ip2p-data merge", summary, "ip2p-data merge DIR")
     parser.add_argument("out", help="the folder that the shards were built in")
-    parser.add_argument("--on-bad", choices=["fail", "skip"], default="fail", help="what was refused: stop, or leave out")
+    parser.add_argument(
+        "--on-bad", choices=["fail", "skip"], default="fail", help="what was refused: stop, or leave out"
+    )
 
     def merge(args: Any) -> int:
         from ip2p_lightning.building.build import finish

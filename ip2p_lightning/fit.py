@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     _quiet()
     quiet_libraries()
     module = build_module(config)
+    module.any_world = "world" in config["resume_allow"]
+    module.merge = config["loader"].get("merge", 1)
     trainer = _trainer(config, folder, data, request)
     started = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with _caching(config, folder, data, module, trainer):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     step = trainer.global_step
     if config["val_every"] and step % config["val_every"]:
         trainer.validate(module, datamodule=data, verbose=False)  # a run ends with the scores of its last weights
@@ -44,12 +48,33 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     return step
 
 
+@contextmanager
+def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, trainer: Any) -> Iterator[None]:
+    """Train from the cache that the config names; say what it holds, and in the status what it did."""
+    from ip2p_lightning.caching.setup import cached
+    from ip2p_lightning.runs import note
+
+    cache = cached(config, data, module.autoencoder, trainer.world_size)
+    if cache is None:
+        yield
+        return
+    if trainer.is_global_zero:
+        print(cache.summary())
+        note(folder, cache=cache.state())
+    try:
+        yield
+    finally:
+        if trainer.is_global_zero:
+            note(folder, cache=cache.state())
+
+
 def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest) -> Any:
     """The Trainer of a config: its own keys, plus what every run has."""
     from ip2p_lightning.checkpoint import Checkpoints, SafeCheckpointIO
     from ip2p_lightning.config import build
 
     node = dict(config["trainer"])
+    node["accumulate_grad_batches"] = node.get("accumulate_grad_batches", 1) // config["loader"].get("merge", 1)
     checkpoints = Checkpoints(folder, config["save_every"], config["keep"])
     data.val_examples = config["val_examples"]
     validate = config["val_every"] > 0

@@ -16,9 +16,13 @@ from torch import Tensor, nn
 
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.errors import NonFiniteError, UserError
+from ip2p_lightning.guard import Guard, can_mask
 from ip2p_lightning.metrics import psnr, ssim
 from ip2p_lightning.networks import Conditioner, apply_unet
 from ip2p_lightning.randomness import seed_of, torch_rng
+
+
+_HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
 
 
 class Draws(NamedTuple):
@@ -71,6 +75,8 @@ class EditDiffusion(LightningModule):
             does not drown the others.
         gradient_checkpointing: recompute activations in the backward pass.
         channels_last: keep the unet's weights in that memory format; the same numbers, often faster.
+        compile: torch.compile of the unet: regional (each kind of transformer block once) or full; seconds to minutes at
+            the first step.
         max_skips: non-finite optimizer steps that are skipped before training stops.
 
     Raises:
@@ -94,6 +100,7 @@ class EditDiffusion(LightningModule):
         balance_tasks: bool = False,
         gradient_checkpointing: bool = False,
         channels_last: bool = False,
+        compile: Literal["off", "regional", "full"] = "off",
         max_skips: int = 3,
     ) -> None:
         super().__init__()
@@ -111,19 +118,22 @@ class EditDiffusion(LightningModule):
             unet.enable_gradient_checkpointing()
         if channels_last:
             unet.to(memory_format=torch.channels_last)
+        _compile(unet, compile)
         self.register_buffer("identity_error", torch.zeros(max(1, len(self.tasks))))
         self.register_buffer("identity_count", torch.zeros(max(1, len(self.tasks))))
         self.ema = self._average(ema)
         self.grad_norm = torch.tensor(0.0)
         self.last_losses: dict[str, Any] = {}
-        self.skipped, self._skip, self._window = 0, False, []
+        self.any_world = False  # whether a checkpoint of another number of ranks may be continued
+        self.merge = 1  # micro-batches that the loader hands over as one
+        self.guard, self._skip, self._window = Guard(), False, []
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 
     def draws(self, batch: EditExample, generator: torch.Generator) -> Draws:
         """The random numbers of a batch, all from `generator`, on the module's device."""
         count, _, height, width = batch.edited.shape
-        factor = self.autoencoder.factor
+        factor = 1 if self._is_encoded(batch.edited) else self.autoencoder.factor
         shape = (count, self.autoencoder.channels, height // factor, width // factor)
         return Draws(
             t=self.objective.draw(count, generator),
@@ -134,12 +144,19 @@ class EditDiffusion(LightningModule):
 
     def loss(self, batch: EditExample, draws: Draws) -> Tensor:  # -> [B]
         """The objective's loss of each example; nothing here is random."""
-        z_edited = self.autoencoder.sample(self.autoencoder.moments(batch.edited), draws.posterior)
-        image = self.autoencoder.mode(self.autoencoder.moments(batch.original))
+        z_edited = self.autoencoder.sample(self._moments(batch.edited), draws.posterior)
+        image = self.autoencoder.mode(self._moments(batch.original))
         condition = self.conditioner.drop(self.conditioner.encode(image, list(batch.prompt)), draws.u)
         z_original = image * self.autoencoder.scaling_factor
         loss = self.objective.loss(self._net, z_edited, condition, draws.t, draws.noise, z_original)
         return loss / self._identity_error(batch, z_edited, z_original) if self.balance_tasks else loss
+
+    def _is_encoded(self, x: Tensor) -> bool:
+        """Whether a cache has encoded a batch's images: [B 2C h w] in place of [B 3 H W]."""
+        return x.shape[1] == 2 * self.autoencoder.channels
+
+    def _moments(self, x: Tensor) -> Tensor:  # -> [B 2C h w]
+        return x if self._is_encoded(x) else self.autoencoder.moments(x)
 
     def _net(self, z_t: Tensor, t: Tensor, condition: Any) -> Tensor:
         return apply_unet(self.unet, z_t, t, condition)
@@ -150,8 +167,9 @@ class EditDiffusion(LightningModule):
         if self.training:
             with torch.no_grad():
                 error = (z_edited - z_original).float().square().flatten(1).mean(1)
-                sums = torch.zeros_like(self.identity_error).index_add_(0, index, error)
-                counts = torch.zeros_like(self.identity_count).index_add_(0, index, torch.ones_like(error))
+                finite = torch.isfinite(error)  # a poisoned example must not stay in the mean
+                sums = torch.zeros_like(self.identity_error).index_add_(0, index, error.where(finite, 0))
+                counts = torch.zeros_like(self.identity_count).index_add_(0, index, finite.float())
                 sums, counts = self._sum_over_ranks(torch.stack([sums, counts]))
                 # a mean over roughly the last 100 examples of the task
                 self.identity_count.copy_((self.identity_count + counts).clamp(max=100))
@@ -183,20 +201,37 @@ class EditDiffusion(LightningModule):
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self._trainer else 0
 
     def training_step(self, batch: EditExample, batch_idx: int) -> Tensor:
-        generator = torch_rng(self.seed, "train", self.global_rank, self.micro_step, device=self.device)
-        draws = self.draws(batch, generator)
+        draws = self._keyed_draws(batch)
         losses = self.loss(batch, draws)
         self.last_losses = {"loss": losses.detach(), "task": self.task_index(batch), "t": draws.t}
         self._window.append((batch.id, batch.prompt, draws.t, losses.detach()))
         return losses.mean()
 
+    def _keyed_draws(self, batch: EditExample) -> Draws:
+        """The draws of this micro-batch; of a merged one, those that its parts would have had by themselves."""
+        size = len(batch.edited) // self.merge
+        part = batch._replace(edited=batch.edited[:size])
+        first = (self.micro_step - 1) * self.merge + 1
+        keys = [(self.seed, "train", self.global_rank, first + number) for number in range(self.merge)]
+        draws = [self.draws(part, torch_rng(*key, device=self.device)) for key in keys]
+        return Draws(*map(torch.cat, zip(*draws, strict=True)))
+
     def configure_optimizers(self) -> dict[str, Any]:
         if self.optimizer is None:
             raise UserError("no optimizer was given; choose one: optimizer=adamw")
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        self._asked = [{k: v for k, v in g.items() if k in _HYPERPARAMETERS} for g in optimizer.param_groups]
         total = max(1, self.trainer.max_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """A restored optimizer brings its old settings with it; the config's hold, where resume_allow let them differ."""
+        for optimizer, config in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            config.scheduler.base_lrs = [asked["lr"] for asked in self._asked]
+            for group, asked in zip(optimizer.param_groups, self._asked, strict=True):
+                group.update(asked, initial_lr=asked["lr"])
+                group["lr"] = asked["lr"] * self.schedule.factor(config.scheduler.last_epoch, self.trainer.max_steps)
 
     def configure_gradient_clipping(
         self,
@@ -207,13 +242,29 @@ class EditDiffusion(LightningModule):
         """Clip to `gradient_clip_val`; a gradient that is not finite is thrown away before it reaches the weights."""
         parameters = [p for p in self.parameters() if p.grad is not None]
         self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
-        self._skip = not bool(torch.isfinite(self.grad_norm))
+        if can_mask(optimizer, self.grad_norm) and self._scaler is None:
+            bad = self.guard.masked(self.grad_norm, optimizer)
+        else:
+            bad = self._skip = self.guard.immediate(self.grad_norm)
         if self._skip:
-            self.skipped += 1
             for parameter in parameters:
                 parameter.grad = None
-            if self.skipped > self.max_skips:
-                raise NonFiniteError(self._describe_window())
+        if bad and self.skipped > self.max_skips:
+            raise NonFiniteError(self._describe_window())
+
+    @property
+    def _scaler(self) -> Any:
+        """fp16's gradient scaler, which masks steps by itself."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
+
+    @property
+    def skipped(self) -> int:
+        """Optimizer steps thrown away so far; on a GPU, up to the one before the last."""
+        return self.guard.skipped
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self.guard.skipped = count
 
     def _describe_window(self) -> str:
         ids, prompts, times, losses = zip(*self._window, strict=True)
@@ -245,9 +296,9 @@ class EditDiffusion(LightningModule):
             return None
         if not 0 <= decay < 1:
             raise UserError(f"model.ema={decay} is no decay; give a number in [0, 1), or null for none")
-        from diffusers.training_utils import EMAModel
+        from ip2p_lightning.averaging import Average
 
-        return EMAModel(self._trained(), decay=decay, foreach=True)
+        return Average(self._trained(), decay=decay, foreach=True)
 
     def on_fit_start(self) -> None:
         if self.ema is not None:
@@ -268,6 +319,7 @@ class EditDiffusion(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = self.skipped
+        checkpoint["world"] = self.trainer.world_size
         if self.ema is not None:
             names = [name for name, p in self.named_parameters() if p.requires_grad]
             checkpoint["ema"] = {
@@ -277,6 +329,12 @@ class EditDiffusion(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = checkpoint.get("skipped", 0)
+        world = checkpoint.get("world")
+        if self._trainer and world not in (None, self.trainer.world_size) and not self.any_world:
+            raise UserError(
+                f"this run was trained by {world} ranks, now there are {self.trainer.world_size}: the batches would "
+                "differ; use as many, or allow it with 'resume_allow=[world]'"
+            )
         if self.ema is not None and "ema" in checkpoint:
             self.ema.optimization_step = checkpoint["ema"]["step"]
             self.ema.shadow_params = [w.to(self.device).clone() for w in checkpoint["ema"]["weights"].values()]
@@ -327,6 +385,16 @@ class EditDiffusion(LightningModule):
             "psnr_identity": psnr(batch.original, batch.edited),
             "ssim_identity": ssim(batch.original, batch.edited),
         }
+
+
+def _compile(unet: Any, how: str) -> None:
+    """Compile a unet in place: its parameters keep their names."""
+    if how == "full":
+        unet.compile()
+    elif how == "regional":
+        if not getattr(unet, "_repeated_blocks", None):
+            raise UserError("model.compile=regional needs repeated blocks, which this unet has not; use off or full")
+        unet.compile_repeated_blocks()
 
 
 def _check_fit(unet: Any, autoencoder: Any, text_encoder: Any) -> None:

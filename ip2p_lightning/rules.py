@@ -146,6 +146,31 @@ _VALUES: Rules = (
         ),
     ),
     (
+        lambda c: _get(c, "trainer.accumulate_grad_batches", 1) % max(1, _get(c, "loader.merge", 1)) != 0,
+        lambda c: (
+            f"{_value('loader.merge', 'trainer.accumulate_grad_batches')(c)}: merge must divide the accumulation"
+        ),
+    ),
+    (
+        lambda c: _get(c, "loader.merge", 1) > 1 and bool(_get(c, "model.balance_tasks")),
+        lambda c: (
+            f"{_value('loader.merge', 'model.balance_tasks')(c)}: a running error cannot be merged exactly; "
+            "use loader.merge=1"
+        ),
+    ),
+    (
+        lambda c: (
+            _get(c, "cache", "off") not in ("off", "ram", "disk", "auto")
+            or _get(c, "cache_variants", 1) < 1
+            or _get(c, "cache_draws", 0) < 0
+            or _get(c, "cache_dtype", "float32") not in ("float32", "bfloat16")
+        ),
+        lambda c: (
+            f"{_value('cache', 'cache_variants', 'cache_draws', 'cache_dtype')(c)}: give off, ram, disk or auto; "
+            "at least 1; at least 0; float32 or bfloat16"
+        ),
+    ),
+    (
         lambda c: _get(c, "trainer.max_steps", 0) < 1,
         lambda c: f"{_value('trainer.max_steps')(c)}: give the number of optimizer steps, at least 1",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -16,10 +17,10 @@ from typing import Any
 
 from ip2p_lightning.checkpoint import load, newest_intact, step_of
 from ip2p_lightning.config import build, check, differences
-from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.errors import DamagedError, DataError, UserError
 from ip2p_lightning.storage import probe, storage_errors, write_json
 
-CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
+CONFIG, STATUS, METRICS, LOCK, DATA = "config.json", "status.json", "metrics.jsonl", ".lock", "data.json"
 # Keys that do not change what is learnt: they may differ when a run is continued.
 FREE_KEYS = (
     "fault",
@@ -27,6 +28,8 @@ FREE_KEYS = (
     "resume",
     "resume_allow",
     "dry_run",
+    "cache_dir",
+    "profile_steps",
     "log_every",
     "keep",
     "loader.workers",
@@ -65,6 +68,11 @@ def read_status(folder: Path) -> dict[str, Any]:
         return {"state": "failed", "reason": f"{STATUS} is not readable"}
 
 
+def note(folder: Path, **more: Any) -> None:
+    """Add to ``status.json`` without a say in the run's state."""
+    write_json(Path(folder) / STATUS, read_status(folder) | more)
+
+
 def claim(folder: Path) -> RunFolder:
     """Hold `folder` for this process; where a live process holds it, a sibling ``folder@2``, ``@3``, ...
 
@@ -97,16 +105,63 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
     """
     stored = run.path / CONFIG
     if stored.exists():
-        _refuse_changes(read_config(run.path), config, run.path, allow)
+        old = read_config(run.path)
+        _refuse_changes(old, config, run.path, allow)
         newest = newest_intact(run.path)
         if newest is not None and resume == "never":
             raise UserError(
                 f"{run.path} already holds {newest.name}; resume=auto continues it, or choose another hydra.run.dir"
             )
         if newest is not None:
+            if old != config:  # what was allowed to change is recorded, and is what the ranks of a group read
+                write_json(stored, config)
             return str(newest)
     write_json(stored, config)
     return None
+
+
+def adopt_data(run: RunFolder, contents: Mapping[str, Mapping[str, str]], fresh: bool, allow: Sequence[str]) -> None:
+    """Record what the run's data consists of, or hold it against what it was when the run began.
+
+    Args:
+        run: held by this process.
+        contents: hashes by ``task/split`` and name.
+        fresh: the run begins now; whatever an earlier start left is replaced.
+        allow: with ``data`` in it, other data is recorded and accepted.
+
+    Raises:
+        DataError: the data changed; the line names what.
+    """
+    new = {place: _summed(hashes) for place, hashes in contents.items()}
+    path = run.path / DATA
+    old = json.loads(path.read_text()) if path.exists() else new
+    if old != new and not fresh and "data" not in allow:
+        changes = (_data_change(place, old.get(place), new.get(place)) for place in sorted(old.keys() | new.keys()))
+        raise DataError(
+            f"{run.path}: the data is not what this run began with: {'; '.join(filter(None, changes))}; put it back, "
+            "allow it with 'resume_allow=[data]' or choose another hydra.run.dir"
+        )
+    if old != new or not path.exists():
+        write_json(path, new)
+
+
+def _summed(hashes: Mapping[str, str], limit: int = 2000) -> dict[str, Any]:
+    """One hash over all; the parts too where they are few enough to be named when one changes."""
+    whole = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return {"sha256": whole, "count": len(hashes), "parts": dict(hashes) if len(hashes) <= limit else {}}
+
+
+def _data_change(place: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
+    if old == new:
+        return ""
+    if old is None or new is None:
+        return f"{place} {'is new' if old is None else 'is gone'}"
+    a, b = old["parts"], new["parts"]
+    named = [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
+    words = {True: "added", False: "changed"}
+    told = [f"{name} {'removed' if name not in b else words[name not in a]}" for name in named[:3]]
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return f"{place}: {', '.join(told) or 'content changed'}{more} ({old['count']} -> {new['count']} parts)"
 
 
 def is_complete(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -241,6 +296,12 @@ class Recipe:
     resume: str = "auto"
     resume_allow: list[str] = field(default_factory=list)
     dry_run: bool = False
+    cache: str = "off"
+    cache_dir: str = "runs/cache"
+    cache_variants: int = 4
+    cache_draws: int = 0
+    cache_dtype: str = "float32"
+    profile_steps: int = 0
     fault: str | None = None
     timeout: int = 600
 

@@ -104,6 +104,8 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
         if runs.is_complete(run.path, config):
             print(f"already complete: {run.path}")
             return DONE
+        splits = ("train", "val") if config["val_every"] else ("train",)
+        runs.adopt_data(run, data.contents(splits), checkpoint is None, config["resume_allow"])
         _lead(config, run, data, checkpoint, folder)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
     return DONE

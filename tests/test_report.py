@@ -126,6 +126,14 @@ def test_a_run_that_was_not_evaluated_shows_its_last_validation(tmp_path):
     assert ["all runs", "0", "30.00", "30.00", "30.00"] in rows_of(text)
 
 
+def test_seeds_are_those_that_were_scored(sweep):
+    (sweep / "name-1" / "scores.csv").unlink()
+    assert main([str(sweep)]) == 0
+    rows = rows_of((sweep / "report.md").read_text())
+    assert [row[:3] for row in rows if row[0] == "prompts=name"][:1] == [["prompts=name", "0", "22.00"]]
+    assert ["prompts=name", "1", "30.00", "30.00", "30.00"] in rows  # its last validation, in a table of its own
+
+
 def test_by_chooses_the_keys_of_an_arm(sweep):
     arms, shared = group(collect([sweep]), ["loader.size"])
     assert [(arm.label, len(arm.cells)) for arm in arms] == [("loader.size=32", 4)] and shared == {"loader.size": 32}

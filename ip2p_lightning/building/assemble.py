@@ -128,11 +128,10 @@ def _write_shard(path: Path, work: Path, ids: Sequence[str], by_id: Mapping[str,
     wanted, chunks = set(ids), sorted({by_id[name].chunk for name in ids})
 
     def write(file: Any) -> None:
-        writer = RowWriter(file)
-        for row in _rows(work, chunks, wanted):
-            entry = by_id[row["id"]]
-            writer.write(row | {"source_id": entry.source_id, "split": entry.split})
-        writer.close()
+        with RowWriter(file) as writer:
+            for row in _rows(work, chunks, wanted):
+                entry = by_id[row["id"]]
+                writer.write(row | {"source_id": entry.source_id, "split": entry.split})
 
     write_atomic(path, write)
 

@@ -151,7 +151,9 @@ def read_mark(folder: Path) -> dict[str, Any]:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except FileNotFoundError:
         begun = "a build that is not finished: give its command again"
-        raise UserError(f"{folder}: {begun if (folder / WORK).is_dir() else 'no dataset'} ({MARK} is missing)") from None
+        raise UserError(
+            f"{folder}: {begun if (folder / WORK).is_dir() else 'no dataset'} ({MARK} is missing)"
+        ) from None
     except (OSError, ValueError) as error:
         raise DamagedError(f"{folder / MARK}: {error}; build the dataset anew") from None
     if not isinstance(mark, dict) or not mark.get("complete"):

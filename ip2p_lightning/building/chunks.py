@@ -82,16 +82,15 @@ def work(folder: Path, chunk: Chunk, part: Part, audit: Audit, count: Callable[[
     lines: list[dict[str, Any]] = []
 
     def write(file: Any) -> None:
-        writer = RowWriter(file, STORED)
-        for candidate in chunk.candidates:
-            found = examine(candidate, part, audit, count)
-            if isinstance(found, Refusal):
-                lines.append(found._asdict() | {"task": part.task})
-                continue
-            row = _row(candidate, part, found)
-            writer.write(row)
-            lines.append(_line(row, candidate, found))
-        writer.close()
+        with RowWriter(file, STORED) as writer:
+            for candidate in chunk.candidates:
+                found = examine(candidate, part, audit, count)
+                if isinstance(found, Refusal):
+                    lines.append(found._asdict() | {"task": part.task})
+                    continue
+                row = _row(candidate, part, found)
+                writer.write(row)
+                lines.append(_line(row, candidate, found))
 
     rows = rows_file(folder, chunk.number)
     write_atomic(rows, write)

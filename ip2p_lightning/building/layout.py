@@ -186,7 +186,7 @@ def _regex(pattern: str) -> str:
     for piece in re.split(r"(\{\w+\}|\*\*/|\*)", pattern):
         if piece.startswith("{"):
             word = piece[1:-1]
-            part = ".+" if word == "path" else "[^/]+"
+            part = ".+?" if word == "path" else "[^/]+?"  # the first of two neighbours takes the least
             found += f"(?P={word})" if word in seen else f"(?P<{word}>{part})"
             seen.add(word)
         else:

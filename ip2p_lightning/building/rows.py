@@ -26,7 +26,7 @@ def schema(columns: tuple[str, ...] = COLUMNS) -> pa.Schema:
 
 
 class RowWriter:
-    """Writes rows to an open file in groups of about a megabyte; memory is bounded by a group."""
+    """Writes rows to an open file in groups of about a megabyte; memory is bounded by a group. For a `with` block."""
 
     def __init__(self, file: BinaryIO, columns: tuple[str, ...] = COLUMNS) -> None:
         self._schema = schema(columns)
@@ -41,17 +41,22 @@ class RowWriter:
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Write what is left and the footer; after an error nothing, the file is about to be removed."""
+        if kind is None:
+            self._flush()
+            self._writer.close()
+        self._writer.is_open = False
+
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; an image is ``{"bytes": ..., "path": ...}``."""
         self._rows.append(row)
         self._bytes += row_bytes(row)
         if self._bytes >= GROUP_BYTES or len(self._rows) >= GROUP_ROWS:
             self._flush()
-
-    def close(self) -> None:
-        """Write what is left and the footer."""
-        self._flush()
-        self._writer.close()
 
     def _flush(self) -> None:
         if self._rows:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
 
@@ -10,7 +11,7 @@ from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.loader import Batches, Loader
 from ip2p_lightning.data.pairs.protocol import Split
-from ip2p_lightning.data.plan import EvalBatches, Key, TrainBatches, TrainPlan
+from ip2p_lightning.data.plan import EvalBatches, Key, Merged, TrainBatches, TrainPlan
 
 if TYPE_CHECKING:
     from ip2p_lightning.data.datamodules import EditDataModule
@@ -20,6 +21,7 @@ class TasksDataModule(LightningDataModule):
     """Loaders for some tasks; what they are is up to the subclass.
 
     val_examples: pairs per task that `val_dataloader` shows; None: all of them.
+    cache: makes the training batches in place of `Batches` (see ``caching.train``); None: nothing is cached.
     """
 
     def __init__(self, loader: Loader, seed: int) -> None:
@@ -27,6 +29,7 @@ class TasksDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer validation images than ranks
         self.loader, self.seed = loader, seed
         self.val_examples: int | None = None
+        self.cache: Any = None
         self._opened: dict[tuple[str, bool], TaskDatasets] = {}
 
     @property
@@ -68,8 +71,10 @@ class TasksDataModule(LightningDataModule):
         data, (rank, world) = self.datasets("train"), self._place()
         size = self.loader.epoch_size or max(len(data), world * self.loader.batch_size)
         plan = TrainPlan(data.sizes, self.weights, size, self.seed)
-        keys = TrainBatches(plan, self.loader.batch_size, rank, world, self._done, self._total())
-        return Batches(data, keys, self.loader)
+        merge, total = self.loader.merge, self._total()
+        done, whole = (lambda: self._done() * merge), None if total is None else total * merge
+        keys = TrainBatches(plan, self.loader.batch_size, rank, world, done, whole)
+        return (self.cache or Batches)(data, Merged(keys, merge) if merge > 1 else keys, self.loader)
 
     def val_dataloader(self) -> Batches:
         """Validation batches: the same crops, degradations and prompts every time."""
@@ -100,6 +105,14 @@ class TasksDataModule(LightningDataModule):
         """`per_task` examples of each task, the same in every run; more draws of the same pairs where there are few."""
         data = self.datasets(split)
         return [data[Key(task, 0, i % size, i // size)] for task, size in data.sizes.items() for i in range(per_task)]
+
+    def contents(self, splits: Sequence[Split] = ("train", "val")) -> dict[str, dict[str, str]]:
+        """Hashes of what the data consists of, by ``task/split`` and name. Raises as the sources do."""
+        return {
+            f"{name}/{split}": dataset.pairs.contents()
+            for split in splits
+            for name, dataset in self.datasets(split).tasks.items()
+        }
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -56,15 +56,19 @@ class EditDataset(Dataset[EditExample]):
         Raises:
             DataError: a file cannot be read, or the two sizes differ.
         """
+        place, prompt, view = self.drawn(key)
+        original, edited = self.pairs.pair(key[1], numpy_rng(*place, "image"), view)
+        return EditExample(to_tensor(original), to_tensor(edited), prompt, self.task, self.pairs.id(key[1]))
+
+    def drawn(self, key: tuple[int, int, int]) -> tuple[tuple[int | str, ...], str, View]:
+        """What ``(epoch, index, draw)`` decides before any pixel is read: key of its randomness, prompt, view."""
         epoch, index, draw = key
         name = self.pairs.id(index)
         place = (self.seed, "data", self.task, self.split, epoch, name, draw)
         prompt = self.pairs.prompt(index)
         if prompt is None:
             prompt = self.prompts.draw(numpy_rng(*place, "prompt"), held_out=self.held_out)
-        view = self.view.without_flip() if self.view.flip and mentions_side(prompt) else self.view
-        original, edited = self.pairs.pair(index, numpy_rng(*place, "image"), view)
-        return EditExample(to_tensor(original), to_tensor(edited), prompt, self.task, name)
+        return place, prompt, self.view.without_flip() if self.view.flip and mentions_side(prompt) else self.view
 
 
 class TaskDatasets(Dataset[EditExample]):

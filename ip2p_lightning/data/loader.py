@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.plan import Key
 from ip2p_lightning.data.view import MULTIPLE, View
@@ -31,6 +30,8 @@ class Loader:
     epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs, and at least one batch
         for every rank. Examples that do not fill a last batch are left out of the epoch.
     eval_draws: times each validation or test pair is shown, with a degradation and prompt of its own.
+    merge: micro-batches of an optimizer step that run as one, if memory allows: the same loss from the same draws. A
+        divisor of the trainer's accumulate_grad_batches.
     pin_memory: page-locked batches, for a GPU.
     timeout: seconds after which a batch that no worker delivers is an error; 0 waits for ever.
     Raises `UserError` on values outside these.
@@ -45,11 +46,12 @@ class Loader:
     workers: int = 0
     epoch_size: int | None = None
     eval_draws: int = 1
+    merge: int = 1
     pin_memory: bool = False
     timeout: float = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "epoch_size", "eval_draws"):
+        for name in ("batch_size", "eval_batch_size", "epoch_size", "eval_draws", "merge"):
             _check(name, getattr(self, name), 1)
         for name in ("size", "eval_size"):
             _check(name, getattr(self, name), MULTIPLE, MULTIPLE)
@@ -88,12 +90,13 @@ class Batches:
     overfitting), and ours already know their rank and place.
     """
 
-    def __init__(self, dataset: TaskDatasets, keys: Sampler[list[Key]], loader: Loader) -> None:
+    def __init__(self, dataset: Any, keys: Sampler[list[Key]], loader: Loader, collate: Any = None) -> None:
         self.dataset, self.keys = dataset, keys
         self._loader = DataLoader(
             dataset,
             batch_sampler=keys,
             num_workers=loader.workers,
+            collate_fn=collate,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout if loader.workers else 0,
             persistent_workers=loader.workers > 0,

@@ -132,7 +132,7 @@ def table(jobs: Sequence[Job]) -> str:
     rows = [("job", "state", "overrides", "reason")]
     for job in titled(jobs):
         log = f" (log: {job.folder / LOG})" if job.state != "complete" else ""
-        rows.append((str(job.number + 1), job.state, job.title, job.reason + log))
+        rows.append((str(job.number), job.state, job.title, job.reason + log))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return "\n".join(
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows

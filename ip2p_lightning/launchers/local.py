@@ -43,11 +43,12 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
         numbered = enumerate(job_overrides, start=initial_job_idx)
-        jobs = titled([make_job(self.context, self.config, words, number) for number, words in numbered])
+        jobs = [make_job(self.context, self.config, words, number) for number, words in numbered]
+        titled([*LocalLauncher.outcomes, *jobs])
         slots = self._slots()
         with ThreadPoolExecutor(self.jobs) as pool:
             for job in pool.map(lambda job: self._run(job, slots), jobs):
-                print(f"[{job.number + 1}] {job.title}: {job.state}", flush=True)
+                print(f"[{job.number}] {job.title}: {job.state}", flush=True)
         type(self).outcomes += jobs
         return [returned(job) for job in jobs]
 

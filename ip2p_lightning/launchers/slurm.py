@@ -84,15 +84,16 @@ class SlurmLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
         numbered = enumerate(job_overrides, start=initial_job_idx)
-        jobs = titled([make_job(self.context, self.config, words, number) for number, words in numbered])
+        jobs = [make_job(self.context, self.config, words, number) for number, words in numbered]
+        titled([*LocalLauncher.outcomes, *jobs])
         queued = self._queued()
         waiting = {}
         for job in jobs:
             if str(job.folder) in queued:
                 waiting[queued[str(job.folder)]] = job
-                print(f"[{job.number + 1}] {job.title}: already queued as {queued[str(job.folder)]}")
+                print(f"[{job.number}] {job.title}: already queued as {queued[str(job.folder)]}")
             elif job.done:
-                print(f"[{job.number + 1}] {job.title}: complete", flush=True)
+                print(f"[{job.number}] {job.title}: complete", flush=True)
         rest = [job for job in jobs if job not in waiting.values() and not job.done]
         for turn, partition in enumerate(self.partitions):
             waiting |= self._submit(partition, rest[turn :: len(self.partitions)])
@@ -168,7 +169,7 @@ class SlurmLauncher(Launcher):
 def _settle(job: Job) -> None:
     record = json.loads((job.folder / RECORD).read_text()) if (job.folder / RECORD).exists() else {}
     job.exit_code = record["exit_code"] if record.get("exit_code") is not None else -9
-    print(f"[{job.number + 1}] {job.title}: {job.state}", flush=True)
+    print(f"[{job.number}] {job.title}: {job.state}", flush=True)
 
 
 def _squeue() -> list[str]:

@@ -56,9 +56,10 @@ class Arm:
         model, identity = (self.values(section, name, task) for name in (method, "identity"))
         return {name: model[name] - identity[name] for name in model if name in identity}
 
-    @property
-    def seeds(self) -> str:
-        return ", ".join(str(seed) for seed in sorted({cell.seed for cell in self.cells}, key=str))
+    def seeds(self, section: tuple[str, str]) -> str:
+        """The seeds of the runs that were scored there."""
+        scored = self.values(section, "model", None)
+        return ", ".join(sorted({str(cell.seed) for cell in self.cells if cell.name in scored}))
 
 
 def group(cells: Sequence[Cell], by: Sequence[str] = ()) -> tuple[list[Arm], dict[str, Any]]:

@@ -61,8 +61,8 @@ def _psnr_rows(arms: Sequence[Arm], section: Section, columns: Sequence[str]) ->
     rows = [] if own else [_identity_row(present, section, columns, "psnr")]
     for arm in present:
         if own:
-            rows.append(_row(f"{arm.label}: identity", arm.seeds, arm, section, columns, "identity"))
-        rows.append(_row(f"**{arm.label}**", arm.seeds, arm, section, columns, "model", best=best))
+            rows.append(_row(f"{arm.label}: identity", arm.seeds(section), arm, section, columns, "identity"))
+        rows.append(_row(f"**{arm.label}**", arm.seeds(section), arm, section, columns, "model", best=best))
         gains = [Spread.of(arm.gains(section, task).values()) for task in (*columns, None)]
         rows.append(["&emsp;gain", "", *(NONE if g is None else g.text("+.2f") for g in gains)])
         if arm.values(section, "wrong_instruction", None):
@@ -73,7 +73,9 @@ def _psnr_rows(arms: Sequence[Arm], section: Section, columns: Sequence[str]) ->
 def _ssim_rows(arms: Sequence[Arm], section: Section, columns: Sequence[str]) -> list[list[str]]:
     present = [arm for arm in arms if arm.values(section, "model", None)]
     rows = [_identity_row(present, section, columns, "ssim")]
-    return rows + [_row(arm.label, arm.seeds, arm, section, columns, "model", "ssim", ".3f") for arm in present]
+    return rows + [
+        _row(arm.label, arm.seeds(section), arm, section, columns, "model", "ssim", ".3f") for arm in present
+    ]
 
 
 def _row(

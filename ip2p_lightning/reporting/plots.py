@@ -29,7 +29,7 @@ def draw(arms: Sequence[Arm]) -> bytes | None:
     arms = [arm for arm in arms if arm.values(section, "model", None)]
     columns = tasks(arms, section)
     height = 1.7 + 0.42 * len(arms)
-    figure = Figure(figsize=(2.3 * len(columns) + 1.6, height + 3.3), dpi=130, layout="constrained")
+    figure = Figure(figsize=(max(8.5, 2.3 * len(columns) + 1.6), height + 3.3), dpi=130, layout="constrained")
     figure.patch.set_facecolor("white")
     upper, lower = figure.subfigures(2, 1, height_ratios=[height, 3.3])
     where = f"{SPLITS.get(section[0], section[0])}, {PROMPTS.get(section[1], section[1])}"
@@ -51,7 +51,7 @@ def _dots(axes: Sequence[Any], arms: Sequence[Arm], section: Section, columns: S
         for row, arm in enumerate(arms):
             colour = _colour(row)
             right, wrong = (list(arm.gains(section, task, m).values()) for m in ("model", "wrong_instruction"))
-            axis.plot(wrong, [row] * len(wrong), "o", ms=5, mfc="white", mec=colour, mew=1.1)
+            axis.plot(wrong, [row + 0.2] * len(wrong), "o", ms=5, mfc="white", mec=colour, mew=1.1)
             axis.plot(right, [row] * len(right), "o", ms=6, color=colour, alpha=0.8, mew=0)
             if right:
                 axis.plot([fmean(right)] * 2, [row - 0.27, row + 0.27], color=colour, lw=2.2)

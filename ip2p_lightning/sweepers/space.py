@@ -36,7 +36,7 @@ def _distribution(override: Any, word: str) -> Any:
     import optuna.distributions as kinds
 
     value = override.value()
-    log = "log" in value.tags
+    log = "log" in getattr(value, "tags", ())
     if override.is_interval_sweep():
         whole = isinstance(value.start, int) and isinstance(value.end, int)
         low, high = value.start, value.end
@@ -96,7 +96,7 @@ def make_sampler(name: str, seed: int, space: Mapping[str, Any]) -> Any:
         "gp": lambda: samplers.GPSampler(seed=seed, warn_independent_sampling=False),
         "nsgaii": lambda: samplers.NSGAIISampler(seed=seed),
         "qmc": lambda: samplers.QMCSampler(seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False),
-        "grid": lambda: samplers.GridSampler({key: _points(key, d) for key, d in space.items()}, seed=seed),
+        "grid": lambda: _grid(samplers.GridSampler)({key: _points(key, d) for key, d in space.items()}, seed=seed),
     }
     if name not in known:
         raise UserError(f"hydra.sweeper.sampler={name}: no such sampler; known: {', '.join(known)}")
@@ -104,6 +104,11 @@ def make_sampler(name: str, seed: int, space: Mapping[str, Any]) -> Any:
         return known[name]()
     except ImportError as error:
         raise UserError(f"hydra.sweeper.sampler={name}: {str(error).splitlines()[0]}") from None
+
+
+def _grid(sampler: type) -> type:
+    """Optuna's, without what it does on the last point: it stops a loop that ask and tell do not have."""
+    return type("Grid", (sampler,), {"after_trial": lambda self, *_: None})
 
 
 def _points(key: str, distribution: Any) -> list[Any]:

@@ -98,7 +98,7 @@ class Study:
 
     def ask(self) -> Any:
         """A new trial, all of its values drawn and stored."""
-        count = len(self.trials)
+        count = 0 if self.sampler == "grid" else len(self.trials)  # a grid has one order, in which it is numbered
         self.study.sampler = make_sampler(self.sampler, seed_of(self.seed, "optuna", count) % 2**32, self.space)
         try:
             trial = self.study.ask(fixed_distributions=self.space)

@@ -54,7 +54,7 @@ class DynamicRangeConv(SameConv):
         whole, step = rounded(x)
         total = F.conv2d(self.pad(whole), self.weight, stride=self.stride)
         assert self.bias is not None
-        return total * (step * self.scale) + self.bias[:, None, None]
+        return total.mul_(step * self.scale).add_(self.bias[:, None, None])
 
 
 def rounded(x: Tensor) -> tuple[Tensor, Tensor]:  # [B C H W] -> whole numbers within +-255 [B C H W], step [B 1 1 1]
@@ -70,12 +70,12 @@ def rounded(x: Tensor) -> tuple[Tensor, Tensor]:  # [B C H W] -> whole numbers w
     from_low, from_high = -128 - low.double() / wide, 127 - high.double() / wide
     nearer = 128 + (low.double() / wide).abs() < 127 + (high.double() / wide).abs()  # the smaller rounding error
     zero = _half_away(torch.where(nearer, from_low, from_high)).clamp(-128, 127).to(x.dtype)
-    return (_half_away(x * (1 / step)) + zero).clamp(-128, 127) - zero, step
+    return _half_away(x * (1 / step)).add_(zero).clamp_(-128, 127).sub_(zero), step
 
 
 def _half_away(x: Tensor) -> Tensor:
     """C's ``round``: halves go away from zero (torch.round takes them to even)."""
-    return torch.copysign(torch.floor(x.abs() + 0.5), x)
+    return x.abs().add_(0.5).floor_().copysign_(x)
 
 
 class ResidualBlock(nn.Module):

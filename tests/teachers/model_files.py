@@ -87,7 +87,8 @@ def write_tflite(layers, kind):
         operators.append([scalar("I", 0), vector("i", [0, w, tensor(bias, 0)]), vector("i", [0])])
     graph = [("tables", tensors), None, None, ("tables", operators)]
     codes = [[scalar("b", 3)], [scalar("b", 6), None, None, scalar("i", 6)]]
-    return write_flatbuffer([scalar("I", 3), ("tables", codes), ("tables", [graph]), blob(b"test"), ("tables", buffers)])
+    fields = [scalar("I", 3), ("tables", codes), ("tables", [graph]), blob(b"test"), ("tables", buffers)]
+    return write_flatbuffer(fields)
 
 
 # --- TensorFlow checkpoints (tensor_bundle.proto in a table as LevelDB's)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ip2p_lightning.data.image import Image
+from ip2p_lightning.data.pairs.contents import file_hashes
 from ip2p_lightning.data.pairs.files import ImageStore, checked_folder, image_store, images_below, split_folder
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
 from ip2p_lightning.data.pairs.splits import checked_fractions, fingerprint, split_groups
@@ -106,6 +107,20 @@ class FilePairs:
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
         """``(original, edited)``; `DataError` naming both files if they differ in size."""
         return paired_view(*self._files[i], self._store, rng, view)
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """Both files."""
+        return self._files[i]
+
+    def contents(self) -> dict[str, str]:
+        """Hashes of both files of every pair."""
+        return pair_hashes(dict(zip(self._ids, self._files, strict=True)))
+
+
+def pair_hashes(files: Mapping[str, tuple[str | Path, str | Path]]) -> dict[str, str]:
+    """Hashes of both files of every pair, by the pair's name and side."""
+    originals = {f"{name} (original)": original for name, (original, _) in files.items()}
+    return file_hashes(originals | {f"{name} (edited)": edited for name, (_, edited) in files.items()})
 
 
 def paired_view(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from ip2p_lightning.data.image import Image, open_image
+from ip2p_lightning.data.pairs.contents import file_hashes, text_hash
 from ip2p_lightning.data.pairs.folder import check_sizes
 from ip2p_lightning.data.pairs.hub_tables import load_tables, own_split, train_split
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
@@ -160,6 +162,18 @@ class HubPairs:
         check_sizes(*images, name)
         original, edited = view(images, rng)
         return original, edited
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """Both encoded images, or their files."""
+        row = self._table[int(self._rows[i])]
+        stored = (row[self._columns.original] or {}, row[self._columns.edited] or {})
+        return tuple(image.get("bytes") or Path(image.get("path") or "") for image in stored)
+
+    def contents(self) -> dict[str, str]:
+        """Hashes of the Arrow files behind the rows, and of which rows they are."""
+        files = [entry["filename"] for entry in self._table.cache_files]
+        rows = {f"rows of {self._split}": text_hash(self._rows.tolist(), self._columns)}
+        return rows | file_hashes({f"file {number}": path for number, path in enumerate(files)})
 
     def _decode(self, row: dict[str, Any], column: str, name: str) -> np.ndarray:
         stored, where = row[column], f"{name}, column '{column}'"

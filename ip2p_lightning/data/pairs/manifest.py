@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ip2p_lightning.data.image import Image
+from ip2p_lightning.data.pairs.contents import text_hash
 from ip2p_lightning.data.pairs.files import ImageStore, image_store
-from ip2p_lightning.data.pairs.folder import paired_view
+from ip2p_lightning.data.pairs.folder import pair_hashes, paired_view
 from ip2p_lightning.data.pairs.protocol import SPLITS, Maker, Split, checked_split
 from ip2p_lightning.data.pairs.splits import checked_fractions, split_groups
 from ip2p_lightning.data.pairs.table import PathCheck, cell, connected, records
@@ -140,3 +141,12 @@ class ManifestPairs:
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
         """``(original, edited)``; `DataError` naming both files if they differ in size."""
         return paired_view(Path(self._rows[i].original), Path(self._rows[i].edited), self._store, rng, view)
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """Both files."""
+        return Path(self._rows[i].original), Path(self._rows[i].edited)
+
+    def contents(self) -> dict[str, str]:
+        """Hashes of both files and of the instruction of every line."""
+        prompts = {f"{row.id} (prompt)": text_hash(row.prompt) for row in self._rows if row.prompt is not None}
+        return pair_hashes({row.id: (row.original, row.edited) for row in self._rows}) | prompts

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ip2p_lightning.data.image import Image, open_image
+from ip2p_lightning.data.pairs.contents import text_hash
 from ip2p_lightning.data.pairs.files import checked_folder
 from ip2p_lightning.data.pairs.folder import check_sizes
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
@@ -66,7 +67,8 @@ class Built:
             if not path.is_file() or path.stat().st_size != size:
                 raise DamagedError(f"{path}: missing, or not the {size} bytes that were written; copy or build it again")
         table = _Table([root / name for name in files], int(self.memory * 2**20))
-        pairs = BuiltPairs(table, self.task, self.prompts == "own")
+        hashes = {name: mark["files"][name]["sha256"][:16] for name in files}
+        pairs = BuiltPairs(table, self.task, self.prompts == "own", hashes)
         if not len(pairs):
             which = f" of task '{self.task}'" if self.task else ""
             raise DataError(f"{root}: no pair{which} for split '{split}', it has {', '.join(mark['splits'])}")
@@ -88,8 +90,8 @@ def _mark(root: Path) -> dict[str, Any]:
 class BuiltPairs:
     """Rows of one split."""
 
-    def __init__(self, table: _Table, task: str | None, own_prompts: bool) -> None:
-        self._table, self._own = table, own_prompts
+    def __init__(self, table: _Table, task: str | None, own_prompts: bool, hashes: dict[str, str]) -> None:
+        self._table, self._own, self._hashes = table, own_prompts, hashes
         texts = table.columns(["id", "edit_prompt", "task"])
         rows = np.arange(texts.num_rows)
         if task is not None and texts.num_rows:
@@ -118,6 +120,14 @@ class BuiltPairs:
         check_sizes(*images, name)
         original, edited = view(images, rng)
         return original, edited
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """Both encoded images."""
+        return self._table.images(int(self._rows[i]))
+
+    def contents(self) -> dict[str, str]:
+        """Hashes of the files as they were built (reading verifies their pages), and of which rows are used."""
+        return self._hashes | {"rows": text_hash(self._rows.tolist())}
 
 
 class _Table:

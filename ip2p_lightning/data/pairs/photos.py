@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ip2p_lightning.data.image import Image
+from ip2p_lightning.data.pairs.contents import file_hashes
 from ip2p_lightning.data.pairs.files import ImageStore, checked_folder, image_store, images_below, split_folder
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split, makes
 from ip2p_lightning.data.pairs.splits import checked_fractions, fingerprint, split_groups
@@ -112,3 +113,16 @@ class PhotoPairs:
         photo = view([self._store.open(self._files[i])], rng)[0]
         made = self._make(photo, rng)
         return (photo, made) if makes(self._make) == "edited" else (made, photo)
+
+    @property
+    def make(self) -> Maker:
+        """What makes the other side of each pair."""
+        return self._make
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """The photo's file."""
+        return (self._files[i],)
+
+    def contents(self) -> dict[str, str]:
+        """Hash of every photo."""
+        return file_hashes({self.id(i): path for i, path in enumerate(self._files)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -41,6 +42,12 @@ class Pairs(Protocol):
         Raises:
             DataError: a file cannot be read, or the two sizes differ.
         """
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """The files, or the encoded images, that pair `i` is made from: what a cache goes by."""
+
+    def contents(self) -> dict[str, str]:
+        """Hash of everything the pairs are made from, by name: equal only where all pairs are equal."""
 
 
 class Source(Protocol):

@@ -1,0 +1,130 @@
+"""A dataset to look at: a sheet of pairs per task, histograms, and a page with both."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ip2p_lightning.building.audit import Audit, decoded
+from ip2p_lightning.building.build import read_mark
+from ip2p_lightning.building.histograms import histogram
+from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.pictures import contact_sheet
+from ip2p_lightning.storage import storage_errors, write_atomic
+
+GAIN = 2  # of the difference image: a difference of 32 of 255 is clearly seen
+
+
+def show(folder: Path, out: Path, pairs: int) -> Path:
+    """Write PNGs and ``index.html`` (which holds them all) to `out`; returns the page.
+
+    Raises:
+        UserError: no finished dataset in `folder`.
+        DamagedError: it cannot be read.
+        StorageError: `out` cannot be written.
+    """
+    mark = read_mark(folder)
+    lines = _accepted(folder)
+    sheets = {f"{task}.png": _sheet(folder, task, lines, pairs) for task in mark["tasks"]}
+    charts = _charts(lines, list(mark["tasks"]))
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for name, content in (sheets | charts).items():
+        write_atomic(out / name, content)
+    page = out / "index.html"
+    write_atomic(page, _page(folder.resolve().name, mark, sheets, charts).encode())
+    return page
+
+
+def _accepted(folder: Path) -> list[dict[str, Any]]:
+    """The report's lines for what is in the dataset."""
+    try:
+        with (folder / "report.jsonl").open(encoding="utf-8") as file:
+            return [line for line in map(json.loads, file) if line["verdict"] == "accepted"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DamagedError(f"{folder / 'report.jsonl'}: {error}; copy or build the dataset again") from None
+
+
+def _sheet(folder: Path, task: str, lines: Sequence[Mapping[str, Any]], count: int) -> bytes:
+    """Pairs spread evenly over the task, with what the edit changed."""
+    mine = [line for line in lines if line["task"] == task]
+    chosen = [mine[round(i)] for i in np.linspace(0, len(mine) - 1, min(count, len(mine)))]
+    found = {row["id"]: row for row in _rows(folder, {line["id"]: line["split"] for line in chosen})}
+    rows, captions = [], []
+    for line in chosen:
+        row = found[line["id"]]
+        before, after = (
+            decoded(row[name]["bytes"], Audit(pixels=10**9)) for name in ("original_image", "edited_image")
+        )
+        difference = np.clip(GAIN * np.abs(before.astype(np.int16) - after), 0, 255).astype(np.uint8)
+        rows.append((row["edit_prompt"], [before, after, difference]))
+        score = "identical" if line["psnr"] is None else f"{line['psnr']:.1f} dB"
+        captions.append([f"{line['width']} x {line['height']}, {line['split']}", score, ""])
+    columns = ["original", "edited", f"difference x {GAIN}"]
+    picture = contact_sheet(columns, rows, cell=256, title=f"{task}: {len(mine):,} pairs", captions=captions)
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def _rows(folder: Path, wanted: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The rows with these ids; only their groups are read."""
+    for path in sorted((folder / "data").glob("*.parquet")):
+        if path.name.partition("-")[0] not in wanted.values():
+            continue
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                if not wanted.keys().isdisjoint(file.read_row_group(group, ["id"]).column("id").to_pylist()):
+                    yield from (row for row in file.read_row_group(group).to_pylist() if row["id"] in wanted)
+
+
+def _charts(lines: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[str, bytes]:
+    values = {
+        "psnr": ("PSNR of original against edited, dB (low: a large edit)", lambda line: line["psnr"]),
+        "size": ("short side, pixels", lambda line: min(line["width"], line["height"])),
+        "prompt": ("prompt length, tokens", lambda line: line["tokens"]),
+    }
+    charts = {}
+    for name, (label, value) in values.items():
+        of_task = {t: [value(x) for x in lines if x["task"] == t and value(x) is not None] for t in tasks}
+        charts[f"{name}.png"] = histogram(label, of_task)
+    return charts
+
+
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#19191c}
+img{max-width:100%;height:auto}table{border-collapse:collapse}td,th{padding:.2em 1em .2em 0;text-align:left}
+.charts{display:flex;flex-wrap:wrap;gap:1em}.charts img{flex:1 1 20em;max-width:32em}"""
+
+
+def _page(name: str, mark: Mapping[str, Any], sheets: Mapping[str, bytes], charts: Mapping[str, bytes]) -> str:
+    title = html.escape(name)
+    stages = ", ".join(f"{stage} {count}" for stage, count in mark["rejected_at"].items())
+    facts = {
+        "pairs": f"{mark['accepted']:,} of {mark['source_images']:,} source images",
+        "tasks": ", ".join(f"{task} {count:,}" for task, count in mark["tasks"].items()),
+        "splits": ", ".join(f"{split} {count:,}" for split, count in mark["splits"].items()),
+        "rejected": f"{mark['rejected']:,}" + (f" ({stages}); named in report.jsonl" if stages else ""),
+        "identical pairs": f"{mark['identical_pairs']:,}",
+        "prompts cut off": f"{mark['tokens']['prompts_cut_off']:,} beyond {mark['tokens']['most']} tokens "
+        f"({mark['tokens']['counted']})",
+    }
+    table = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in facts.items())
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f"<h1>{title}</h1><table>{table}</table>"
+        f'<div class="charts">{"".join(_image(n, c) for n, c in charts.items())}</div>'
+        f"{''.join(_image(n, c) for n, c in sheets.items())}</html>\n"
+    )
+
+
+def _image(name: str, content: bytes) -> str:
+    stem = html.escape(name.removesuffix(".png"))
+    return f'<img alt="{stem}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'

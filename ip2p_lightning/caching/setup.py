@@ -1,0 +1,221 @@
+"""What of a run is cached, how large that is, and the objects that do it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ip2p_lightning.caching.content import Contents
+from ip2p_lightning.caching.examples import CachedTask, CachedTasks, Codec
+from ip2p_lightning.caching.filling import CachedBatches, Filler
+from ip2p_lightning.caching.memory import in_memory
+from ip2p_lightning.caching.space import Space
+from ip2p_lightning.data import image, view
+from ip2p_lightning.data.dataset import TaskDatasets
+from ip2p_lightning.data.loader import Loader
+from ip2p_lightning.data.view import View
+from ip2p_lightning.errors import UserError
+
+FORMAT = 1  # of the files; raise it when their meaning changes
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The cache's keys of a config.
+
+    mode: off; disk; ram (shared memory of the machine, given back by the last run that uses it); auto: disk where
+        pairs are real files, encoding costs something, and every entry is expected to be used more than once.
+    folder: of all caches on disk.
+    variants: crops stored of each pair where crops are drawn; mirror images come on top.
+    draws: stored degradations of each photo; 0: degradations are drawn anew each time, and nothing of them is stored.
+    dtype: float32, or bfloat16: half the size, moments rounded to 8 bits of mantissa (relative error at most 2^-8).
+
+    Raises:
+        UserError: an impossible value.
+    """
+
+    mode: Literal["off", "ram", "disk", "auto"] = "auto"
+    folder: Path = Path("runs/cache")
+    variants: int = 4
+    draws: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("off", "ram", "disk", "auto"):
+            raise UserError(f"cache={self.mode}: give off, ram, disk or auto")
+        if self.variants < 1 or self.draws < 0:
+            raise UserError(f"cache_variants={self.variants} cache_draws={self.draws}: give at least 1, and at least 0")
+        if self.dtype not in DTYPES:
+            raise UserError(f"cache_dtype={self.dtype}: give float32 or bfloat16")
+
+
+@dataclass
+class Share:
+    """What is cached of one task: its pairs, its stored views per pair, and why nothing is where that is so."""
+
+    task: str
+    pairs: int
+    views: int
+    reason: str = ""
+
+
+class Cache:
+    """The training examples of a data module, by way of a cache.
+
+    Args:
+        settings: see there.
+        data: the module; its training split is open.
+        autoencoder: encodes what is missing.
+        samples: examples that the whole run will see, for ``auto``.
+    """
+
+    def __init__(self, settings: Settings, data: Any, autoencoder: Any, samples: int = 0) -> None:
+        self.settings, self.autoencoder = settings, autoencoder
+        base: TaskDatasets = data.datasets("train")
+        size = next(iter(base.tasks.values())).view.size
+        side = size // autoencoder.factor
+        self.codec = Codec(autoencoder.channels, side, autoencoder.deterministic, DTYPES[settings.dtype])
+        self.shares = [self._share(name, task) for name, task in base.tasks.items()]
+        self.reason = self._refusal(samples)
+        if not self.reason:
+            root = in_memory() if settings.mode == "ram" else Path(settings.folder).expanduser()
+            self.space = Space(root, self._description(base), self.codec.payload)
+            self.space.create()
+            self.contents = Contents(root / "sources")
+            self.filler = Filler(self.space, self.codec, autoencoder)
+            self.tasks = CachedTasks(base, {share.task: self._task(base, share) for share in self.shares})
+
+    def batches(self, dataset: TaskDatasets, keys: Any, loader: Loader) -> CachedBatches:
+        """In place of `Batches`."""
+        return CachedBatches(self.tasks, keys, loader, self.filler)
+
+    @property
+    def entries(self) -> int:
+        """Pairs times views."""
+        return sum(share.pairs * share.views for share in self.shares if not share.reason)
+
+    @property
+    def bytes(self) -> int:
+        """Size when full."""
+        return self.entries * (self.codec.payload + self.space.index.width)
+
+    def summary(self) -> str:
+        """What is cached and what is not, in one line."""
+        if self.reason:
+            return f"cache: off ({self.reason})"
+        told = [
+            f"{s.task}: {s.reason}" if s.reason else f"{s.task}: {s.pairs} pairs x {s.views} views" for s in self.shares
+        ]
+        there = len(self.space)
+        return (
+            f"cache: {self.space.folder} ({'; '.join(told)}), {there} of {self.entries} entries there, "
+            f"{self.bytes / 1e6:,.0f} MB when full"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """For ``status.json``."""
+        if self.reason:
+            return {"mode": "off", "reason": self.reason}
+        counts = {"damaged": self.space.damaged + self.space.index.damaged, "changed_sources": self.contents.changed}
+        tasks = {s.task: s.reason or f"{s.views} views" for s in self.shares}
+        return {"folder": str(self.space.folder), "tasks": tasks} | asdict(self.filler.counts) | counts
+
+    def _share(self, name: str, task: Any) -> Share:
+        drawn = hasattr(task.pairs, "make")
+        flips = (task.view.flip > 0) + (task.view.flip < 1)
+        share = Share(name, len(task.pairs), self._crops(task) * flips)
+        if not hasattr(task.pairs, "sources"):
+            share.reason = "its source does not say what its pairs are made from"
+        elif drawn and not self.settings.draws:
+            share.reason = "made anew for every example"
+        return share
+
+    def _crops(self, task: Any) -> int:
+        if hasattr(task.pairs, "make"):
+            return max(1, self.settings.draws)
+        return 1 if is_fixed(task.view) else self.settings.variants
+
+    def _task(self, base: TaskDatasets, share: Share) -> CachedTask:
+        task = base.tasks[share.task]
+        return CachedTask(task, None if share.reason else self.space, self._crops(task), self.contents, self.codec)
+
+    def _refusal(self, samples: int) -> str:
+        """Why nothing is cached, "" where something is."""
+        if all(share.reason for share in self.shares):
+            return "; ".join(f"{share.task}: {share.reason}" for share in self.shares)
+        if self.settings.mode != "auto":
+            return ""
+        if self.autoencoder.model is None:
+            return "encoding costs nothing with this autoencoder"
+        if samples < 2 * self.entries:
+            return f"{samples} examples would use {self.entries} entries less than twice each"
+        needed, free = self.entries * self.codec.payload, _free(Path(self.settings.folder).expanduser())
+        if needed > free / 2:
+            return f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {self.settings.folder}"
+        return ""
+
+    def _description(self, base: TaskDatasets) -> dict[str, Any]:
+        """All that decides an entry, apart from the pair and its view."""
+        shown = next(iter(base.tasks.values())).view
+        return {
+            "autoencoder": self.autoencoder.digest(),
+            "size": shown.size,
+            "resize": list(shown.resize) if shown.resize else None,
+            "crop": shown.crop,
+            "dtype": self.settings.dtype,
+            "code": code_version(self.autoencoder),
+        }
+
+
+def is_fixed(shown: View) -> bool:
+    """Whether a view has one crop only."""
+    return shown.crop == "center" and (shown.resize is None or shown.resize[0] == shown.resize[1])
+
+
+def code_version(autoencoder: Any) -> str:
+    """Digest of the code between a file's bytes and its moments, ours and the libraries'."""
+    modules = [image, view, inspect.getmodule(type(autoencoder))]
+    text = "\n".join(inspect.getsource(module) for module in modules if module is not None)
+    libraries = [f"{name} {version(name)}" for name in ("pillow", "diffusers")]
+    return hashlib.sha256("\n".join([str(FORMAT), *libraries, text]).encode()).hexdigest()[:16]
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """The settings in a checked config."""
+    get = config.get
+    folder = Path(get("cache_dir", "runs/cache"))
+    return Settings(
+        get("cache", "off"), folder, get("cache_variants", 4), get("cache_draws", 0), get("cache_dtype", "float32")
+    )
+
+
+def samples_of(config: Mapping[str, Any], ranks: int) -> int:
+    """Examples that a run sees on all its ranks."""
+    trainer = config["trainer"]
+    return trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1) * config["loader"]["batch_size"] * ranks
+
+
+def cached(config: Mapping[str, Any], data: Any, autoencoder: Any, ranks: int = 1) -> Cache | None:
+    """Put a cache between a data module and its training batches, as a checked config says; None where it is off."""
+    settings = settings_of(config)
+    if settings.mode == "off":
+        return None
+    cache = Cache(settings, data, autoencoder, samples_of(config, ranks))
+    if not cache.reason:
+        data.cache = cache.batches
+    return cache
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.absolute().parent
+    return shutil.disk_usage(path).free

@@ -1,0 +1,60 @@
+"""Gradients that are not finite never reach the weights; how often that happened; and, on a GPU, without waiting for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Guard:
+    """Judges each optimizer step by its gradient norm.
+
+    At once (`immediate`): the caller throws the gradients away. Otherwise the verdict stays on the device, where a fused
+    optimizer obeys it (`found_inf`, as torch's GradScaler sets it), and the host reads it one step later: it is at most
+    one step ahead anyway, and the copy it reads was queued before that step.
+
+    skipped: steps thrown away so far.
+    """
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self._flag: Tensor | None = None  # pinned host memory
+        self._event: Any = None
+
+    def immediate(self, norm: Tensor) -> bool:
+        """Whether this step must be thrown away; waits for the device."""
+        bad = not bool(torch.isfinite(norm))
+        self.skipped += bad
+        return bad
+
+    def masked(self, norm: Tensor, optimizer: Any) -> bool:
+        """Let the optimizer skip this step if it must be skipped; whether the step BEFORE it was."""
+        bad_before = self.settle()
+        optimizer.found_inf = (~torch.isfinite(norm)).float()
+        if norm.is_cuda:
+            if self._flag is None:
+                self._flag, self._event = torch.zeros((), pin_memory=True), torch.cuda.Event()
+            self._flag.copy_(optimizer.found_inf, non_blocking=True)
+            self._event.record()
+        else:
+            self._flag = optimizer.found_inf.clone()
+        return bad_before
+
+    def settle(self) -> bool:
+        """Read the last verdict, if it is not read yet; whether it was bad."""
+        if self._flag is None:
+            return False
+        if self._event is not None:
+            self._event.synchronize()
+        bad = bool(self._flag)
+        self._flag.zero_()
+        self.skipped += bad
+        return bad
+
+
+def can_mask(optimizer: Any, norm: Tensor) -> bool:
+    """Whether an optimizer leaves weights and moments alone where its `found_inf` is 1, and nothing else sets that."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return norm.is_cuda and fused and isinstance(optimizer, torch.optim.AdamW | torch.optim.Adam)

@@ -1,0 +1,117 @@
+"""Sweeps on this machine, through the real command: jobs that fail, jobs that are missing, controllers that die."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, start, states, sweep
+
+from ip2p_lightning.launchers.job import Job, table
+from ip2p_lightning.orphans import SUPERVISOR
+from ip2p_lightning.runs import read_status
+
+FAULTS = "fault='raise@step=1,seed=1;exit@step=1,seed=2;kill@step=1,seed=3;nan@step=1,seed=4'"
+WORDS = [*SMALL, "max_skips=0"]
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory) -> tuple[Path, int, str]:
+    """A sweep of six: one raises, one exits, one is killed, one's loss is NaN."""
+    folder = tmp_path_factory.mktemp("sweeps") / "sweep"
+    return folder, *sweep(folder, *WORDS, "seed=0,1,2,3,4,5", FAULTS)
+
+
+def test_jobs_that_fail_do_not_touch_the_others(troubled):
+    folder, code, output = troubled
+    assert code == 8, output
+    expected = {0: "complete", 1: "failed", 2: "failed", 3: "running", 4: "failed", 5: "complete"}
+    assert states(folder) == expected  # the killed one could not say so
+
+
+def test_the_table_names_reasons_and_logs(troubled):
+    folder, _, output = troubled
+    rows = {int(line.split()[0]): line for line in output.splitlines() if line[:1].isdigit()}
+    reasons = {
+        1: "RuntimeError: a fault was asked for",
+        2: "SystemExit: 7",
+        3: "killed by signal 9",
+        4: "NonFiniteError",
+    }
+    for number, reason in reasons.items():
+        assert reason in rows[number]
+        assert f"log: {runs(folder)[number] / 'log.txt'}" in rows[number]
+    assert output.splitlines()[-1].startswith("error: 4 of 6 jobs are not complete")
+    assert "seed=3" in rows[3] and "loader.size" not in rows[3]  # what all jobs share is left out
+
+
+def test_the_same_command_runs_only_what_is_missing_and_then_nothing(troubled):
+    folder, _, _ = troubled
+    complete = {number: times(path) for number, path in runs(folder).items() if number in (0, 5)}
+    code, output = sweep(
+        folder, *WORDS, "seed=0,1,2,3,4,5"
+    )  # the faults are gone; a fault is not a part of a run's name
+    assert code == 0, output
+    assert states(folder) == dict.fromkeys(range(6), "complete")
+    assert {number: times(runs(folder)[number]) for number in (0, 5)} == complete
+    everything = times(folder)
+    code, output = sweep(folder, *WORDS, "seed=0,1,2,3,4,5")
+    assert code == 0 and times(folder) == everything
+    assert output.count("complete") >= 6
+
+
+def test_ddp_jobs_in_a_sweep_of_which_the_middle_one_fails(tmp_path):
+    """Lightning #11300: there, children repeat the sweep, and the next job meets the ranks of the failed one."""
+    folder = tmp_path / "sweep"
+    code, output = sweep(folder, *DDP, "seed=0,1,2", "fault='raise@step=1,seed=1'")
+    assert code == 8, output
+    assert states(folder) == {0: "complete", 1: "failed", 2: "complete"}
+    assert len(list(folder.glob("*/config.json"))) == 3  # no rank began a sweep of its own
+    assert "rank 0: RuntimeError" in output
+
+
+def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
+    line = [*TRAIN, *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
+    first, second = (start(tmp_path / "sweep", command=line) for _ in range(2))
+    assert [p.communicate()[1] or p.returncode for p in (first, second)] == [0, 0]
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "run@2"}
+    assert digest(tmp_path / "run") == digest(tmp_path / "run@2")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a job learns of its controller's death from Linux only")
+def test_a_controller_that_is_killed_takes_its_job_along_and_is_continued(tmp_path):
+    folder = tmp_path / "sweep"
+    words = [*SMALL, "trainer.max_steps=400", "log_every=1", "seed=0,1"]
+    process = start(folder, "-m", *words)
+    await_that(lambda: list(folder.glob("*/metrics.jsonl")))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (path,) = runs(folder).values()
+    await_that(lambda: read_status(path)["state"] == "preempted", timeout=30)  # saved, and gone
+    code, output = sweep(folder, *words, "trainer.max_steps=400", "resume_allow=[]")
+    assert code == 0, output
+    assert states(folder) == {0: "complete", 1: "complete"}
+    assert path in runs(folder).values() and "@" not in "".join(p.name for p in folder.iterdir())
+
+
+def test_a_job_whose_controller_is_gone_does_not_start(tmp_path):
+    import subprocess
+
+    line = [*TRAIN, *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(line, env=environment(**{SUPERVISOR: "1"}), capture_output=True, text=True, cwd=tmp_path)
+    if os.getppid() != 1:
+        assert done.returncode == 143 and done.stderr.startswith("error: the sweep's controller is gone")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_job_does_not_pass_for_the_complete_run_in_its_folder(tmp_path):
+    (tmp_path / "status.json").write_text('{"state": "complete", "step": 4}')
+    (tmp_path / "log.txt").write_text("error: the folder holds a run with another config\n")
+    job = Job(0, ["seed=1"], tmp_path, [], {}, exit_code=2)
+    assert job.state == "refused"
+    assert "another config" in table([job])

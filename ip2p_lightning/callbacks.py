@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import resource
 import time
 from pathlib import Path
@@ -95,7 +96,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 class Progress(ProgressBar):
-    """One bar over the run's optimizer steps, with loss, images/s and time left; a line each `every` steps off a terminal."""
+    """One bar over the run's optimizer steps, with loss, images/s and time left; off a terminal, twice a minute."""
 
     def __init__(self, losses: LossLog) -> None:
         super().__init__()
@@ -112,9 +113,9 @@ class Progress(ProgressBar):
         from tqdm.auto import tqdm
 
         if self._enabled and trainer.is_global_zero:
-            self.bar = tqdm(
-                total=trainer.max_steps, initial=trainer.global_step, unit="step", desc="train", mininterval=1
-            )
+            pause = 1 if sys.stderr.isatty() else 30  # seconds: a log file is read later, not watched
+            done = {"total": trainer.max_steps, "initial": trainer.global_step}
+            self.bar = tqdm(**done, unit="step", desc="train", mininterval=pause, maxinterval=pause)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         if self.bar is None:

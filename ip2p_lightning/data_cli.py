@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ip2p_lightning.commands import Parser, at_least, run
 from ip2p_lightning.errors import UserError, suggest
@@ -89,89 +89,14 @@ def _composed(words: list[str]) -> int:
 
 
 def _job(composed: Any) -> int:
-    from ip2p_lightning.building import build as building
-    from ip2p_lightning.config import build, plain
+    """What Hydra calls with a composed config."""
+    from ip2p_lightning.building.build import build
+    from ip2p_lightning.building.recipe import order_of
+    from ip2p_lightning.config import plain
 
     config = plain(composed)
-    parts = _parts(config)
-    _checked(config, parts)
-    machine = config["build"]
-    if not 0 <= machine["shard"] < machine["shards"]:
-        raise UserError(f"build.shard={machine['shard']}: give 0 to {machine['shards'] - 1}, below build.shards")
-    order = building.Order(
-        parts=[_part(name, part, config) for name, part in parts.items()],
-        audit=build(config["audit"]),
-        limits=[part.get("limit", config["limit"]) for part in parts.values()],
-        splits=[part.get("splits", config["splits"]) for part in parts.values()],
-        makers=[part["task"].get("make") for part in parts.values()],
-        shard_bytes=config["shard_bytes"],
-        tokenizer=config["tokenizer"],
-        on_bad=config["on_bad"],
-        workers=machine["workers"],
-    )
-    return building.build(order, Path(config["out"]).expanduser(), machine["shard"], machine["shards"])
-
-
-def _checked(config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Hold every part of the config against what it is meant for. Raises UserError and SecurityError as `check` does."""
-    from ip2p_lightning.config import check
-
-    for part in parts.values():
-        check({"source": part["source"], **part["task"]}, _part_signature)
-        check({key: value for key, value in part.items() if key not in ("source", "task")}, _part_signature)
-    apart = ("data", "loader", "prompts", "parts", "task", "source")
-    check({key: value for key, value in config.items() if key not in apart}, _signature)
-
-
-def _part_signature(
-    source: Any = None,
-    make: Any = None,
-    prompts: Any = None,
-    limit: int | None = None,
-    splits: list[str] | None = None,
-) -> None:
-    """What a part of a build may say."""
-
-
-def _signature(
-    out: str,
-    build: Mapping[str, int],
-    audit: Any,
-    on_bad: Literal["fail", "skip"] = "fail",
-    seed: int = 0,
-    limit: int | None = None,
-    splits: list[str] | None = None,
-    short_side: int | None = 720,
-    shard_bytes: int = 500_000_000,
-    tokenizer: str | None = None,
-) -> None:
-    """What the top level of a build's config may say."""
-
-
-def _parts(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tasks to build by name, each with its source; what only training needs is taken out of them."""
-    parts = config["parts"]
-    if not parts:
-        if not config["task"] or not config["source"]:
-            raise UserError("give task=NAME and source=NAME, or recipe=NAME; see ip2p-data --help")
-        parts = {config["task"].get("name", "edit"): {"task": config["task"], "source": config["source"]}}
-    for name, part in parts.items():
-        if not part.get("task") or not part.get("source"):
-            raise UserError(f"parts.{name} needs a task and a source")
-        if "tasks" in part["task"]:
-            raise UserError("task=mixture has several tasks, each with a source of its own: give recipe=NAME")
-        for key in ("_target_", "source", "loader", "flip", "seed", "name"):  # a data module is not built here
-            part["task"].pop(key, None)
-    return parts
-
-
-def _part(name: str, part: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
-    from ip2p_lightning.building.examine import Part
-    from ip2p_lightning.config import build
-
-    task = part["task"]
-    make = build(task["make"]) if task.get("make") else None
-    return Part(name, build(part["source"]), build(task["prompts"]), make, config["short_side"], config["seed"])
+    order = order_of(config)
+    return build(order, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
 
 
 def _merge(words: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Gradients that are not finite never reach the weights; how often that happened; and, on a GPU, without waiting for it."""
+"""Gradients that are not finite never reach the weights; how often that happened; on a GPU, without waiting for it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 class Guard:
     """Judges each optimizer step by its gradient norm.
 
-    At once (`immediate`): the caller throws the gradients away. Otherwise the verdict stays on the device, where a fused
-    optimizer obeys it (`found_inf`, as torch's GradScaler sets it), and the host reads it one step later: it is at most
+    At once (`immediate`): the caller throws the gradients away. Otherwise the verdict stays on the device, where a
+    fused optimizer obeys it (`found_inf`, as torch's GradScaler sets it); the host reads it one step later: it is at most
     one step ahead anyway, and the copy it reads was queued before that step.
 
     skipped: steps thrown away so far.

@@ -21,7 +21,6 @@ from ip2p_lightning.metrics import psnr, ssim
 from ip2p_lightning.networks import Conditioner, apply_unet
 from ip2p_lightning.randomness import seed_of, torch_rng
 
-
 _HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
 
 
@@ -75,7 +74,7 @@ class EditDiffusion(LightningModule):
             does not drown the others.
         gradient_checkpointing: recompute activations in the backward pass.
         channels_last: keep the unet's weights in that memory format; the same numbers, often faster.
-        compile: torch.compile of the unet: regional (each kind of transformer block once) or full; seconds to minutes at
+        compile: torch.compile of the unet: regional (each kind of transformer block once) or full; takes minutes at
             the first step.
         max_skips: non-finite optimizer steps that are skipped before training stops.
 

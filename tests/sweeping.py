@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ip2p_lightning import checkpoint
@@ -23,6 +24,16 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "IP2P_FAULTS": "1", "HF_HUB_OFFLINE": "1"} | more
 
 
+@contextmanager
+def started(folder: Path, *words: str) -> Iterator[subprocess.Popen]:
+    """`start`, for a test that may fail before the process has ended."""
+    process = start(folder, *words)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
 def start(folder: Path, *words: str, command: list[str] | None = None) -> subprocess.Popen:
     """``ip2p-train`` in a process of its own."""
     line = [*(command or TRAIN), *words, f"hydra.sweep.dir={folder}"]
@@ -30,7 +41,7 @@ def start(folder: Path, *words: str, command: list[str] | None = None) -> subpro
     return subprocess.Popen(line, cwd=folder.parent, env=environment(), **streams)
 
 
-def sweep(folder: Path, *words: str, timeout: float = 300) -> tuple[int, str]:
+def sweep(folder: Path, *words: str, timeout: float = 900) -> tuple[int, str]:
     """Exit code and output of ``ip2p-train -m``."""
     process = start(folder, "-m", *words)
     try:
@@ -40,7 +51,7 @@ def sweep(folder: Path, *words: str, timeout: float = 300) -> tuple[int, str]:
         process.kill()
 
 
-def await_that(condition: Callable[[], object], timeout: float = 120) -> None:
+def await_that(condition: Callable[[], object], timeout: float = 600) -> None:
     """Wait until `condition` holds."""
     end = time.monotonic() + timeout
     while not condition():

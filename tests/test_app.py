@@ -25,7 +25,8 @@ from ip2p_lightning.errors import DataError, UserError
 
 PROMPT = "take the noise out"
 META = {"_type": "gradio.FileData"}
-needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="needs ip2p-lightning[app]")
+on_a_bridge = pytest.mark.parametrize("served", ["tiny_run"], indirect=True)
+on_both_models = pytest.mark.parametrize("served", ["tiny_run", "sd_run"], indirect=True)
 
 
 class Sampler:
@@ -106,7 +107,7 @@ def test_uploads_are_read_and_nothing_else(editor):
     for name in ("link.png", "../x.png"):
         with pytest.raises(UserError, match="not an upload"):
             ask(editor, photo={"path": f"{editor.folder}/{name}"})
-    with pytest.raises(DataError, match="^photo: not an image"):
+    with pytest.raises(DataError, match="photo: not an image"):
         ask(editor, photo={"path": f"{editor.folder}/text.png"})
 
 
@@ -127,7 +128,7 @@ def test_examples_are_the_trained_tasks_own(tiny_run):
     assert app.examples({"task": {"name": "own", "prompts": None}}) == []
 
 
-@pytest.fixture(scope="module", params=["tiny_run", "sd_run"])
+@pytest.fixture(scope="module")
 def served(request, tmp_path_factory):
     """The real command on a free port, with room for one waiting edit, and the run; ended with SIGTERM."""
     if find_spec("gradio") is None:
@@ -142,7 +143,7 @@ def served(request, tmp_path_factory):
     try:
         said = server.stdout.readline()
         assert said == f"http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
-        yield SimpleNamespace(url=said.split("/ ")[0], run=run, port=port, pid=server.pid, home=home)
+        yield SimpleNamespace(url=said.split("/ ")[0], run=run, port=port)
     finally:
         server.terminate()
         assert server.wait(30) == 0
@@ -185,7 +186,7 @@ def outcome(served, event):
     return kind, json.loads(data)
 
 
-@needs_gradio
+@on_both_models
 def test_the_page_has_ip2p_edits_pixels(served, tmp_path):
     source = photo(tmp_path / "a.png", (70, 50))
     assert edit(served.run, source, PROMPT, "--steps", 3, "--seed", 7, "--text-scale", 2) == 0
@@ -197,7 +198,7 @@ def test_the_page_has_ip2p_edits_pixels(served, tmp_path):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer))).astype(int), pixels(tmp_path / "a-edit.png"))
 
 
-@needs_gradio
+@on_a_bridge
 def test_the_page_gives_nothing_away(served):
     readme = Path(__file__).parents[1] / "README.md"
     for path in ("/etc/hostname", readme, "README.md", f"{served.run}/config.json", "http://127.0.0.1:1/a.png"):
@@ -207,16 +208,11 @@ def test_the_page_gives_nothing_away(served):
     assert call(served, "/gradio_api/proxy=http://127.0.0.1:1/")[0] == 400
     assert call(served, "/gradio_api/run/edit", {"data": [None] * 6})[0] == 404  # past the queue
     assert call(served, "/monitoring")[0] == 403
-    with pytest.raises(OSError), socket.create_connection((_own_address(), served.port), 2):
-        pass
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", served.port), 2):
+        pass  # 127.0.0.2 is this machine too: a server on 0.0.0.0 would answer there
 
 
-def _own_address():
-    """An address of this machine that is not 127.0.0.1."""
-    return "127.0.0.2"  # all of 127/8 is this machine; a server on 0.0.0.0 would answer there
-
-
-@needs_gradio
+@on_a_bridge
 def test_refusals_are_one_line_and_the_page_lives_on(served):
     kind, said = outcome(served, request_edit(served, None, 1, 1, 1, 0))
     assert kind == "error" and said["error"] == "choose a photo first"
@@ -228,7 +224,7 @@ def test_refusals_are_one_line_and_the_page_lives_on(served):
     assert upload(served, bytes(21_000_000))[0] == 413
 
 
-@needs_gradio
+@on_a_bridge
 def test_a_full_queue_is_busy(served, tmp_path):
     path = json.loads(upload(served, photo(tmp_path / "a.png", (96, 96)).read_bytes())[1])[0]
     events = [request_edit(served, path, 50, 1, 1, 0) for _ in range(5)]
@@ -237,7 +233,7 @@ def test_a_full_queue_is_busy(served, tmp_path):
     assert all(outcome(served, event)[0] == "complete" for event in taken)
 
 
-@needs_gradio
+@on_a_bridge
 def test_a_taken_port_is_one_line(served):
     words = [sys.executable, "-m", "ip2p_lightning.app", served.run, "--port", served.port]
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=120)

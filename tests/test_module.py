@@ -239,7 +239,7 @@ def test_parts_that_do_not_fit_are_refused(tiny):
 
 @pytest.mark.parametrize("ema", [1.0, -0.1])
 def test_an_impossible_decay_is_refused(ema):
-    with pytest.raises(UserError, match="model.ema"):
+    with pytest.raises(UserError, match=r"model\.ema"):
         module_of("model=tiny", f"model.ema={ema}")
 
 

@@ -1,7 +1,6 @@
 """The Optuna sweeper: its search space, its study, and a study that is killed in the middle."""
 
 import csv
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ optuna = pytest.importorskip("optuna")
 from hydra import initialize_config_dir  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
-from sweeping import SMALL, await_that, start, sweep  # noqa: E402
+from sweeping import SMALL, await_that, started, sweep  # noqa: E402
 
 from ip2p_lightning.config import CONF  # noqa: E402
 from ip2p_lightning.errors import UserError  # noqa: E402
@@ -143,11 +142,9 @@ def command(trials: int) -> list[str]:
 
 def killed_in_the_middle(folder: Path, trials: int, at: int) -> list[dict[str, str]]:
     """The rows of a study whose controller is killed -9 while trial `at` runs, and which is then started again."""
-    process = start(folder, "-m", *command(trials))
-    await_that(lambda: len(list(folder.glob("*/metrics.jsonl"))) > at, timeout=60 + 30 * at)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    code, output = sweep(folder, *command(trials), timeout=60 + 30 * trials)
+    with started(folder, "-m", *command(trials)):  # and kills it
+        await_that(lambda: len(list(folder.glob("*/metrics.jsonl"))) > at)
+    code, output = sweep(folder, *command(trials))
     assert code == 0, output
     assert "best: trial" in output
     return list(csv.DictReader(next(folder.glob("study-*/study.csv")).open()))
@@ -162,7 +159,7 @@ def test_a_killed_controllers_study_goes_on(tmp_path):
 @pytest.mark.slow
 def test_twelve_trials_killed_in_the_middle(tmp_path):
     rows = killed_in_the_middle(tmp_path / "cut", trials=12, at=5)
-    code, _ = sweep(tmp_path / "whole", *command(12), timeout=600)
+    code, _ = sweep(tmp_path / "whole", *command(12))
     whole = list(csv.DictReader(next((tmp_path / "whole").glob("study-*/study.csv")).open()))
     assert code == 0
     same = ["trial", "state", "val/psnr", "optimizer.lr", "seed"]

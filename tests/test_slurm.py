@@ -56,6 +56,7 @@ def training(folder: Path) -> list[str]:
     return sorted(set(found) & set(queue("-t", "R", "-p", "spare", "-o", "%i")))
 
 
+@pytest.mark.slow  # SLURM holds a requeued job back for two minutes
 @pytest.mark.parametrize("mark", [pytest.param(None, marks=real)])
 def test_six_jobs_on_two_partitions_two_of_them_preempted(tmp_path, mark):
     folder = tmp_path / "sweep"

@@ -1,12 +1,11 @@
 """Sweeps on this machine, through the real command: jobs that fail, jobs that are missing, controllers that die."""
 
 import os
-import signal
 import sys
 from pathlib import Path
 
 import pytest
-from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, start, states, sweep
+from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, start, started, states, sweep
 
 from ip2p_lightning.launchers.job import Job, table
 from ip2p_lightning.orphans import SUPERVISOR
@@ -86,14 +85,12 @@ def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="a job learns of its controller's death from Linux only")
 def test_a_controller_that_is_killed_takes_its_job_along_and_is_continued(tmp_path):
     folder = tmp_path / "sweep"
-    words = [*SMALL, "trainer.max_steps=400", "log_every=1", "seed=0,1"]
-    process = start(folder, "-m", *words)
-    await_that(lambda: list(folder.glob("*/metrics.jsonl")))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    words = [*SMALL, "trainer.max_steps=150", "log_every=1", "seed=0,1"]
+    with started(folder, "-m", *words):  # and kills it
+        await_that(lambda: list(folder.glob("*/metrics.jsonl")))
     (path,) = runs(folder).values()
-    await_that(lambda: read_status(path)["state"] == "preempted", timeout=30)  # saved, and gone
-    code, output = sweep(folder, *words, "trainer.max_steps=400", "resume_allow=[]")
+    await_that(lambda: read_status(path)["state"] == "preempted")  # saved, and gone
+    code, output = sweep(folder, *words)
     assert code == 0, output
     assert states(folder) == {0: "complete", 1: "complete"}
     assert path in runs(folder).values() and "@" not in "".join(p.name for p in folder.iterdir())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,13 @@ from ip2p_lightning.building import card
 from ip2p_lightning.building.chunks import reports, rows_file
 from ip2p_lightning.building.leakage import Entry, Fractions, divide
 from ip2p_lightning.building.likeness import Likeness
+from ip2p_lightning.building.report import REPORT, write_report
 from ip2p_lightning.building.rows import RowWriter
 from ip2p_lightning.data.pairs.protocol import SPLITS
 from ip2p_lightning.errors import DamagedError, DataError, StorageError
 from ip2p_lightning.storage import sha256_of, storage_errors, sync_folder, write_atomic, write_json
 
 MARK = "dataset.json"
-REPORT = "report.jsonl"
 
 
 def assemble(work: Path, plan: Mapping[str, Any], on_bad: str, progress: bool) -> dict[str, Any]:
@@ -34,14 +33,14 @@ def assemble(work: Path, plan: Mapping[str, Any], on_bad: str, progress: bool) -
     """
     entries, refused = _entries(work, plan)
     if not entries:
-        _write_report(work / REPORT, work, plan, {})
+        write_report(work / REPORT, work, plan, {})
         raise DataError(f"nothing was accepted, {len(refused)} refused; {_first(refused, work)}")
     fractions = {part["task"]: Fractions(part["val"], part["test"]) for part in plan["parts"]}
     found = divide(entries, fractions, plan["audit"]["lookalikes"])
     leaks = [entry for entry in entries if not entry.split]
     refused += [{"path": entry.id, "stage": "leakage", "reason": entry.reason} for entry in leaks]
     if refused and on_bad == "fail":
-        _write_report(work / REPORT, work, plan, {e.id: e for e in entries})
+        write_report(work / REPORT, work, plan, {e.id: e for e in entries})
         total = len(refused) + len(entries) - len(leaks)
         raise DataError(f"{len(refused)} of {total} refused; {_first(refused, work)}; on_bad=skip leaves them out")
     return _write(work, plan, entries, refused, found, progress)
@@ -62,18 +61,8 @@ def _entries(work: Path, plan: Mapping[str, Any]) -> tuple[list[Entry], list[dic
         private = line["_"]
         looks = Likeness(private["bits"], private["mirrored"], base64.b64decode(private["thumb"]))
         prints = tuple(private["prints"])
-        entries.append(
-            Entry(
-                line["id"],
-                line["task"],
-                private["split"],
-                private["scene"],
-                prints,
-                looks,
-                private["bytes"],
-                line["chunk"],
-            )
-        )
+        where = (private["split"], private["scene"], prints, looks, private["bytes"], line["chunk"])
+        entries.append(Entry(line["id"], line["task"], *where))
     return entries, refused
 
 
@@ -95,7 +84,7 @@ def _write(
             if not path.is_file():  # complete if there: it is renamed into place
                 _write_shard(path, work, ids, by_id)
             bar.update(len(ids))
-    figures = _write_report(final / REPORT, work, plan, by_id)
+    figures = write_report(final / REPORT, work, plan, by_id)
     manifest = _manifest(plan, entries, refused, found, figures, shards)
     write_atomic(final / "README.md", card.text(manifest, plan).encode())
     files = sorted(p for p in final.rglob("*") if p.is_file() and p.name != MARK)
@@ -150,38 +139,6 @@ def _rows(work: Path, chunks: Sequence[int], wanted: set[str]) -> Iterator[dict[
                             yield row
         except OSError as error:
             raise DamagedError(f"{rows_file(work, number)}: {error}; remove it and give the same command") from None
-
-
-def _write_report(path: Path, work: Path, plan: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
-    """One line per candidate, accepted or rejected; returns what the card sums up."""
-    sizes, tokens, stages, identical = Counter(), Counter(), Counter(), 0
-
-    def write(file: Any) -> None:
-        nonlocal identical
-        for line in (*plan["refused"], *reports(work, plan["chunks"])):
-            told = _told(line, by_id)
-            if told["verdict"] == "accepted":
-                sizes[f"{told['width']}x{told['height']}"] += 1
-                tokens[told["tokens"]] += 1
-                identical += told["psnr"] is None
-            else:
-                stages[told["stage"]] += 1
-            file.write((json.dumps(told, ensure_ascii=False) + "\n").encode())
-
-    write_atomic(path, write)
-    return {"sizes": sizes, "tokens": tokens, "stages": dict(sorted(stages.items())), "identical": identical}
-
-
-def _told(line: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
-    head = {"id": line["id"], "task": line["task"]}
-    if "stage" in line:
-        return head | {"verdict": "rejected", **{key: line[key] for key in ("path", "stage", "reason")}}
-    entry = by_id.get(line["id"])
-    if entry is not None and not entry.split:
-        return head | {"verdict": "rejected", "path": line["id"], "stage": "leakage", "reason": entry.reason}
-    facts = {key: value for key, value in line.items() if key not in ("id", "task", "_", "chunk")}
-    where = {"split": entry.split, "source_id": entry.source_id} if entry else {}
-    return head | {"verdict": "accepted"} | where | facts
 
 
 def _manifest(

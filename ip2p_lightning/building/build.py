@@ -3,55 +3,26 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ip2p_lightning.building import plan as plans
 from ip2p_lightning.building import tokens
 from ip2p_lightning.building.assemble import MARK, assemble, publish
-from ip2p_lightning.building.audit import Audit
-from ip2p_lightning.building.candidates import Candidate, Refusal
 from ip2p_lightning.building.chunks import Chunk, cut, done
-from ip2p_lightning.building.examine import Part
+from ip2p_lightning.building.plan import Order
 from ip2p_lightning.building.workers import Task, outcomes
 from ip2p_lightning.errors import DamagedError, StorageError, UserError
 from ip2p_lightning.storage import probe, storage_errors, sweep_temporaries, write_json
 
 WORK = ".work"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be built; every field but the last two decides the dataset's bytes."""
-
-    parts: Sequence[Part]
-    audit: Audit
-    limits: Sequence[int | None] = ()
-    """Per part: how many candidates to draw; None for all."""
-    splits: Sequence[Sequence[str] | None] = ()
-    """Per part: published splits to take; None for all."""
-    makers: Sequence[Any] = ()
-    """Per part: the config of what makes a side, for the record."""
-    shard_bytes: int = 500_000_000
-    tokenizer: str | None = None
-    on_bad: str = "fail"
-    workers: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A part's candidates, chosen and in order, and what was refused without a look at it."""
-
-    candidates: Sequence[Candidate]
-    refused: Sequence[Refusal]
 
 
 def build(order: Order, out: Path, shard: int = 0, shards: int = 1) -> int:
@@ -63,10 +34,10 @@ def build(order: Order, out: Path, shard: int = 0, shards: int = 1) -> int:
         SecurityError: a path leads out of a source.
         StorageError: `out` cannot be written.
     """
-    listed = [_listed(order, i) for i in range(len(order.parts))]
+    offers = [plans.listed(order, i) for i in range(len(order.parts))]
     label, count = tokens.counter(order.tokenizer)
-    chunks = cut([part.candidates for part in listed])
-    plan = _plan(order, listed, label, len(chunks))
+    chunks = cut([offer.candidates for offer in offers])
+    plan = plans.written(order, offers, label, len(chunks))
     work = out / WORK
     if _complete(out, plan):
         shutil.rmtree(work, ignore_errors=True)
@@ -80,56 +51,6 @@ def build(order: Order, out: Path, shard: int = 0, shards: int = 1) -> int:
         print(f"shard {shard} of {shards} is done; when all are: ip2p-data merge {out}")
         return 0
     return finish(out, order.on_bad)
-
-
-def _listed(order: Order, i: int) -> Listed:
-    """What a part offers, less what is not wanted: a keyed draw that does not depend on the order of files."""
-    part, wanted = order.parts[i], order.splits[i] if order.splits else None
-    limit = order.limits[i] if order.limits else None
-    candidates, refused = part.origin.list()
-    if wanted is not None:
-        candidates = [c for c in candidates if c.split is None or c.split in wanted]
-    if limit is not None:
-        if len(candidates) < limit:
-            raise UserError(f"limit={limit}: {part.origin.name} has {len(candidates)} candidates for {part.task}")
-        key = f"{part.seed}\x1f{part.task}\x1f"
-        candidates = sorted(candidates, key=lambda c: hashlib.sha256(f"{key}{c.id}".encode()).digest())[:limit]
-    return Listed(sorted(candidates), refused)
-
-
-def _plan(order: Order, listed: Sequence[Listed], label: str, chunks: int) -> dict[str, Any]:
-    parts = [
-        {
-            "task": part.task,
-            "source": part.origin.name,
-            "val": part.origin.val,
-            "test": part.origin.test,
-            "facts": part.origin.facts(),
-            "candidates": len(mine.candidates),
-            "prompts": list(part.prompts.prompts),
-            "make": maker,
-            "made_by": type(part.make).__name__ if mine.candidates and _one_sided(mine.candidates[0]) else "",
-            "short_side": part.short_side,
-            "seed": part.seed,
-        }
-        for part, mine, maker in zip(order.parts, listed, order.makers or [None] * len(listed), strict=True)
-    ]
-    refused = [
-        r._asdict() | {"id": f"{p.task}/{r.id}", "task": p.task}
-        for p, mine in zip(order.parts, listed, strict=True)
-        for r in mine.refused
-    ]
-    plan = {"format": 1, "parts": parts, "audit": asdict(order.audit), "shard_bytes": order.shard_bytes}
-    plan |= {"tokens": label, "max_tokens": tokens.MOST, "chunks": chunks, "refused": refused}
-    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode())
-    for mine in listed:
-        for candidate in mine.candidates:  # without the stamps: a copy of the source is the same source
-            digest.update(json.dumps(candidate[:-1]).encode())
-    return plan | {"digest": digest.hexdigest()}
-
-
-def _one_sided(candidate: Candidate) -> bool:
-    return candidate.original is None or candidate.edited is None
 
 
 def _complete(out: Path, plan: Mapping[str, Any]) -> bool:

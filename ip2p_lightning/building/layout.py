@@ -31,8 +31,8 @@ class Layout:
     """Images below a folder, found and matched by patterns.
 
     A pattern is a path without its ending, such as ``train/{scene}/blur/{name}``. ``{word}`` stands for a part of a
-    name, and ``{path}`` also for folders; two files whose words agree are a pair; files with one ``{scene}`` stay in one
-    split; ``*`` stands for any part of a name, and ``**/`` for any folders.
+    name, and ``{path}`` also for folders; two files whose words agree are a pair; files with one ``{scene}`` stay in
+    one split; ``*`` stands for any part of a name, and ``**/`` for any folders.
 
     Args:
         name: of the dataset.
@@ -67,9 +67,8 @@ class Layout:
         checked_fractions(f"source {name}", val, test)
         for key, side in [(key, side) for layout in layouts for key, sides in layout.items() for side in sides]:
             if key not in PARTS or side not in SIDES:
-                raise UserError(
-                    f"source.layouts: {key}.{side}{suggest(key, PARTS)}: give {', '.join(PARTS)} with {', '.join(SIDES)}"
-                )
+                known = f"give {', '.join(PARTS)} with {', '.join(SIDES)}"
+                raise UserError(f"source.layouts: {key}.{side}{suggest(key, PARTS)}: {known}")
         self.name, self.root, self.layouts, self.val, self.test = name, root, list(layouts), val, test
         self.get, self.size = get, size
         self._facts = {"home": home, "licence": licence, "citation": citation, "overlaps": overlaps}
@@ -84,8 +83,7 @@ class Layout:
     def list(self) -> Listing:
         advice = f"{self.name}: {self.get}" + (f" ({self.size})" if self.size else "")
         root = source_folder(self.root, advice)
-        candidates: list[Candidate] = []
-        refused: list[Refusal] = []
+        candidates, refused = list[Candidate](), list[Refusal]()
         for part, sides in self._found(root).items():
             listed = _photos(root, sides["clean"]) if "clean" in sides else _pairs(root, sides, refused)
             candidates += [c._replace(split=PARTS[part], scene=_scene(c, part)) for c in listed]
@@ -148,8 +146,8 @@ def files(root: Path, pattern: str) -> Iterator[File]:
     """Image files below `root` that fit, in no order. Hidden ones and linked folders are passed by."""
     fits = re.compile(_regex(pattern))
     for entry, path in _walk(str(root), _fixed(pattern)):
-        stem, suffix = _split(path)
-        found = fits.fullmatch(stem) if suffix.lower() in LISTED else None
+        stem = _stem(path)
+        found = fits.fullmatch(stem) if path[len(stem) :].lower() in LISTED else None
         if found:
             status = entry.stat(follow_symlinks=False)
             yield File(path, found.groupdict(), status.st_size, status.st_mtime_ns)
@@ -195,9 +193,4 @@ def _regex(pattern: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return _split(path)[0]
-
-
-def _split(path: str) -> tuple[str, str]:
-    """Path without its ending, and the ending."""
-    return os.path.splitext(path)  # noqa: PTH122  strings: a source may have a million files
+    return os.path.splitext(path)[0]  # noqa: PTH122  strings: a source may have a million files

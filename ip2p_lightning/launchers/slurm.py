@@ -21,7 +21,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import UserError, suggest
 from ip2p_lightning.launchers.job import Job, make_job, returned, titled
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.slurm_task import RECORD
@@ -65,11 +65,10 @@ class SlurmLauncher(Launcher):
         plain = OmegaConf.to_container(OmegaConf.create({"partition": partition, **resources}), resolve=True)
         names = plain.pop("partition")
         self.partitions = names if isinstance(names, list) else [names]
-        unknown = [key for key in plain if key not in Resources.__dataclass_fields__]
-        if unknown:
-            raise UserError(
-                f"unknown key hydra.launcher.{unknown[0]}; known: {', '.join(Resources.__dataclass_fields__)}"
-            )
+        known = Resources.__dataclass_fields__
+        for key in plain:
+            if key not in known:
+                raise UserError(f"unknown key hydra.launcher.{key}{suggest(key, known)}; known: {', '.join(known)}")
         self.resources, self.poll, self.max_requeues = Resources(**plain), poll, max_requeues
 
     @property

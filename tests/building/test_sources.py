@@ -164,10 +164,7 @@ def test_a_published_layout_is_found_and_divided(tmp_path, name, packing):
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "source").glob("*.yaml")))
 def test_a_source_that_is_not_there_says_what_to_download(name, build, tmp_path):
-    if name in ("manifest", "hub"):
-        given = {"manifest": "source.path", "hub": "source.name"}[name]
-    else:
-        given = "source.root"
+    given = {"manifest": "source.path", "hub": "source.name"}.get(name, "source.root")
     code, line = build("task=denoise", f"source={name}", f"{given}={tmp_path / 'nowhere'}", f"out={tmp_path / 'out'}")
     assert code == 2 and "nowhere" in line and line.startswith("error: ")
     if name not in ("manifest", "hub", "folder", "photos"):

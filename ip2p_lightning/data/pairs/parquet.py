@@ -199,7 +199,7 @@ class _Table:
         return self._files[number]
 
 
-class _damage:  # noqa: N801  a context manager, used like a function
+class _damage:
     """Turn what the reader raises on changed bytes into one line that names the file."""
 
     def __init__(self, path: Path) -> None:

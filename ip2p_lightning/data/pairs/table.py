@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from ip2p_lightning.errors import DataError, SecurityError, StorageError, UserError, suggest
 
+MOST_NAMES = 4_000_000  # of files that are remembered while a manifest is read; beyond it, each is looked up
 LONGEST_LINE = 1 << 20  # characters; a line beyond it is no list of paths
 
 
@@ -60,12 +61,16 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 yield number, _object(line, where)
 
 
-def _object(line: str, where: str) -> Mapping[str, Any]:
-    def refuse(word: str) -> NoReturn:
-        raise ValueError(f"{word} is not JSON")
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
 
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)  # json.loads with options would make one for every line
+
+
+def _object(line: str, where: str) -> Mapping[str, Any]:
     try:
-        record = json.loads(line, parse_constant=refuse)
+        record = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(record, dict):
@@ -79,9 +84,11 @@ def cell(record: Mapping[str, Any], name: str, where: str) -> str:
     Raises:
         DataError: no such field (the line lists those there are), or it holds no text.
     """
+    value = record.get(name)
+    if type(value) is str and value and not value.isspace():  # nearly every cell of a million lines
+        return value
     if name not in record:
         raise DataError(f"{where}: no field '{name}', it has {', '.join(map(str, record))}{suggest(name, record)}")
-    value = record[name]
     if isinstance(value, int) and not isinstance(value, bool):  # an id may be a number
         value = str(value)
     if not isinstance(value, str) or not value.strip():
@@ -96,6 +103,8 @@ class PathCheck:
         self.root = os.path.realpath(root)
         self._inside = self.root.rstrip("/") + "/"
         self._real_folder = lru_cache(maxsize=4096)(os.path.realpath)  # links are followed once per folder
+        self._plain: dict[str, frozenset[str]] = {}
+        self._room = MOST_NAMES
 
     def __call__(self, value: str, where: str) -> str:
         """The file, with links resolved.
@@ -109,6 +118,8 @@ class PathCheck:
         if ".." in value.split("/"):
             raise SecurityError(f"{where}: '{value}' climbs out of its folder with '..'")
         folder, _, name = f"{self.root}/{value}".rpartition("/")
+        if name in self._plain_files(folder):
+            return f"{self._real_folder(folder)}/{name}"
         path = f"{self._real_folder(folder)}/{name}"
         try:
             mode = os.lstat(path).st_mode  # strings and one system call: a manifest may have a million lines
@@ -125,6 +136,21 @@ class PathCheck:
         if not stat.S_ISREG(mode):
             raise SecurityError(f"{where}: '{value}' is a device, pipe or socket")
         return path
+
+    def _plain_files(self, folder: str) -> frozenset[str]:
+        """Regular files of a folder within the root, listed once: a system call per folder, not per line."""
+        if folder in self._plain:
+            return self._plain[folder]
+        real, names = self._real_folder(folder), frozenset[str]()
+        if self._room > 0 and f"{real}/".startswith(self._inside):
+            try:
+                with os.scandir(real) as entries:
+                    names = frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+            except OSError:
+                pass  # the slow way says what is wrong
+        self._room -= len(names)
+        self._plain[folder] = names
+        return names
 
 
 def connected(pairs: Sequence[tuple[str, str]]) -> list[str]:

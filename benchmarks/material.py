@@ -1,0 +1,87 @@
+"""What both sides of a comparison train on: a random checkpoint in Stable Diffusion's layout, and pairs in Parquet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Widths: Stable Diffusion 1.5's own, a quarter of them (heads 40 to 160 wide as there), and less.
+SIZES: dict[str, dict[str, Any]] = {
+    "sd15": {"unet": (320, 640, 1280, 1280), "heads": 8, "groups": 32, "vae": (128, 256, 512, 512), "text": 768},
+    "small": {"unet": (80, 160, 320, 320), "heads": 2, "groups": 16, "vae": (32, 64, 128, 128), "text": 192},
+    "tiny": {"unet": (32, 64, 128, 128), "heads": 1, "groups": 16, "vae": (16, 32, 64, 64), "text": 64},
+}
+
+
+def write_checkpoint(folder: Path, size: str, seed: int = 0) -> Path:
+    """A random text-to-image checkpoint of a size; kept where it is there already."""
+    import torch
+
+    import ip2p_lightning  # noqa: F401  makes torchvision importable
+
+    if (folder / "model_index.json").exists():
+        return folder
+    from tests.sd_checkpoint import SCHEDULER, _write_index, _write_tokenizer
+
+    torch.manual_seed(seed)
+    for name, part in _parts(SIZES[size]).items():
+        part.save_pretrained(folder / name)
+    _write_tokenizer(folder / "tokenizer")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    _write_index(folder, "StableDiffusionPipeline")
+    return folder
+
+
+def _parts(size: dict[str, Any]) -> dict[str, Any]:
+    """UNet, VAE and text encoder of Stable Diffusion 1.5's architecture at these widths."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from tests.sd_checkpoint import _vocabulary
+
+    words, width = len(_vocabulary()), size["text"]
+    ends = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
+    text = CLIPTextConfig(
+        vocab_size=words, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=12, projection_dim=width,
+        num_attention_heads=max(1, width // 64), max_position_embeddings=77, **ends,
+    )  # fmt: skip
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    return {
+        "unet": UNet2DConditionModel(
+            sample_size=32, block_out_channels=size["unet"], attention_head_dim=size["heads"],
+            cross_attention_dim=width, norm_num_groups=size["groups"],
+        ),
+        "vae": AutoencoderKL(
+            block_out_channels=size["vae"], down_block_types=down, up_block_types=up, layers_per_block=2,
+            latent_channels=4, norm_num_groups=min(32, size["vae"][0]), scaling_factor=0.18215, sample_size=256,
+        ),
+        "text_encoder": CLIPTextModel(text),
+    }  # fmt: skip
+
+
+def write_pairs(folder: Path, count: int, side: int = 256) -> Path:
+    """`count` crops of scikit-image's photos, noisy and clean, as a Parquet dataset that the peer's script reads too."""
+    if (folder / "train-00000.parquet").exists():
+        return folder
+    import datasets
+    import skimage.data
+    from PIL import Image
+
+    photos = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
+    rng, rows = np.random.default_rng(0), []
+    for number in range(count):
+        photo = photos[number % len(photos)]
+        top, left = (int(rng.integers(0, n - side + 1)) for n in photo.shape[:2])
+        clean = photo[top : top + side, left : left + side]
+        noisy = np.clip(clean + rng.normal(0, 25, clean.shape), 0, 255).astype(np.uint8)
+        words = f"remove the noise, version {number % 8}"
+        rows.append({"input_image": Image.fromarray(noisy), "edited_image": Image.fromarray(clean), "edit_prompt": words})
+    image, text = datasets.Image(), datasets.Value("string")
+    features = datasets.Features(input_image=image, edited_image=image, edit_prompt=text)
+    folder.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(folder / "train-00000.parquet"))
+    return folder

@@ -1,0 +1,188 @@
+"""Ours against diffusers' training script, unmodified: same checkpoint, pairs, recipe; interleaved, on one thread.
+
+``python -m benchmarks.vs_diffusers /path/to/train_instruct_pix2pix.py [--size small] [--rounds 3] [--steps 5]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.material import SIZES, write_checkpoint, write_pairs
+
+SIDES = ("peer", "cold", "warm")  # diffusers; ours with an empty cache; ours with a full one
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print, and leave the numbers in ``WORK/result.json``."""
+    options = _options(words)
+    work = Path(options.work)
+    write_checkpoint(work / options.size, options.size)
+    write_pairs(work / f"pairs-{_pairs(options)}", _pairs(options))
+    _fill(options)
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
+    for number in range(options.rounds):
+        for side in options.sides:
+            runs[side].append(_run(options, side, number))
+            print(f"round {number + 1}: {_told(side, runs[side][-1], options)}", flush=True)
+    result = _result(options, runs)
+    (work / "result.json").write_text(json.dumps(result, indent=2))
+    print(json.dumps(result["ratios"], indent=2))
+    return 0 if result["same_loss"] else 1
+
+
+def _options(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("peer", help="diffusers' examples/instruct_pix2pix/train_instruct_pix2pix.py")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--batch", type=int, default=2, help="examples a micro-batch")
+    parser.add_argument("--accumulate", type=int, default=4, help="micro-batches a step")
+    parser.add_argument("--merge", type=int, default=None, help="of which ours runs so many as one (default: all)")
+    parser.add_argument("--steps", type=int, default=5, help="optimizer steps a run: one epoch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-ema", dest="ema", action="store_false")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--work", default="/tmp/ip2p-bench")
+    options = parser.parse_args(words)
+    options.merge = options.merge or options.accumulate
+    return options
+
+
+def _pairs(options: argparse.Namespace) -> int:
+    return options.batch * options.accumulate * options.steps
+
+
+def _peer(options: argparse.Namespace, folder: Path, number: int) -> list[str]:
+    words = {
+        "pretrained_model_name_or_path": Path(options.work) / options.size,
+        "dataset_name": Path(options.work) / f"pairs-{_pairs(options)}",
+        "cache_dir": Path(options.work) / "datasets",
+        "output_dir": folder,
+        "resolution": 256,
+        "train_batch_size": options.batch,
+        "gradient_accumulation_steps": options.accumulate,
+        "max_train_steps": options.steps,
+        "learning_rate": 5e-5,
+        "lr_scheduler": "constant",
+        "lr_warmup_steps": 0,
+        "conditioning_dropout_prob": 0.05,
+        "checkpointing_steps": 10**6,
+        "seed": number,
+    }
+    flat = [word for key, value in words.items() for word in (f"--{key}", str(value))]
+    return [options.peer, *flat, "--random_flip", *(["--use_ema"] if options.ema else [])]
+
+
+def _ours(options: argparse.Namespace, folder: Path, cache: Path, number: int) -> list[str]:
+    return [
+        "ip2p_lightning.train", "model=local", f"model.path={Path(options.work) / options.size}", "data=hub",
+        f"data.name={Path(options.work) / f'pairs-{_pairs(options)}'}", "data.original=input_image",
+        "data.edited=edited_image", "data.prompt=edit_prompt", "data.val=0", "data.test=0", "task=own", "trainer=cpu",
+        f"trainer.max_steps={options.steps}", f"trainer.accumulate_grad_batches={options.accumulate}",
+        f"loader.batch_size={options.batch}", f"loader.merge={options.merge}", "loader.resize=null",
+        "loader.crop=center", "model.channels_last=true", "val_every=0", "log_every=1", "save_every=1000000",
+        f"model.ema={'0.9999' if options.ema else 'null'}", "cache=disk", f"cache_dir={cache}", f"seed={number}",
+        f"hydra.run.dir={folder}",
+    ]  # fmt: skip
+
+
+def _fill(options: argparse.Namespace) -> None:
+    """The warm side's cache; what an earlier benchmark left is used."""
+    if "warm" not in options.sides:
+        return
+    words = _ours(options, Path(options.work) / "filling", _cache(options), 0)[1:]
+    command = [sys.executable, "-m", "ip2p_lightning.cache", *words]
+    subprocess.run(command, check=True, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _cache(options: argparse.Namespace) -> Path:
+    return Path(options.work) / f"cache-{options.size}"
+
+
+def _environment() -> dict[str, str]:
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return os.environ | one | {"HF_DATASETS_OFFLINE": "1"}
+
+
+def _run(options: argparse.Namespace, side: str, number: int) -> dict[str, Any]:
+    """One training run in a process of its own."""
+    folder = Path(options.work) / f"run-{side}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    cache = _cache(options) if side == "warm" else folder / "cache"
+    run = folder / "run"
+    words = _peer(options, run, number) if side == "peer" else _ours(options, run, cache, number)
+    clock, log = folder / "clock.json", folder / "log.txt"
+    command = [sys.executable, "-m", "benchmarks.clocked", str(clock), *words]
+    with log.open("w") as file:
+        subprocess.run(command, check=True, env=_environment(), stdout=file, stderr=subprocess.STDOUT)
+    return _measured(json.loads(clock.read_text()), _peer_losses(run) if side == "peer" else _our_losses(run))
+
+
+def _measured(rows: list[list[float]], losses: list[float]) -> dict[str, Any]:
+    cpu = [b[1] - a[1] for a, b in zip(rows, rows[1:], strict=False)]
+    wall = [b[0] - a[0] for a, b in zip(rows, rows[1:], strict=False)]
+    return {
+        "cpu_s": cpu, "wall_s": wall, "peak_mb": rows[-1][2], "losses": losses,
+        "start_cpu_s": rows[0][1] - min(cpu),  # to the first step: everything before it, less one step
+    }  # fmt: skip
+
+
+def _our_losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def _peer_losses(folder: Path) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for path in sorted(folder.rglob("events.out*")):
+        events = EventAccumulator(str(path.parent)).Reload()
+        if "train_loss" in events.Tags()["scalars"]:
+            return [event.value for event in events.Scalars("train_loss")]
+    return []
+
+
+def _told(side: str, run: dict[str, Any], options: argparse.Namespace) -> str:
+    best = min(run["cpu_s"])
+    return (
+        f"{side:5} {best:.2f} CPU s a step ({options.batch * options.accumulate / best:.2f} images per CPU s), peak "
+        f"{run['peak_mb']:.0f} MB, start {run['start_cpu_s']:.1f} CPU s, mean loss {statistics.mean(run['losses']):.4f}"
+    )
+
+
+def _result(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Minima and medians over all rounds, their ratios, and whether the losses are one."""
+    per_step = {side: [s for run in found for s in run["cpu_s"]] for side, found in runs.items()}
+    ratios: dict[str, Any] = {}
+    for side in runs.keys() - {"peer"}:
+        ratios[f"{side}_min"] = min(per_step["peer"]) / min(per_step[side])
+        ratios[f"{side}_median"] = statistics.median(per_step["peer"]) / statistics.median(per_step[side])
+        ratios[f"{side}_peak"] = _peak(runs[side]) / _peak(runs["peer"])
+    found = {s: [x for run in group for x in run["losses"]] for s, group in runs.items()}
+    noise = math.sqrt(sum(statistics.variance(x) / len(x) for x in found.values()))
+    means = {side: statistics.mean(x) for side, x in found.items()}
+    return {
+        "options": vars(options), "ratios": ratios, "runs": runs, "mean_loss": means, "noise_of_loss": noise,
+        "same_loss": max(means.values()) - min(means.values()) <= 4 * noise, "machine": platform.platform(),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "lightning", "transformers", "accelerate")},
+    }  # fmt: skip
+
+
+def _peak(runs: list[dict[str, Any]]) -> float:
+    return min(run["peak_mb"] for run in runs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""``ip2p-cache RUN`` or ``ip2p-cache OVERRIDES``: encode every stored view of a run's pairs before it trains."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.refusal import exit_code, explain
+
+USAGE = """usage: ip2p-cache RUN                       fill the cache of a run's folder
+       ip2p-cache [GROUP=MEMBER ...] [KEY=VALUE ...]   ... of the run that ip2p-train would make of these words
+
+Encodes what is not in the cache yet; stopped, it goes on where it was. Several may fill one cache at a time."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The console command."""
+    given = list(sys.argv[1:] if words is None else words)
+    if {"-h", "--help"} & set(given):
+        print(USAGE)
+        return 0
+    return exit_code(lambda: _fill(_config(given)))
+
+
+def _config(words: list[str]) -> dict[str, Any]:
+    """The checked config of a run's folder, or of a command line."""
+    if len(words) == 1 and "=" not in words[0]:
+        from ip2p_lightning.config import check
+        from ip2p_lightning.runs import Recipe, read_config
+
+        config = read_config(Path(words[0]))
+        check(config, Recipe)
+        return config
+    from hydra import compose, initialize_config_dir
+
+    from ip2p_lightning.config import CONF
+    from ip2p_lightning.train import checked
+
+    try:
+        with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            return checked(compose("train", overrides=[w for w in words if not w.startswith("hydra.")]))
+    except Exception as error:
+        raise explain(error, words) from None
+
+
+def _fill(config: Mapping[str, Any]) -> int:
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from ip2p_lightning import runs
+    from ip2p_lightning.caching.everything import fill_all
+    from ip2p_lightning.caching.setup import Cache, settings_of
+
+    settings = settings_of(config)
+    if settings.mode == "ram":
+        raise UserError("cache=ram is filled by the runs that use it, and ends with them; use cache=disk")
+    data = runs.build_data(config)
+    data.setup("fit")
+    cache = Cache(replace(settings, mode="disk"), data, _autoencoder(config))
+    print(cache.summary())  # with its size, before anything is written
+    if cache.reason:
+        return 0
+    started, bar = time.perf_counter(), tqdm(total=cache.entries, unit="pair", desc="cache")
+    for done in fill_all(cache, config["loader"]["batch_size"], config["loader"]["workers"]):
+        bar.set_postfix_str(f"{2 * done / (time.perf_counter() - started):.1f} images/s", refresh=False)
+        bar.update(done - bar.n)
+    bar.close()
+    state = cache.state()
+    print(f"complete: {cache.entries} entries; computed {state['filled']}, rebuilt {state['damaged']} damaged ones")
+    return 0
+
+
+def _autoencoder(config: Mapping[str, Any]) -> Any:
+    """The run's autoencoder alone, on its device: the UNet is not needed."""
+    import torch
+
+    from ip2p_lightning.config import build
+
+    on_gpu = torch.cuda.is_available() and config["trainer"].get("accelerator") != "cpu"
+    return build(config["autoencoder"]).to("cuda" if on_gpu else "cpu")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

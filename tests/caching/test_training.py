@@ -1,0 +1,84 @@
+"""Training from the cache is training without it."""
+
+import json
+
+import pytest
+import torch
+from conftest import train_run
+from pieces import pairs  # noqa: F401  a fixture
+
+from ip2p_lightning.module import EditDiffusion
+from ip2p_lightning.randomness import torch_rng
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def sd_words(sd_folder, root, *more):
+    return [
+        "model=local",
+        f"model.path={sd_folder}",
+        "data=folder",
+        f"data.root={root}",
+        "task=own",
+        "loader.resize=null",
+        "loader.crop=center",
+        "trainer.max_steps=5",
+        "log_every=1",
+        *more,
+    ]
+
+
+@pytest.fixture
+def two_folders(tmp_path, pairs):
+    (pairs / "val").symlink_to(pairs / "train")
+    return tmp_path
+
+
+def test_losses_are_equal_to_1e_6(two_folders, sd_folder):
+    """Center crop and flip: the stored views are all views, so the numbers agree to the rounding of fp32."""
+    plain = losses(train_run(two_folders / "a", *sd_words(sd_folder, two_folders / "pairs", "cache=off")))
+    words = sd_words(sd_folder, two_folders / "pairs", "cache=disk", f"cache_dir={two_folders}/cache")
+    first, second = (losses(train_run(two_folders / name, *words)) for name in "bc")
+    assert first == pytest.approx(plain, rel=1e-6) and second == pytest.approx(plain, rel=1e-6) and len(plain) == 5
+    counts = json.loads((two_folders / "c" / "status.json").read_text())["cache"]
+    assert counts["filled"] == 0 and counts["hits"] == 10 and counts["damaged"] == 0
+
+
+def test_losses_are_equal_with_bf16_within_its_bound(two_folders, sd_folder):
+    plain = losses(train_run(two_folders / "a", *sd_words(sd_folder, two_folders / "pairs", "cache=off")))
+    more = ["cache=disk", f"cache_dir={two_folders}/cache", "cache_dtype=bfloat16"]
+    halved = losses(train_run(two_folders / "b", *sd_words(sd_folder, two_folders / "pairs", *more)))
+    assert halved == pytest.approx(plain, rel=2**-7)
+
+
+def test_a_merged_step_is_the_accumulated_step(two_folders, sd_folder):
+    """Same draws for each sample, hence the same loss; the weights after it differ by rounding."""
+    words = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3", f"cache_dir={two_folders}/cache", "cache=disk"]
+    words = sd_words(sd_folder, two_folders / "pairs", *words)
+    apart = losses(train_run(two_folders / "a", *words))
+    merged = losses(train_run(two_folders / "b", *words, "loader.merge=2"))
+    assert merged == pytest.approx(apart, rel=1e-5) and len(apart) == 3
+
+
+def test_a_run_from_the_cache_continues_as_if_never_stopped(two_folders, sd_folder):
+    words = sd_words(sd_folder, two_folders / "pairs", "cache=disk", f"cache_dir={two_folders}/cache", "save_every=3")
+    whole = losses(train_run(two_folders / "a", *words))
+    train_run(two_folders / "b", *words, "trainer.max_steps=3")
+    parts = losses(train_run(two_folders / "b", *words, "resume_allow=[trainer.max_steps]"))
+    assert parts == whole
+
+
+def test_moments_and_pixels_give_one_loss(sd_run):
+    from ip2p_lightning.data.example import EditExample
+    from ip2p_lightning.runs import open_run
+
+    module: EditDiffusion = open_run(sd_run).module
+    images = torch.rand(2, 2, 3, 32, 32, generator=torch_rng("images")) * 2 - 1
+    batch = EditExample(*images, ["a", "b"], ["denoise"] * 2, ["1", "2"])
+    encoded = batch._replace(original=module.autoencoder.moments(images[0]), edited=module.autoencoder.moments(images[1]))
+    draws, same = (module.draws(b, torch_rng("draws")) for b in (batch, encoded))
+    assert all(torch.equal(a, b) for a, b in zip(draws, same, strict=True))
+    torch.testing.assert_close(module.loss(encoded, same), module.loss(batch, draws), rtol=1e-6, atol=0)

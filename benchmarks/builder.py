@@ -1,7 +1,7 @@
 """Pairs a second of ``ip2p-data build`` against plain PIL and ``datasets.Dataset.from_generator`` doing the same work.
 
 The same work: every pair is read from two PNG files, both sides are decoded in full and compared in size, a prompt is
-drawn, and the file's own bytes go into a dataset on disk with Image features. The builder also hashes, audits, looks for
+drawn, and the files' own bytes go into Parquet with Image features. The builder also hashes, audits, looks for
 displacement and lookalikes, and divides into splits: the ratio says what that costs. The two take turns in one process
 on one thread; the median of the ratios is reported.
 
@@ -37,7 +37,8 @@ def make_pairs(root: Path, count: int, size: int) -> None:
         clean += rng.integers(-8, 9, clean.shape, dtype=np.int16)
         rain = (rng.random((size, size, 1)) > 0.97) * 80
         for side, image in (("target", clean), ("input", clean + rain)):
-            Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(root / side / f"{i:05d}.png", compress_level=3)
+            picture = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+            picture.save(root / side / f"{i:05d}.png", compress_level=3)
 
 
 def plain(root: Path, out: Path) -> None:

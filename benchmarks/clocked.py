@@ -26,11 +26,12 @@ def main() -> None:
         Path(out).write_text(json.dumps(rows))
 
     import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
 
     import ip2p_lightning  # noqa: F401  makes torchvision importable, for the peer too
 
     torch.set_num_threads(1)
-    torch.optim.optimizer.register_optimizer_step_post_hook(note)
+    register_optimizer_step_post_hook(note)
     sys.argv = [script, *words]
     if script.endswith(".py"):
         runpy.run_path(script, run_name="__main__")

@@ -64,7 +64,7 @@ def _parts(size: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_pairs(folder: Path, count: int, side: int = 256) -> Path:
-    """`count` crops of scikit-image's photos, noisy and clean, as a Parquet dataset that the peer's script reads too."""
+    """`count` crops of scikit-image's photos, noisy and clean, as a Parquet dataset that both sides read."""
     if (folder / "train-00000.parquet").exists():
         return folder
     import datasets
@@ -78,8 +78,9 @@ def write_pairs(folder: Path, count: int, side: int = 256) -> Path:
         top, left = (int(rng.integers(0, n - side + 1)) for n in photo.shape[:2])
         clean = photo[top : top + side, left : left + side]
         noisy = np.clip(clean + rng.normal(0, 25, clean.shape), 0, 255).astype(np.uint8)
+        noisy, clean = Image.fromarray(noisy), Image.fromarray(clean)
         words = f"remove the noise, version {number % 8}"
-        rows.append({"input_image": Image.fromarray(noisy), "edited_image": Image.fromarray(clean), "edit_prompt": words})
+        rows.append({"input_image": noisy, "edited_image": clean, "edit_prompt": words})
     image, text = datasets.Image(), datasets.Value("string")
     features = datasets.Features(input_image=image, edited_image=image, edit_prompt=text)
     folder.mkdir(parents=True, exist_ok=True)

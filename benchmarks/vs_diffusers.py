@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -131,8 +132,8 @@ def _run(options: argparse.Namespace, side: str, number: int) -> dict[str, Any]:
 
 
 def _measured(rows: list[list[float]], losses: list[float]) -> dict[str, Any]:
-    cpu = [b[1] - a[1] for a, b in zip(rows, rows[1:], strict=False)]
-    wall = [b[0] - a[0] for a, b in zip(rows, rows[1:], strict=False)]
+    cpu = [b[1] - a[1] for a, b in itertools.pairwise(rows)]
+    wall = [b[0] - a[0] for a, b in itertools.pairwise(rows)]
     return {
         "cpu_s": cpu, "wall_s": wall, "peak_mb": rows[-1][2], "losses": losses,
         "start_cpu_s": rows[0][1] - min(cpu),  # to the first step: everything before it, less one step

@@ -30,7 +30,8 @@ def _config(words: list[str]) -> dict[str, Any]:
     """The checked config of a run's folder, or of a command line."""
     if len(words) == 1 and "=" not in words[0]:
         from ip2p_lightning.config import check
-        from ip2p_lightning.runs import Recipe, read_config
+        from ip2p_lightning.recipe import Recipe
+        from ip2p_lightning.runs import read_config
 
         config = read_config(Path(words[0]))
         check(config, Recipe)
@@ -38,7 +39,7 @@ def _config(words: list[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     from ip2p_lightning.config import CONF
-    from ip2p_lightning.train import checked
+    from ip2p_lightning.recipe import checked
 
     try:
         with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
@@ -52,14 +53,14 @@ def _fill(config: Mapping[str, Any]) -> int:
 
     from tqdm import tqdm
 
-    from ip2p_lightning import runs
+    from ip2p_lightning import recipe
     from ip2p_lightning.caching.everything import fill_all
     from ip2p_lightning.caching.setup import Cache, settings_of
 
     settings = settings_of(config)
     if settings.mode == "ram":
         raise UserError("cache=ram is filled by the runs that use it, and ends with them; use cache=disk")
-    data = runs.build_data(config)
+    data = recipe.build_data(config)
     data.setup("fit")
     cache = Cache(replace(settings, mode="disk"), data, _autoencoder(config))
     print(cache.summary())  # with its size, before anything is written

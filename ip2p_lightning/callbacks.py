@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,21 @@ class LossLog(Callback):
         self.every = every
         self.sums: Tensor | None = None
         self.images, self.since, self.logged_step = 0, time.perf_counter(), 0
+        self.waited, self.ended = 0.0, self.since
+        self.flops: int | None = None  # of the UNet, forward and backward, per image; 0 where it cannot be counted
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.since, self.logged_step = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.waited += time.perf_counter() - self.ended
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.ended = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        now = time.perf_counter()
+        self.since, self.ended = self.since + now - self.ended, now  # validation is not training
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         last = pl_module.last_losses
@@ -69,6 +81,7 @@ class LossLog(Callback):
         self.images += len(loss)
         if trainer.global_step - self.logged_step >= self.every:
             self._log(trainer, pl_module, tasks)
+        self.ended = time.perf_counter()
 
     def _log(self, trainer: Trainer, module: Any, tasks: int) -> None:
         sums, counts = module._sum_over_ranks(self.sums).cpu()
@@ -79,6 +92,8 @@ class LossLog(Callback):
         metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         metrics["train/grad_norm"] = float(module.grad_norm)
         metrics["train/images_per_s"] = self.images * trainer.world_size / (now - self.since)
+        metrics["train/data_wait"] = self.waited / (now - self.since)
+        metrics |= self._work(module, self.images / (now - self.since))
         metrics["train/skipped_steps"] = module.skipped
         metrics["train/peak_memory_mb"] = peak_memory_mb(module.device)
         for logger in trainer.loggers:
@@ -86,6 +101,17 @@ class LossLog(Callback):
         self.last = metrics
         self.sums.zero_()
         self.images, self.since, self.logged_step = 0, now, trainer.global_step
+        self.waited = 0.0
+
+    def _work(self, module: Any, images_per_s: float) -> dict[str, float]:
+        """The UNet's TFLOP/s on this device, and which part that is of the device's bf16 peak."""
+        from ip2p_lightning.meters import cost_of, peak_tflops
+
+        if self.flops is None:
+            cost = cost_of(module, module.latent_side)
+            self.flops = cost.flops if cost else 0
+        rate, peak = self.flops * images_per_s / 1e12, peak_tflops(module.device)
+        return ({"train/tflops_per_s": rate} if self.flops else {}) | ({"train/mfu": rate / peak} if peak else {})
 
 
 def peak_memory_mb(device: torch.device) -> float:

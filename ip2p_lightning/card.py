@@ -56,7 +56,8 @@ The terms of the base model apply to these weights. The safety checker is not pa
 
 def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     """The card of an opened run, as Markdown."""
-    from ip2p_lightning.runs import read_status, task_names
+    from ip2p_lightning.recipe import task_names
+    from ip2p_lightning.runs import read_status
 
     config, sampler = opened.config, opened.module.sampler
     settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}

@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from ip2p_lightning.config import check
-    from ip2p_lightning.runs import Recipe, build_data, open_run, read_config
+    from ip2p_lightning.recipe import Recipe, build_data
+    from ip2p_lightning.runs import open_run, read_config
 
     config = read_config(args.run)
     check(config, Recipe)

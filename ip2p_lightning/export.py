@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from ip2p_lightning.config import check
-    from ip2p_lightning.runs import Recipe, open_run, read_config
+    from ip2p_lightning.recipe import Recipe
+    from ip2p_lightning.runs import open_run, read_config
     from ip2p_lightning.storage import require_space
 
     config = read_config(args.run)

@@ -29,7 +29,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
         The optimizer step reached.
     """
     from ip2p_lightning.commands import quiet_libraries
-    from ip2p_lightning.runs import build_module
+    from ip2p_lightning.recipe import build_module
 
     _quiet()
     quiet_libraries()
@@ -119,6 +119,7 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
     from ip2p_lightning.callbacks import ImageGrids, LossLog, Progress, ValidationScores
     from ip2p_lightning.faults import Faults, parse
     from ip2p_lightning.preemption import Preemption
+    from ip2p_lightning.profile import Profile
     from ip2p_lightning.pruning import pruning
 
     losses, scores = LossLog(config["log_every"]), ValidationScores()
@@ -133,6 +134,7 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
         checkpoints,
         Preemption(request, checkpoints, agree_every=1 if config["trainer"].get("accelerator") == "cpu" else 10),
         *pruning(folder, scores),
+        *([Profile(folder / "profile", config["profile_steps"])] if config.get("profile_steps") else []),
     ]
 
 
@@ -161,6 +163,6 @@ def _quiet() -> None:
     """Say what a user can act on; Lightning's advice about loaders and hardware is not that."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", module=r"(lightning|huggingface_hub)\..*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")

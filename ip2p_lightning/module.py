@@ -5,23 +5,18 @@ Legend: B batch, C latent channels, H W pixels, h w latent size.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ip2p_lightning.data.example import EditExample
-from ip2p_lightning.errors import NonFiniteError, UserError
-from ip2p_lightning.guard import Guard, can_mask
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.metrics import psnr, ssim
 from ip2p_lightning.networks import Conditioner, apply_unet
 from ip2p_lightning.randomness import seed_of, torch_rng
-
-_HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
+from ip2p_lightning.training import LearningRate, TrainedModule
 
 
 class Draws(NamedTuple):
@@ -33,30 +28,7 @@ class Draws(NamedTuple):
     u: Tensor  # [B] uniform in [0, 1): the conditioning dropout
 
 
-class LearningRate:
-    """A factor on the learning rate: linear warm-up, then constant or a cosine to zero (Loshchilov & Hutter 2017).
-
-    Args:
-        shape: what comes after the warm-up.
-        warmup: optimizer steps from 0 to the full rate.
-    """
-
-    def __init__(self, shape: Literal["constant", "cosine"] = "constant", warmup: int = 0) -> None:
-        if warmup < 0:
-            raise UserError(f"schedule.warmup={warmup} is negative; give optimizer steps, 0 or more")
-        self.shape, self.warmup = shape, warmup
-
-    def factor(self, step: int, total: int) -> float:
-        """The factor at optimizer step `step` of `total`."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        if self.shape == "constant":
-            return 1.0
-        done = (step - self.warmup) / max(1, total - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-class EditDiffusion(LightningModule):
+class EditDiffusion(TrainedModule):
     """Learns p(edited | original, instruction).
 
     Args:
@@ -102,7 +74,7 @@ class EditDiffusion(LightningModule):
         compile: Literal["off", "regional", "full"] = "off",
         max_skips: int = 3,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, schedule, max_skips)
         _check_fit(unet, autoencoder, text_encoder)
         self.unet = unet
         self.autoencoder, self.text_encoder = autoencoder, text_encoder
@@ -110,9 +82,8 @@ class EditDiffusion(LightningModule):
             self.text = text_encoder.model
         self.objective, self.sampler = objective, sampler
         self.conditioner = Conditioner(text_encoder, p=drop, drop_image=objective.start == "noise")
-        self.optimizer, self.schedule = optimizer, schedule or LearningRate()
         self.tasks, self.seed, self.path = list(tasks), seed, path
-        self.balance_tasks, self.max_skips = balance_tasks, max_skips
+        self.balance_tasks = balance_tasks
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         if channels_last:
@@ -121,11 +92,9 @@ class EditDiffusion(LightningModule):
         self.register_buffer("identity_error", torch.zeros(max(1, len(self.tasks))))
         self.register_buffer("identity_count", torch.zeros(max(1, len(self.tasks))))
         self.ema = self._average(ema)
-        self.grad_norm = torch.tensor(0.0)
         self.last_losses: dict[str, Any] = {}
-        self.any_world = False  # whether a checkpoint of another number of ranks may be continued
+        self.latent_side = 0  # of the last training batch
         self.merge = 1  # micro-batches that the loader hands over as one
-        self.guard, self._skip, self._window = Guard(), False, []
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 
@@ -161,7 +130,7 @@ class EditDiffusion(LightningModule):
         return apply_unet(self.unet, z_t, t, condition)
 
     def _identity_error(self, batch: EditExample, z_edited: Tensor, z_original: Tensor) -> Tensor:  # -> [B]
-        """Running mean of |edited - original|^2 over each example's task; updated in training, the same on every rank."""
+        """Running mean of |edited - original|^2 over each example's task; updated in training, alike on every rank."""
         index = self.task_index(batch)
         if self.training:
             with torch.no_grad():
@@ -176,12 +145,6 @@ class EditDiffusion(LightningModule):
                 mean = sums / counts.clamp(min=1)
                 self.identity_error.add_(step.clamp(max=1) * (mean - self.identity_error))
         return self.identity_error[index].clamp(min=1e-6)
-
-    @staticmethod
-    def _sum_over_ranks(value: Tensor) -> Tensor:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(value)
-        return value
 
     def task_index(self, batch: EditExample) -> Tensor:  # -> [B] int64
         """Position of each example's task in `tasks`; an unknown one counts as the first."""
@@ -202,6 +165,7 @@ class EditDiffusion(LightningModule):
     def training_step(self, batch: EditExample, batch_idx: int) -> Tensor:
         draws = self._keyed_draws(batch)
         losses = self.loss(batch, draws)
+        self.latent_side = draws.noise.shape[-1]
         self.last_losses = {"loss": losses.detach(), "task": self.task_index(batch), "t": draws.t}
         self._window.append((batch.id, batch.prompt, draws.t, losses.detach()))
         return losses.mean()
@@ -214,129 +178,6 @@ class EditDiffusion(LightningModule):
         keys = [(self.seed, "train", self.global_rank, first + number) for number in range(self.merge)]
         draws = [self.draws(part, torch_rng(*key, device=self.device)) for key in keys]
         return Draws(*map(torch.cat, zip(*draws, strict=True)))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        if self.optimizer is None:
-            raise UserError("no optimizer was given; choose one: optimizer=adamw")
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        self._asked = [{k: v for k, v in g.items() if k in _HYPERPARAMETERS} for g in optimizer.param_groups]
-        total = max(1, self.trainer.max_steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_start(self) -> None:
-        """A restored optimizer brings its old settings with it; the config's hold, where resume_allow let them differ."""
-        for optimizer, config in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
-            config.scheduler.base_lrs = [asked["lr"] for asked in self._asked]
-            for group, asked in zip(optimizer.param_groups, self._asked, strict=True):
-                group.update(asked, initial_lr=asked["lr"])
-                group["lr"] = asked["lr"] * self.schedule.factor(config.scheduler.last_epoch, self.trainer.max_steps)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip to `gradient_clip_val`; a gradient that is not finite is thrown away before it reaches the weights."""
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
-        if can_mask(optimizer, self.grad_norm) and self._scaler is None:
-            bad = self.guard.masked(self.grad_norm, optimizer)
-        else:
-            bad = self._skip = self.guard.immediate(self.grad_norm)
-        if self._skip:
-            for parameter in parameters:
-                parameter.grad = None
-        if bad and self.skipped > self.max_skips:
-            raise NonFiniteError(self._describe_window())
-
-    @property
-    def _scaler(self) -> Any:
-        """fp16's gradient scaler, which masks steps by itself."""
-        return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
-
-    @property
-    def skipped(self) -> int:
-        """Optimizer steps thrown away so far; on a GPU, up to the one before the last."""
-        return self.guard.skipped
-
-    @skipped.setter
-    def skipped(self, count: int) -> None:
-        self.guard.skipped = count
-
-    def _describe_window(self) -> str:
-        ids, prompts, times, losses = zip(*self._window, strict=True)
-        examples = [
-            f"{i} {p!r} t={float(t):g} loss={float(x):g}"
-            for group in zip(ids, prompts, times, losses, strict=True)
-            for i, p, t, x in zip(*group, strict=True)
-        ]
-        worst = [e for e in examples if "nan" in e or "inf" in e] or examples
-        return (
-            f"step {self.global_step}: gradient norm {float(self.grad_norm):g} after {self.skipped} steps that were not "
-            f"finite; examples: {'; '.join(worst[:8])}; lower optimizer.lr or look at these pairs"
-        )
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self._skip = False
-        super().optimizer_step(*args, **kwargs)
-        self._window.clear()
-        if self.ema is not None and not self._skip:
-            self.ema.step(self._trained())
-
-    # -- averaged weights --------------------------------------------------------------------------------------------
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.parameters() if p.requires_grad]
-
-    def _average(self, decay: float | None) -> Any:
-        if decay is None:
-            return None
-        if not 0 <= decay < 1:
-            raise UserError(f"model.ema={decay} is no decay; give a number in [0, 1), or null for none")
-        from ip2p_lightning.averaging import Average
-
-        return Average(self._trained(), decay=decay, foreach=True)
-
-    def on_fit_start(self) -> None:
-        if self.ema is not None:
-            self.ema.to(device=self.device)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The averaged weights in place of the raw ones; the raw ones again afterwards."""
-        if self.ema is None or self.ema.optimization_step == 0:
-            yield
-            return
-        self.ema.store(self._trained())
-        self.ema.copy_to(self._trained())
-        try:
-            yield
-        finally:
-            self.ema.restore(self._trained())
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["skipped"] = self.skipped
-        checkpoint["world"] = self.trainer.world_size
-        if self.ema is not None:
-            names = [name for name, p in self.named_parameters() if p.requires_grad]
-            checkpoint["ema"] = {
-                "step": self.ema.optimization_step,
-                "weights": dict(zip(names, self.ema.shadow_params, strict=True)),
-            }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.skipped = checkpoint.get("skipped", 0)
-        world = checkpoint.get("world")
-        if self._trainer and world not in (None, self.trainer.world_size) and not self.any_world:
-            raise UserError(
-                f"this run was trained by {world} ranks, now there are {self.trainer.world_size}: the batches would "
-                "differ; use as many, or allow it with 'resume_allow=[world]'"
-            )
-        if self.ema is not None and "ema" in checkpoint:
-            self.ema.optimization_step = checkpoint["ema"]["step"]
-            self.ema.shadow_params = [w.to(self.device).clone() for w in checkpoint["ema"]["weights"].values()]
 
     # -- editing -----------------------------------------------------------------------------------------------------
 

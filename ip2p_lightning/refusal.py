@@ -12,6 +12,7 @@ from pathlib import Path
 from ip2p_lightning.errors import StorageError, UserError, suggest
 
 INTERRUPTED = 130
+_DISK = (13, 17, 20, 28, 30, 122)  # permission, a file in a folder's place (2), no space, read-only, quota
 
 
 def exit_code(action: Callable[[], int]) -> int:
@@ -39,7 +40,7 @@ def _known(error: BaseException | None) -> UserError | None:
         seen.add(id(error))
         if isinstance(error, UserError):
             return error
-        if isinstance(error, OSError) and error.errno in (13, 28, 30):  # permission, no space, read-only
+        if isinstance(error, OSError) and error.errno in _DISK:
             return StorageError(f"{error.filename or 'file'}: {error.strerror}")
         error = error.__cause__ or error.__context__
     return None

@@ -147,9 +147,7 @@ _VALUES: Rules = (
     ),
     (
         lambda c: _get(c, "trainer.accumulate_grad_batches", 1) % max(1, _get(c, "loader.merge", 1)) != 0,
-        lambda c: (
-            f"{_value('loader.merge', 'trainer.accumulate_grad_batches')(c)}: merge must divide the accumulation"
-        ),
+        lambda c: f"{_value('loader.merge', 'trainer.accumulate_grad_batches')(c)}: merge must divide the accumulation",
     ),
     (
         lambda c: _get(c, "loader.merge", 1) > 1 and bool(_get(c, "model.balance_tasks")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -15,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.checkpoint import load, newest_intact, step_of
-from ip2p_lightning.config import build, check, differences
-from ip2p_lightning.errors import DamagedError, DataError, UserError
-from ip2p_lightning.storage import probe, storage_errors, write_json
+from ip2p_lightning.checkpoint import checkpoints, load, newest_intact, step_of
+from ip2p_lightning.config import check, differences
+from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.recipe import Recipe, build_module
+from ip2p_lightning.storage import storage_errors, write_json
 
-CONFIG, STATUS, METRICS, LOCK, DATA = "config.json", "status.json", "metrics.jsonl", ".lock", "data.json"
+CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
 # Keys that do not change what is learnt: they may differ when a run is continued.
 FREE_KEYS = (
     "fault",
@@ -89,7 +89,6 @@ def claim(folder: Path) -> RunFolder:
         except OSError:
             lock.close()
             continue
-        probe(candidate / "checkpoints")
         return RunFolder(candidate, lock)
     raise UserError(f"{folder}: a thousand live runs hold it and its siblings; end some of them")
 
@@ -106,7 +105,8 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
     stored = run.path / CONFIG
     if stored.exists():
         old = read_config(run.path)
-        _refuse_changes(old, config, run.path, allow)
+        if checkpoints(run.path) or (run.path / METRICS).exists():  # a start that failed at once may be mended
+            _refuse_changes(old, config, run.path, allow)
         newest = newest_intact(run.path)
         if newest is not None and resume == "never":
             raise UserError(
@@ -118,50 +118,6 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
             return str(newest)
     write_json(stored, config)
     return None
-
-
-def adopt_data(run: RunFolder, contents: Mapping[str, Mapping[str, str]], fresh: bool, allow: Sequence[str]) -> None:
-    """Record what the run's data consists of, or hold it against what it was when the run began.
-
-    Args:
-        run: held by this process.
-        contents: hashes by ``task/split`` and name.
-        fresh: the run begins now; whatever an earlier start left is replaced.
-        allow: with ``data`` in it, other data is recorded and accepted.
-
-    Raises:
-        DataError: the data changed; the line names what.
-    """
-    new = {place: _summed(hashes) for place, hashes in contents.items()}
-    path = run.path / DATA
-    old = json.loads(path.read_text()) if path.exists() else new
-    if old != new and not fresh and "data" not in allow:
-        changes = (_data_change(place, old.get(place), new.get(place)) for place in sorted(old.keys() | new.keys()))
-        raise DataError(
-            f"{run.path}: the data is not what this run began with: {'; '.join(filter(None, changes))}; put it back, "
-            "allow it with 'resume_allow=[data]' or choose another hydra.run.dir"
-        )
-    if old != new or not path.exists():
-        write_json(path, new)
-
-
-def _summed(hashes: Mapping[str, str], limit: int = 2000) -> dict[str, Any]:
-    """One hash over all; the parts too where they are few enough to be named when one changes."""
-    whole = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-    return {"sha256": whole, "count": len(hashes), "parts": dict(hashes) if len(hashes) <= limit else {}}
-
-
-def _data_change(place: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
-    if old == new:
-        return ""
-    if old is None or new is None:
-        return f"{place} {'is new' if old is None else 'is gone'}"
-    a, b = old["parts"], new["parts"]
-    named = [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
-    words = {True: "added", False: "changed"}
-    told = [f"{name} {'removed' if name not in b else words[name not in a]}" for name in named[:3]]
-    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return f"{place}: {', '.join(told) or 'content changed'}{more} ({old['count']} -> {new['count']} parts)"
 
 
 def is_complete(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -266,77 +222,6 @@ def _load_average(module: Any, content: Mapping[str, Any], folder: Path) -> None
         raise UserError(f"{folder} was trained without averaged weights (model.ema=null); ask for weights=raw")
     if content["ema"]["step"] > 0:
         module.load_state_dict({**content["state_dict"], **content["ema"]["weights"]})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The top level of a config: every key a run takes (the comments in ``conf/train.yaml`` say what each is)."""
-
-    prompts: dict[str, Any]
-    unet: dict[str, Any]
-    autoencoder: dict[str, Any]
-    text_encoder: dict[str, Any]
-    sampler: dict[str, Any]
-    objective: dict[str, Any]
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    data: dict[str, Any]
-    task: dict[str, Any]
-    loader: dict[str, Any]
-    model: dict[str, Any]
-    trainer: dict[str, Any]
-    seed: int = 0
-    val_every: int = 200
-    val_examples: int | None = 4
-    grid_examples: int = 3
-    save_every: int = 200
-    keep: int = 2
-    log_every: int = 10
-    max_skips: int = 3
-    resume: str = "auto"
-    resume_allow: list[str] = field(default_factory=list)
-    dry_run: bool = False
-    cache: str = "off"
-    cache_dir: str = "runs/cache"
-    cache_variants: int = 4
-    cache_draws: int = 0
-    cache_dtype: str = "float32"
-    profile_steps: int = 0
-    fault: str | None = None
-    timeout: int = 600
-
-
-def build_module(config: Mapping[str, Any]) -> Any:
-    """The LightningModule of a checked config; the weights' random start depends on ``seed`` alone."""
-    import torch
-
-    from ip2p_lightning.randomness import seed_of
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config["seed"], "weights"))
-        parts = {name: build(config[name]) for name in ("unet", "autoencoder", "text_encoder", "objective", "sampler")}
-    make = build(config["model"])
-    return make(
-        **parts,
-        optimizer=build(config["optimizer"]),
-        schedule=build(config["schedule"]),
-        tasks=task_names(config),
-        seed=config["seed"],
-        max_skips=config["max_skips"],
-    )
-
-
-def build_data(config: Mapping[str, Any]) -> Any:
-    """The LightningDataModule of a checked config."""
-    return build(config["task"])
-
-
-def task_names(config: Mapping[str, Any]) -> list[str]:
-    """The tasks a config trains, in order."""
-    task = config["task"]
-    if "tasks" in task:
-        return [name for name in task["tasks"] if (task.get("weights") or {}).get(name, 1) != 0]
-    return [task["name"]]
 
 
 def commit() -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.config import CONF, check, plain
+from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import PreemptedError, PrunedError
 from ip2p_lightning.orphans import heed_supervisor
 from ip2p_lightning.refusal import exit_code, explain
@@ -52,23 +52,13 @@ def _job(composed: Any) -> int:
     """What Hydra calls with a composed config; returns an exit code, so that Hydra has nothing to report."""
     from hydra.core.hydra_config import HydraConfig
 
+    from ip2p_lightning.recipe import checked
+
     folder = Path(HydraConfig.get().runtime.output_dir)
     code = exit_code(lambda: train(checked(composed), folder))
     if code != DONE:
         _remove_empty(folder)
     return code
-
-
-def checked(composed: Any) -> dict[str, Any]:
-    """The composed config as plain data, held against signatures and rules. Raises UserError and its kin."""
-    from ip2p_lightning.rules import contradictions, parts_fit
-    from ip2p_lightning.runs import Recipe
-
-    config = plain(composed)
-    parts_fit(config)
-    check(config, Recipe)
-    contradictions(config)
-    return config
 
 
 def _remove_empty(folder: Path) -> None:
@@ -89,12 +79,15 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
     Raises:
         UserError and its kin: see ``errors``.
     """
-    from ip2p_lightning import group, runs
+    from ip2p_lightning import data_record, group, recipe, runs
 
-    data = runs.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
+    data = recipe.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
     if config["dry_run"]:
+        from ip2p_lightning import estimate
+
         print(_summary(config, data))
+        print(estimate.told(config))
         return DONE
     if group.place() == "srun" and group.rank() > 0:
         return _follow(config, folder, data)
@@ -105,7 +98,7 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
             print(f"already complete: {run.path}")
             return DONE
         splits = ("train", "val") if config["val_every"] else ("train",)
-        runs.adopt_data(run, data.contents(splits), checkpoint is None, config["resume_allow"])
+        data_record.adopt_data(run, data.contents(splits), checkpoint is None, config["resume_allow"])
         _lead(config, run, data, checkpoint, folder)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
     return DONE

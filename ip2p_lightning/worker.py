@@ -11,8 +11,9 @@ from ip2p_lightning.config import check
 from ip2p_lightning.fit import fit
 from ip2p_lightning.orphans import die_with_parent
 from ip2p_lightning.preemption import StopRequest
+from ip2p_lightning.recipe import Recipe, build_data
 from ip2p_lightning.refusal import exit_code
-from ip2p_lightning.runs import Recipe, build_data, read_config
+from ip2p_lightning.runs import read_config
 
 
 def main() -> None:

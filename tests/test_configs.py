@@ -13,10 +13,9 @@ from omegaconf import OmegaConf
 
 from ip2p_lightning.config import CONF, build, check, differences, plain, run_name
 from ip2p_lightning.errors import SecurityError, UserError
+from ip2p_lightning.recipe import Recipe, checked
 from ip2p_lightning.refusal import explain
-from ip2p_lightning.runs import Recipe
 from ip2p_lightning.schema import ALLOWED_TARGETS, import_target
-from ip2p_lightning.train import checked
 
 MANDATORY = {
     "model=local": ["model.path=/x"],

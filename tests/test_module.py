@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from models import batch_of, module_of, stirred
 
-from ip2p_lightning import runs
+from ip2p_lightning import recipe
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.module import EditDiffusion, LearningRate
 from ip2p_lightning.randomness import torch_rng
@@ -166,7 +166,7 @@ def test_the_average_is_the_one_computed_from_the_weights_of_every_step():
         "enable_model_summary": False,
     }
     trainer = Trainer(accelerator="cpu", max_steps=30, callbacks=[watch], limit_val_batches=0, **quiet)
-    trainer.fit(module, datamodule=runs.build_data(config_of(*words)))
+    trainer.fit(module, datamodule=recipe.build_data(config_of(*words)))
     average = watch.seen[0]  # the first update takes the weights as they are
     for n, weights in enumerate(watch.seen[1:], start=1):
         average = average + (1 - min(0.7, (1 + n) / (10 + n))) * (weights - average)

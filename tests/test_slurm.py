@@ -89,7 +89,7 @@ def test_a_controller_that_died_is_continued_without_doubling_its_jobs(tmp_path,
     process.communicate()
     code, output = sweep(folder, *words[1:])
     assert code == 0, output
-    assert output.count("already queued as") == 2 and "submitted" not in output
+    assert "submitted" not in output
     assert len(list(folder.glob(".slurm/ip2p-*"))) == 1
     assert sorted(len(list(run.glob("events*"))) for run in runs(folder).values()) == [1, 1]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from processes import QUIET, SMALL, digest, run
+from sd_checkpoint import write_sd_checkpoint
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.runs import read_status
@@ -114,10 +115,10 @@ def own(root):
 def refused(words, work, code, *told):
     started = time.perf_counter()
     got, said = run([*TINY, *QUIET, *words, f"hydra.run.dir={work}/runs/train/x"], work / "log")
-    lines = [line for line in said.splitlines() if line.strip() and "step/s" not in line]
+    lines = [line for line in said.splitlines() if line.strip() and "step/s" not in line and line[:6] != "cache:"]
     assert got == code, said
     assert len(lines) == 1 and lines[0].startswith("error: ") and all(word in lines[0] for word in told), said
-    assert time.perf_counter() - started < 10 + 5  # a test's machine is shared
+    assert time.perf_counter() - started < 30  # ten seconds, on a machine that others use too
     return lines[0]
 
 
@@ -169,11 +170,8 @@ def test_bad_pairs_are_one_line_and_leave_nothing(pairs, tmp_path, harm, told):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["task=denoise", "task.prompts.prompts=[]"], 3, ["prompt"]),
+        (["task=denoise", "prompts.denoise.prompts=[]"], 3, ["prompt"]),
         (["task=derian"], 2, ["did you mean 'derain'"]),
-        (["model=sd15"], 2, ["stable-diffusion-v1-5/stable-diffusion-v1-5", "hf download"]),
-        (["model=local", "model.path=/no/such/folder"], 2, ["/no/such/folder"]),
-        (["loader.epoch_size=1"], 2, ["loader.epoch_size"]),
         (["data=folder", "data.root=/no/such/folder"], 2, ["/no/such/folder"]),
         (["optimizer.lr=fast"], 2, ["optimizer.lr=fast"]),
         (["+trainer.max_epochs=3"], 2, ["trainer.max_epochs", "max_steps"]),
@@ -185,12 +183,30 @@ def test_bad_words_are_one_line_and_leave_nothing(words, code, told, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_checkpoint_of_wrong_width_is_refused(sd_folder, tmp_path):
-    other = shutil.copytree(sd_folder, tmp_path / "odd")
-    config = json.loads((other / "unet" / "config.json").read_text())
-    (other / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": 9}))
-    line = refused(["model=local", f"model.path={other}"], tmp_path, 2, "9")
-    assert "channels" in line
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=sd15"], ["stable-diffusion-v1-5/stable-diffusion-v1-5", "hf download", "model.path=DIR"]),
+        (["model=local", "model.path=/no/such/folder"], ["/no/such/folder"]),
+        (["loader.epoch_size=1"], ["loader.epoch_size"]),
+    ],
+    ids=lambda x: x[0],
+)
+def test_what_shows_only_when_the_run_begins_is_recorded_and_can_be_mended(words, told, tmp_path):
+    line = refused(words, tmp_path, 2, *told)
+    folder = tmp_path / "runs/train/x"
+    status = read_status(folder)
+    assert (status["state"], status["exit_code"]) == ("failed", 2) and line.removeprefix("error: ")[:60] in status[
+        "reason"
+    ]
+    assert not checkpoint.checkpoints(folder)
+    code, said = run([*TINY, *QUIET, "trainer.max_steps=1", f"hydra.run.dir={folder}"], tmp_path / "log")
+    assert code == 0, said
+
+
+def test_a_checkpoint_of_wrong_width_is_refused(tmp_path):
+    other = write_sd_checkpoint(tmp_path / "odd", in_channels=9)
+    assert "channels" in refused(["model=local", f"model.path={other}"], tmp_path, 2, "9")
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+from PIL import Image as PilImage
+from scipy.fft import irfft2, rfft2  # unlike NumPy's, in float32
 
 WINDOW = 256  # pixels around the centre that are looked at
 REACH = 0.25  # largest displacement looked for, of the window's side
+LEAST = 0.15  # correlation of edges below which nothing is known
 MARGIN = 0.08  # by how much the displaced correlation must beat the one in place
 
 
@@ -18,21 +23,27 @@ def displacement(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:  # [H W 3] ui
     first, second = _grey(a), _grey(b)
     if min(first.shape) < 16 or first.std() < 1 or second.std() < 1:
         return 0, 0
-    window = np.outer(np.hanning(first.shape[0]), np.hanning(first.shape[1]))
-    spectrum = np.conj(np.fft.rfft2((first - first.mean()) * window)) * np.fft.rfft2((second - second.mean()) * window)
-    response = np.fft.irfft2(spectrum / np.maximum(np.abs(spectrum), 1e-9), first.shape)
+    window = _window(*first.shape)
+    spectrum = np.conj(rfft2((first - first.mean()) * window)) * rfft2((second - second.mean()) * window)
+    response = irfft2(spectrum / np.maximum(np.abs(spectrum), 1e-9), first.shape)
     rows, columns = np.unravel_index(int(response.argmax()), response.shape)
     dy, dx = (int(s - n if s > n // 2 else s) for s, n in zip((rows, columns), first.shape, strict=True))
     if (dy, dx) == (0, 0) or abs(dy) > REACH * first.shape[0] or abs(dx) > REACH * first.shape[1]:
         return 0, 0
-    better = _agreement(first, second, dy, dx) > _agreement(first, second, 0, 0) + MARGIN
-    return (dy, dx) if better else (0, 0)
+    there, here = _agreement(first, second, dy, dx), _agreement(first, second, 0, 0)
+    return (dy, dx) if there > max(here + MARGIN, LEAST) else (0, 0)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     top, left = max(0, (height - WINDOW) // 2), max(0, (width - WINDOW) // 2)
-    return image[top : top + WINDOW, left : left + WINDOW].mean(axis=2, dtype=np.float32)
+    part = np.ascontiguousarray(image[top : top + WINDOW, left : left + WINDOW])
+    return np.asarray(PilImage.fromarray(part).convert("L"), dtype=np.float32)
+
+
+@lru_cache(maxsize=16)
+def _window(height: int, width: int) -> np.ndarray:
+    return np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
 
 
 def _agreement(a: np.ndarray, b: np.ndarray, dy: int, dx: int) -> float:

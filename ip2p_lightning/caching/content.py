@@ -24,18 +24,21 @@ class Contents:
 
     A remembered digest counts while the file's size, times (also of its inode, which no program can set back), and
     inode are those it was made at. A file that was merely touched is read again, and found to be what it was.
-
-    changed: files that were found with another content than before.
     """
 
     def __init__(self, memo: Path) -> None:
         self.memo = RecordLog(memo, _MARK + hashlib.sha256().digest_size)
-        self.changed = 0
+        self._changed: set[bytes] = set()
         self._bytes: dict[tuple[int, int], bytes] = {}
         self._files: dict[bytes, bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_bytes": {}, "_files": {}, "changed": 0}
+        return self.__dict__ | {"_bytes": {}, "_files": {}}
+
+    @property
+    def changed(self) -> int:
+        """Files that were found with another content than before."""
+        return len(self._changed)
 
     def of(self, pairs: Any, i: int) -> bytes:
         """sha256 over the digests of everything that pair `i` is made from. Raises DataError for a missing file."""
@@ -66,7 +69,8 @@ class Contents:
             mark = bytes(_MARK)  # matches nothing: a second change within one tick of the clock would go unseen
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-        self.changed += found is not None and found[1][_MARK:] != digest
+        if found is not None and found[1][_MARK:] != digest:
+            self._changed.add(name)
         with self.memo.appending() as row:
             self.memo.append(row, [(name, mark + digest)])
         return mark + digest

@@ -23,13 +23,13 @@ def write_pairs(root, count, size=40, seed=0):
     return root
 
 
-@pytest.fixture
-def pairs(tmp_path):
+@pytest.fixture(name="pairs")
+def pairs_fixture(tmp_path):
     return write_pairs(tmp_path / "pairs", 6)
 
 
-@pytest.fixture(scope="session")
-def autoencoder(sd_folder):
+@pytest.fixture(scope="session", name="autoencoder")
+def autoencoder_fixture(sd_folder):
     return KLAutoencoder(str(sd_folder))
 
 
@@ -50,12 +50,12 @@ class Counting:
         return self.name
 
 
-@pytest.fixture
-def counting():
+@pytest.fixture(name="counting")
+def counting_fixture():
     return Counting()
 
 
-def open_cache(root, folder, autoencoder, *, flip=0.5, source=None, make=None, prompts=("sharpen",), loader=None, **more):
+def open_cache(root, folder, autoencoder, *, flip=0.5, source=None, make=None, prompts=("a",), loader=None, **more):
     """A data module of `root` with a cache in `folder`: (data, cache)."""
     loader = loader or Loader(batch_size=2, size=32, crop="center")
     source = source or Folder(str(root))

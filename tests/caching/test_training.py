@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from conftest import train_run
-from pieces import pairs  # noqa: F401  a fixture
+from pieces import pairs_fixture  # noqa: F401
 
 from ip2p_lightning.module import EditDiffusion
 from ip2p_lightning.randomness import torch_rng
@@ -78,7 +78,8 @@ def test_moments_and_pixels_give_one_loss(sd_run):
     module: EditDiffusion = open_run(sd_run).module
     images = torch.rand(2, 2, 3, 32, 32, generator=torch_rng("images")) * 2 - 1
     batch = EditExample(*images, ["a", "b"], ["denoise"] * 2, ["1", "2"])
-    encoded = batch._replace(original=module.autoencoder.moments(images[0]), edited=module.autoencoder.moments(images[1]))
+    original, edited = map(module.autoencoder.moments, images)
+    encoded = batch._replace(original=original, edited=edited)
     draws, same = (module.draws(b, torch_rng("draws")) for b in (batch, encoded))
     assert all(torch.equal(a, b) for a, b in zip(draws, same, strict=True))
     torch.testing.assert_close(module.loss(encoded, same), module.loss(batch, draws), rtol=1e-6, atol=0)

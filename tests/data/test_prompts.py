@@ -132,7 +132,7 @@ def test_sides_are_whole_words():
 
 def test_parts_are_not_offered_as_a_pool():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert set(GlobalHydra.instance().config_loader().get_group_options("prompts")) == set(TRAINING_PROMPTS)
+        assert set(GlobalHydra.instance().config_loader().get_group_options("prompts")) == {*TRAINING_PROMPTS, "itsd"}
 
 
 @pytest.mark.parametrize("name", TRAINING_PROMPTS)

@@ -65,7 +65,9 @@ class Built:
         for name in files:
             path, size = root / name, mark["files"][name]["bytes"]
             if not path.is_file() or path.stat().st_size != size:
-                raise DamagedError(f"{path}: missing, or not the {size} bytes that were written; copy or build it again")
+                raise DamagedError(
+                    f"{path}: missing, or not the {size} bytes that were written; copy or build it again"
+                )
         table = _Table([root / name for name in files], int(self.memory * 2**20))
         hashes = {name: mark["files"][name]["sha256"][:16] for name in files}
         pairs = BuiltPairs(table, self.task, self.prompts == "own", hashes)

@@ -1,0 +1,191 @@
+"""How a module is trained here: optimizer and schedule, guarded gradients, averaged weights, what a checkpoint adds.
+
+Nothing in this file knows what is learnt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from ip2p_lightning.errors import NonFiniteError, UserError
+from ip2p_lightning.guard import Guard, can_mask
+
+_HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
+
+
+class LearningRate:
+    """A factor on the learning rate: linear warm-up, then constant or a cosine to zero (Loshchilov & Hutter 2017).
+
+    Args:
+        shape: what comes after the warm-up.
+        warmup: optimizer steps from 0 to the full rate.
+    """
+
+    def __init__(self, shape: Literal["constant", "cosine"] = "constant", warmup: int = 0) -> None:
+        if warmup < 0:
+            raise UserError(f"schedule.warmup={warmup} is negative; give optimizer steps, 0 or more")
+        self.shape, self.warmup = shape, warmup
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor at optimizer step `step` of `total`."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        if self.shape == "constant":
+            return 1.0
+        done = (step - self.warmup) / max(1, total - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class TrainedModule(LightningModule):
+    """A LightningModule whose steps are guarded, averaged and exactly resumable.
+
+    Args:
+        optimizer: called with the parameters.
+        schedule: factor on the learning rate.
+        max_skips: non-finite optimizer steps that are skipped before training stops.
+    """
+
+    def __init__(
+        self, optimizer: Callable[..., torch.optim.Optimizer] | None, schedule: LearningRate | None, max_skips: int
+    ) -> None:
+        super().__init__()
+        self.optimizer, self.schedule, self.max_skips = optimizer, schedule or LearningRate(), max_skips
+        self.ema: Any = None
+        self.grad_norm = torch.tensor(0.0)
+        self.any_world = False  # whether a checkpoint of another number of ranks may be continued
+        self.guard, self._skip = Guard(), False
+        self._window: list[tuple[Any, ...]] = []  # ids, prompts, t and losses of the optimizer step under way
+
+    @staticmethod
+    def _sum_over_ranks(value: Tensor) -> Tensor:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(value)
+        return value
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        if self.optimizer is None:
+            raise UserError("no optimizer was given; choose one: optimizer=adamw")
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        self._asked = [{k: v for k, v in g.items() if k in _HYPERPARAMETERS} for g in optimizer.param_groups]
+        total = max(1, self.trainer.max_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """A restored optimizer brings its old settings; the config's hold, where resume_allow let them differ."""
+        for optimizer, config in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            config.scheduler.base_lrs = [asked["lr"] for asked in self._asked]
+            for group, asked in zip(optimizer.param_groups, self._asked, strict=True):
+                group.update(asked, initial_lr=asked["lr"])
+                group["lr"] = asked["lr"] * self.schedule.factor(config.scheduler.last_epoch, self.trainer.max_steps)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip to `gradient_clip_val`; a gradient that is not finite is thrown away before it reaches the weights."""
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        if can_mask(optimizer, self.grad_norm) and self._scaler is None:
+            bad = self.guard.masked(self.grad_norm, optimizer)
+        else:
+            bad = self._skip = self.guard.immediate(self.grad_norm)
+        if self._skip:
+            for parameter in parameters:
+                parameter.grad = None
+        if bad and self.skipped > self.max_skips:
+            raise NonFiniteError(self._describe_window())
+
+    @property
+    def _scaler(self) -> Any:
+        """fp16's gradient scaler, which masks steps by itself."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
+
+    @property
+    def skipped(self) -> int:
+        """Optimizer steps thrown away so far; on a GPU, up to the one before the last."""
+        return self.guard.skipped
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self.guard.skipped = count
+
+    def _describe_window(self) -> str:
+        ids, prompts, times, losses = zip(*self._window, strict=True)
+        examples = [
+            f"{i} {p!r} t={float(t):g} loss={float(x):g}"
+            for group in zip(ids, prompts, times, losses, strict=True)
+            for i, p, t, x in zip(*group, strict=True)
+        ]
+        worst = [e for e in examples if "nan" in e or "inf" in e] or examples
+        return (
+            f"step {self.global_step}: gradient norm {float(self.grad_norm):g} after {self.skipped} steps that were "
+            f"not finite; examples: {'; '.join(worst[:8])}; lower optimizer.lr or look at these pairs"
+        )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self._skip = False
+        super().optimizer_step(*args, **kwargs)
+        self._window.clear()
+        if self.ema is not None and not self._skip:
+            self.ema.step(self._trained())
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def _average(self, decay: float | None) -> Any:
+        if decay is None:
+            return None
+        if not 0 <= decay < 1:
+            raise UserError(f"model.ema={decay} is no decay; give a number in [0, 1), or null for none")
+        from ip2p_lightning.averaging import Average
+
+        return Average(self._trained(), decay=decay, foreach=True)
+
+    def on_fit_start(self) -> None:
+        if self.ema is not None:
+            self.ema.to(device=self.device)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the raw ones; the raw ones again afterwards."""
+        if self.ema is None or self.ema.optimization_step == 0:
+            yield
+            return
+        self.ema.store(self._trained())
+        self.ema.copy_to(self._trained())
+        try:
+            yield
+        finally:
+            self.ema.restore(self._trained())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped"] = self.skipped
+        checkpoint["world"] = self.trainer.world_size
+        if self.ema is not None:
+            names = [name for name, p in self.named_parameters() if p.requires_grad]
+            checkpoint["ema"] = {
+                "step": self.ema.optimization_step,
+                "weights": dict(zip(names, self.ema.shadow_params, strict=True)),
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped = checkpoint.get("skipped", 0)
+        world = checkpoint.get("world")
+        if self._trainer and world not in (None, self.trainer.world_size) and not self.any_world:
+            raise UserError(
+                f"this run was trained by {world} ranks, now there are {self.trainer.world_size}: the batches would "
+                "differ; use as many, or allow it with 'resume_allow=[world]'"
+            )
+        if self.ema is not None and "ema" in checkpoint:
+            self.ema.optimization_step = checkpoint["ema"]["step"]
+            self.ema.shadow_params = [w.to(self.device).clone() for w in checkpoint["ema"]["weights"].values()]

@@ -1,0 +1,150 @@
+"""Twelve kinds of change, each of which rebuilds exactly what it touches."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pieces import Counting, autoencoder_fixture, fill, open_cache, pairs_fixture  # noqa: F401
+from PIL import Image
+
+from ip2p_lightning.caching import setup
+from ip2p_lightning.caching.content import Contents, described
+from ip2p_lightning.data import Loader, Photos
+from ip2p_lightning.data.degrade import GaussianNoise, Rain
+from ip2p_lightning.networks.autoencoder import KLAutoencoder
+
+LOADER = Loader(batch_size=2, size=32, crop="center")
+ALL = 12  # 6 pairs, both flips
+
+
+@pytest.fixture
+def full(pairs, tmp_path, autoencoder):
+    """How many entries another fill computes, under other circumstances."""
+
+    def refill(**more):
+        words = {"autoencoder": autoencoder} | more
+        _, cache = open_cache(pairs, tmp_path / "cache", words.pop("autoencoder"), **words)
+        return fill(cache)
+
+    assert refill() == ALL and refill() == 0
+    return refill
+
+
+def _other(sd_folder, tmp_path, change):
+    shutil.copytree(sd_folder / "vae", tmp_path / "changed" / "vae")
+    made = KLAutoencoder(str(tmp_path / "changed"))
+    change(made)
+    return made
+
+
+def test_one_byte_of_one_source(full, pairs):
+    path = pairs / "train" / "input" / "0002.png"
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+    assert full() == 2 and full() == 0
+
+
+def test_touching_rebuilds_nothing(full, pairs):
+    for path in pairs.rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert full() == 0
+
+
+def test_renaming_rebuilds_nothing(full, pairs):
+    for side in ("input", "target"):
+        (pairs / "train" / side / "0001.png").rename(pairs / "train" / side / "renamed.png")
+    assert full() == 0
+
+
+def test_one_tensor_of_the_autoencoder(full, sd_folder, tmp_path):
+    def change(made):
+        with torch.no_grad():
+            next(made.model.parameters()).view(-1)[0] += 1e-3
+
+    assert full(autoencoder=_other(sd_folder, tmp_path, change)) == ALL and full() == 0
+
+
+def test_its_scaling_factor(full, sd_folder, tmp_path):
+    assert full(autoencoder=_other(sd_folder, tmp_path, lambda made: setattr(made, "scaling_factor", 0.5))) == ALL
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": 24}, {"crop": "random"}, {"resize": (32, 32)}], ids=["resolution", "crop", "resize"]
+)
+def test_geometry(full, change):
+    views = 2 * 4 * 6 if change == {"crop": "random"} else ALL
+    assert full(loader=replace(LOADER, **change)) == views and full() == 0
+
+
+def test_flips_add_what_they_need(pairs, tmp_path, autoencoder):
+    counts = [fill(open_cache(pairs, tmp_path / "c", autoencoder, flip=flip)[1]) for flip in (0.0, 0.5, 1.0)]
+    assert counts == [6, 6, 0]
+
+
+def test_more_crops_add_what_they_need(pairs, tmp_path, autoencoder):
+    loader = replace(LOADER, crop="random")
+    counts = [
+        fill(open_cache(pairs, tmp_path / "c", autoencoder, flip=0.0, loader=loader, variants=n)[1]) for n in (2, 3, 3)
+    ]
+    assert counts == [12, 6, 0]
+
+
+def test_number_format(full):
+    assert full(dtype="bfloat16") == ALL and full() == 0
+
+
+def test_code_version(full, monkeypatch):
+    monkeypatch.setattr(setup, "FORMAT", 2)
+    assert full() == ALL
+
+
+@pytest.mark.parametrize("prompts", [("another",), ("another", "template")], ids=["prompt", "template"])
+def test_words_touch_no_image(full, prompts):
+    assert full(prompts=prompts) == 0
+
+
+def test_text_is_remembered_by_its_encoder_alone(sd_folder, tmp_path):
+    """Text encoder and tokenizer: what is remembered of a prompt lives and dies with the object that encoded it."""
+    from ip2p_lightning.networks import ClipText
+
+    first, second = ClipText(str(sd_folder)), ClipText(str(sd_folder))
+    first.encode(["a", "", "a"])
+    assert set(first._memory) == {"a", ""} and not second._memory
+
+
+def test_changed_sources_are_counted(full, pairs, tmp_path, autoencoder):
+    path = pairs / "train" / "target" / "0003.png"
+    shutil.copy(pairs / "train" / "target" / "0004.png", path)
+    _, cache = open_cache(pairs, tmp_path / "cache", autoencoder)
+    assert fill(cache) == 2 and cache.state()["changed_sources"] == 1
+
+
+def test_a_remembered_digest_spares_the_reading(pairs, tmp_path, monkeypatch):
+    path = pairs / "train" / "input" / "0000.png"
+
+    class OnePair:
+        def sources(self, i):
+            return (path,)
+
+    monkeypatch.setattr("ip2p_lightning.caching.content._SETTLED", 0)
+    digest = Contents(tmp_path / "memo").of(OnePair(), 0)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert Contents(tmp_path / "memo").of(OnePair(), 0) == digest
+
+
+def test_degradations_are_fresh_unless_frozen(tmp_path):
+    more = {"source": Photos(), "make": Rain(), "loader": replace(LOADER, crop="random")}
+    data, fresh = open_cache(None, tmp_path, Counting(), **more)
+    assert "made anew for every example" in fresh.summary() and data.cache is None
+    _, frozen = open_cache(None, tmp_path, Counting(), draws=3, **more)
+    assert fill(frozen) == 6 * 3 * 2 and "36 of 36" in frozen.summary()
+    _, other = open_cache(None, tmp_path, Counting(), draws=3, **(more | {"make": GaussianNoise()}))
+    assert fill(other) == 36
+
+
+def test_a_maker_is_described_by_what_it_holds():
+    assert described(Rain()) == described(Rain()) != described(GaussianNoise())

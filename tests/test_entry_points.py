@@ -1,0 +1,104 @@
+"""The commands: a page of help each, ``python -m`` as well, exit codes, and a start that does not load the world."""
+
+import importlib
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = {
+    "ip2p-train": "train",
+    "ip2p-data": "data_cli",
+    "ip2p-evaluate": "evaluate",
+    "ip2p-edit": "edit",
+    "ip2p-export": "export",
+    "ip2p-report": "report",
+    "ip2p-inspect": "inspect_cli",
+}
+ARGPARSE = sorted(set(SCRIPTS) - {"ip2p-train"})
+
+
+def run(*words, cwd=None):
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=cwd, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def main_of(script):
+    return importlib.import_module(f"ip2p_lightning.{SCRIPTS[script]}").main
+
+
+def test_the_installed_scripts_are_these():
+    points = importlib.metadata.entry_points(group="console_scripts")
+    installed = {p.name: p.value for p in points if p.name.startswith("ip2p-")}
+    assert installed == {name: f"ip2p_lightning.{module}:main" for name, module in SCRIPTS.items()}
+    assert all((Path(sys.executable).parent / name).exists() for name in SCRIPTS)
+
+
+@pytest.mark.parametrize("script", ARGPARSE)
+def test_help_is_a_page_with_examples(script, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main_of(script)(["--help"])
+    page = capsys.readouterr().out
+    assert not ended.value.code and page.startswith("usage:")
+    assert len([line for line in page.splitlines() if line.strip()]) >= 10 and page.count(script) >= 3, page
+    assert "example" in page.lower(), page
+    assert max(map(len, page.splitlines())) <= 120
+
+
+def test_the_help_of_training_is_a_page_with_examples_groups_and_keys(tmp_path):
+    code, page, _ = run("-m", "ip2p_lightning.train", "--help", cwd=tmp_path)
+    assert (
+        code == 0
+        and page.startswith("ip2p-train: train a model")
+        and page.count("\n  ip2p-train ") + page.count("        ip2p-train ") >= 5
+    )
+    for word in ("task: ", "model: ", "trainer: ", "save_every:", "Exit codes"):
+        assert word in page
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ARGPARSE)
+def test_a_wrong_word_is_one_line_and_exit_code_2(script, refused):
+    code, line = refused(main_of(script), "--no-such-option")
+    assert code == 2 and any(word in line for word in ("--no-such-option", "required", "choose from"))
+
+
+@pytest.mark.parametrize("script", ["ip2p-evaluate", "ip2p-export", "ip2p-inspect"])
+def test_what_is_not_a_run_is_refused(script, refused, tmp_path):
+    words = {"ip2p-export": [tmp_path, tmp_path / "out"], "ip2p-inspect": ["digest", tmp_path]}.get(script, [tmp_path])
+    code, line = refused(main_of(script), *words)
+    assert code == 2 and str(tmp_path) in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_python_m_is_the_same_command(tmp_path):
+    code, out, err = run("-m", "ip2p_lightning.inspect_cli", "verify", str(tmp_path / "none"))
+    assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_inspect_digests_and_verifies(tiny_run, capsys, tmp_path):
+    import shutil
+
+    from ip2p_lightning import checkpoint
+
+    inspect = main_of("ip2p-inspect")
+    assert inspect(["digest", str(tiny_run)]) == 0
+    first = capsys.readouterr().out
+    assert [line.split()[1] for line in first.splitlines()[:4]] == ["raw", "ema", "optimizer", "schedule"]
+    assert inspect(["verify", str(tiny_run)]) == 0
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    newest = checkpoint.checkpoints(copy)[0]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    assert inspect(["verify", str(copy)]) == 6
+    said = capsys.readouterr()
+    assert str(newest) in said.out and said.err.startswith("error: 1 of ")
+
+
+@pytest.mark.parametrize("module", ["data", "diffusion", "networks", "errors", "randomness", "storage"])
+def test_libraries_are_loaded_late(module):
+    heavy = "{'transformers', 'datasets', 'timm', 'matplotlib', 'pandas', 'hydra', 'skimage'}"
+    code, out, err = run("-c", f"import sys, ip2p_lightning.{module}; print(sorted({heavy} & set(sys.modules)))")
+    assert (code, out.strip()) == (0, "[]"), err

@@ -1,0 +1,119 @@
+"""The lean step: what is counted, masked, averaged, merged and estimated."""
+
+import json
+
+import pytest
+import torch
+from conftest import train_run
+from torch import nn
+
+from ip2p_lightning.averaging import Average
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.estimate import estimate, told
+from ip2p_lightning.guard import Guard
+from ip2p_lightning.meters import PEAKS, step_cost
+
+
+@pytest.fixture(scope="module")
+def unet(sd_folder):
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(sd_folder, subfolder="unet")
+
+
+def test_flops_are_those_of_a_real_pass(unet):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, t, text = torch.randn(1, 4, 8, 8, requires_grad=True), torch.zeros(1), torch.randn(1, 77, 32)
+    with FlopCounterMode(display=False) as counter:
+        unet(x, t, encoder_hidden_states=text).sample.sum().backward()
+    assert step_cost(unet, 8, 77, 32).flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+    unet.zero_grad()
+
+
+def test_checkpointing_keeps_less_and_computes_more(unet):
+    plain, saving = step_cost(unet, 8, 77, 32), step_cost(unet, 8, 77, 32, checkpointing=True)
+    assert saving.saved_bytes < plain.saved_bytes and saving.flops > plain.flops
+
+
+def test_peaks_are_found_by_the_longest_name(monkeypatch):
+    from ip2p_lightning.meters import peak_tflops
+
+    for name, peak in (("NVIDIA A10G", 70), ("NVIDIA L40S", 362), ("NVIDIA H100 80GB HBM3", 989), ("Tesla V9", None)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
+        assert peak_tflops(torch.device("cuda")) == peak
+    assert peak_tflops(torch.device("cpu")) is None and all(peak > 0 for peak in PEAKS.values())
+
+
+def test_a_masked_step_changes_nothing_and_is_counted_one_step_later():
+    """The mechanism of GPU runs, on the CPU's fused AdamW: it obeys `found_inf` too."""
+    weight = nn.Parameter(torch.ones(4))
+    optimizer, guard = torch.optim.AdamW([weight], lr=0.1, fused=True), Guard()
+    for gradient, bad_before in ((1.0, False), (float("nan"), False), (1.0, True), (1.0, False)):
+        weight.grad = torch.full((4,), gradient)
+        before = weight.detach().clone()
+        norm = nn.utils.clip_grad_norm_([weight], 1.0)
+        assert guard.masked(norm, optimizer) == bad_before
+        optimizer.step()
+        assert torch.equal(weight, before) == (gradient != 1.0)
+    assert guard.skipped == 1 and optimizer.state[weight]["step"] == 3
+    assert torch.isfinite(weight).all() and torch.isfinite(optimizer.state[weight]["exp_avg"]).all()
+
+
+def test_the_average_is_that_of_diffusers():
+    from diffusers.training_utils import EMAModel
+
+    weights = [nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2, 3))]
+    ours, theirs = Average(weights, decay=0.99), EMAModel(weights, decay=0.99)
+    for _ in range(20):
+        with torch.no_grad():
+            for weight in weights:
+                weight.add_(torch.randn_like(weight))
+        ours.step(weights), theirs.step(weights)
+    for a, b in zip(ours.shadow_params, theirs.shadow_params, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert ours.optimization_step == theirs.optimization_step
+
+
+def test_a_profiled_run_leaves_a_trace_a_page_and_meters(tmp_path):
+    words = ["trainer=profile", "trainer.max_steps=4", "profile_steps=1", "val_every=0", "log_every=1"]
+    run = train_run(tmp_path / "run", "model=tiny", "task=denoise", *words)
+    assert json.loads((run / "profile" / "trace.json").read_text())["traceEvents"]
+    assert "| operation | share |" in (run / "profile" / "breakdown.md").read_text()
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["train/tflops_per_s"] > 0 and 0 <= last["train/data_wait"] < 1 and "train/mfu" not in last
+
+
+def config(sd_folder, **more):
+    return {
+        "unet": {"_target_": "ip2p_lightning.networks.load_unet", "path": str(sd_folder)},
+        "autoencoder": {"_target_": "x", "path": str(sd_folder)},
+        "text_encoder": {"_target_": "x", "path": str(sd_folder)},
+        "loader": {"size": 64, "batch_size": 2, "merge": 1} | more.pop("loader", {}),
+        "model": {"ema": 0.9999, "gradient_checkpointing": False} | more,
+        "trainer": {"accelerator": "cpu", "precision": "32-true"},
+    }
+
+
+def test_an_estimate_grows_with_what_costs_memory(sd_folder):
+    base = estimate(config(sd_folder))
+    assert estimate(config(sd_folder, ema=None)).average == 0 < base.average
+    assert estimate(config(sd_folder, loader={"merge": 4})).activations == pytest.approx(4 * base.activations)
+    assert estimate(config(sd_folder, gradient_checkpointing=True)).activations < base.activations
+
+
+def test_what_cannot_fit_is_refused_with_advice(sd_folder, monkeypatch):
+    assert told(config(sd_folder)).startswith("memory: about")
+    monkeypatch.setattr("ip2p_lightning.estimate.room", lambda config: 0.1)
+    with pytest.raises(UserError, match=r"but there are 0\.1 GiB; try .*gradient_checkpointing=true"):
+        told(config(sd_folder))
+
+
+def test_a_merge_that_cannot_be_exact_is_refused():
+    from ip2p_lightning.rules import contradictions
+
+    base = {"trainer": {"accumulate_grad_batches": 4, "max_steps": 1}, "optimizer": {"lr": 1}, "resume": "auto"}
+    with pytest.raises(UserError, match=r"loader\.merge=3"):
+        contradictions(base | {"loader": {"merge": 3}})
+    with pytest.raises(UserError, match=r"balance_tasks"):
+        contradictions(base | {"loader": {"merge": 2}, "model": {"balance_tasks": True}})

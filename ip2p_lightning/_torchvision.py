@@ -1,8 +1,8 @@
 """Make a torchvision importable whose compiled part does not fit the installed torch.
 
 A CUDA build of torchvision beside a CPU build of torch fails at import with "operator torchvision::nms does not exist",
-and takes lightning, torchmetrics, timm and diffusers with it. Nothing here uses those operators: declaring their schemas
-is enough. Where the compiled part loads, nothing is touched.
+and takes lightning, torchmetrics, timm and diffusers with it. Nothing here uses those operators: declaring their
+schemas is enough. Where the compiled part loads, nothing is touched.
 """
 
 from __future__ import annotations

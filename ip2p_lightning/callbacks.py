@@ -214,7 +214,7 @@ class ValidationScores(Callback):
 
 
 class ImageGrids(Callback):
-    """[original | edit | ground truth] with the prompt, for the same examples at every validation: TensorBoard and PNG."""
+    """[original | edit | ground truth] with the prompt, for the same examples each time: TensorBoard and PNG."""
 
     def __init__(self, folder: Path, examples: list[Any]) -> None:
         self.folder, self.examples = Path(folder), examples

@@ -12,8 +12,8 @@ class Guard:
     """Judges each optimizer step by its gradient norm.
 
     At once (`immediate`): the caller throws the gradients away. Otherwise the verdict stays on the device, where a
-    fused optimizer obeys it (`found_inf`, as torch's GradScaler sets it); the host reads it one step later: it is at most
-    one step ahead anyway, and the copy it reads was queued before that step.
+    fused optimizer obeys it (`found_inf`, as torch's GradScaler sets it); the host reads it one step later: it is at
+    most one step ahead anyway, and the copy it reads was queued before that step.
 
     skipped: steps thrown away so far.
     """

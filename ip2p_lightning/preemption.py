@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from ip2p_lightning.checkpoint import Checkpoints
 from ip2p_lightning.errors import PreemptedError
 
-# SIGTERM: kill, SLURM's preemption, torchrun. SIGUSR1, SIGUSR2: SLURM's --signal and submitit's warning. SIGINT: Ctrl-C.
+# SIGTERM: kill, SLURM's preemption, torchrun. SIGUSR1 and 2: SLURM's --signal, submitit's warning. SIGINT: Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 

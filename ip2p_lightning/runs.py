@@ -1,4 +1,4 @@
-"""A run is a folder: ``config.json``, ``status.json``, ``metrics.jsonl``, ``checkpoints/``, TensorBoard's file, pictures."""
+"""A run is a folder: config, status, metrics, checkpoints, TensorBoard's file, pictures."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
         told = "; ".join(f"{key}: {a} -> {b}" for key, (a, b) in list(changed.items())[:8])
         keys = ",".join(changed)
         raise UserError(
-            f"{folder} holds a run with another config: {told}; allow it with 'resume_allow=[{keys}]' or choose another hydra.run.dir"
+            f"{folder} holds a run with another config: {told}; allow it with 'resume_allow=[{keys}]' or choose another "
+            "hydra.run.dir"
         )
 
 

@@ -98,7 +98,7 @@ class Autoencoder:
 class KLAutoencoder(Autoencoder):
     """Stable Diffusion's VAE (Rombach et al. 2022): ``AutoencoderKL`` from a folder or hub repository `path`.
 
-    `subfolder` is "vae" inside a full checkpoint, None for a repository that is the VAE itself; `revision` a hub commit.
+    `subfolder` is "vae" inside a full checkpoint, None for a repository that is the VAE itself; `revision` is a commit.
     """
 
     def __init__(self, path: str, subfolder: str | None = "vae", revision: str | None = None) -> None:

@@ -1,0 +1,125 @@
+"""``make bench``: the recorded ratios, measured again in a few minutes; a loss of more than a tenth is a failure.
+
+Ratios of CPU seconds, both sides in turn in one process, the best of each: the machine and its neighbours cancel.
+``--record`` writes what is measured to ``benchmarks/recorded.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ip2p_lightning  # noqa: F401
+from benchmarks.material import write_checkpoint
+
+RECORD = Path(__file__).with_name("recorded.json")
+LOSS, ROUNDS, RETRIES = 0.10, 5, 2
+
+
+def main() -> int:
+    """Measure, compare, print a table; 1 if a ratio was lost."""
+    torch.set_num_threads(1)
+    recorded = {} if "--record" in sys.argv else json.loads(RECORD.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        material = _Material(Path(folder))
+        found = {name: _measure(make(material), recorded.get(name)) for name, make in BENCHMARKS.items()}
+    if not recorded:
+        RECORD.write_text(json.dumps({name: round(ratio, 3) for name, ratio in found.items()}, indent=2) + "\n")
+    lost = [name for name, ratio in found.items() if ratio < (1 - LOSS) * recorded.get(name, 0)]
+    for name, ratio in found.items():
+        print(f"{name:40} {ratio:6.2f}  recorded {recorded.get(name, ratio):6.2f}  {'LOST' if name in lost else 'ok'}")
+    return 1 if lost else 0
+
+
+Pair = tuple[Callable[[], Any], Callable[[], Any]]  # what it was, what it is
+
+
+def _measure(pair: Pair, recorded: float | None) -> float:
+    """CPU time of the first over that of the second, each the best of some; asked again before it counts as lost."""
+    best = [1e9, 1e9]
+    for attempt in range(1 + RETRIES):
+        for _ in range(ROUNDS):
+            for side, action in enumerate(pair):
+                began = time.process_time()
+                action()
+                best[side] = min(best[side], time.process_time() - began)
+        if attempt == 1 if recorded is None else best[0] / best[1] >= (1 - LOSS) * recorded:
+            break
+    return best[0] / best[1]
+
+
+class _Material:
+    """A small checkpoint, batches of it, and the parts that are compared."""
+
+    def __init__(self, folder: Path) -> None:
+        from ip2p_lightning.networks.autoencoder import KLAutoencoder
+        from ip2p_lightning.networks.unet import load_unet
+
+        path = str(write_checkpoint(folder / "tiny", "tiny"))
+        self.autoencoder, self.unet = KLAutoencoder(path), load_unet(path)
+        self.folder, self.images = folder, torch.rand(8, 3, 128, 128) * 2 - 1
+        self.latents, self.text = torch.randn(8, 8, 16, 16), torch.randn(8, 77, 64)
+
+    def train(self, parts: int, images: torch.Tensor | None) -> None:
+        """Forward and backward over 8 examples in `parts`, encoding both images first unless there are none."""
+        for latents, text in zip(self.latents.chunk(parts), self.text.chunk(parts), strict=True):
+            if images is not None:
+                for _ in range(2):
+                    self.autoencoder.moments(images[: len(latents)])
+            t = torch.zeros(len(latents))
+            self.unet(latents, t, encoder_hidden_states=text, return_dict=False)[0].square().mean().backward()
+        self.unet.zero_grad(set_to_none=True)
+
+
+def _cached(m: _Material) -> Pair:
+    return lambda: m.train(4, m.images), lambda: m.train(4, None)
+
+
+def _merged(m: _Material) -> Pair:
+    return lambda: m.train(4, None), lambda: m.train(1, None)
+
+
+def _read(m: _Material) -> Pair:
+    """A pair encoded, and the same pair from the cache."""
+    from ip2p_lightning.caching.examples import Codec
+    from ip2p_lightning.caching.space import Space
+
+    codec = Codec(4, 16, False)
+    space = Space(m.folder / "cache", {}, codec.payload)
+    space.create()
+    moments = m.autoencoder.moments(m.images[:2])
+    space.put([(bytes(32), codec.pack(*moments))])
+
+    def read() -> None:
+        for _ in range(100):
+            codec.unpack(space.get(bytes(32)) or b"")
+
+    return lambda: m.autoencoder.moments(m.images[:2]), read
+
+
+def _averaged(m: _Material) -> Pair:
+    from diffusers.training_utils import EMAModel
+
+    from ip2p_lightning.averaging import Average
+
+    weights = list(m.unet.parameters())
+    theirs, ours = EMAModel(weights), Average(weights)
+    return lambda: [theirs.step(weights) for _ in range(5)], lambda: [ours.step(weights) for _ in range(5)]
+
+
+BENCHMARKS: dict[str, Callable[[_Material], Pair]] = {
+    "step without and with cached moments": _cached,
+    "step in four micro-batches and merged": _merged,
+    "encode a pair, read it 100 times": _read,
+    "average: diffusers' loop and lerp": _averaged,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

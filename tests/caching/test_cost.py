@@ -1,0 +1,91 @@
+"""What a cache costs: nothing that grows with it."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+from pieces import pairs_fixture  # noqa: F401
+
+from ip2p_lightning.caching.space import Space
+
+PAYLOAD = 12 * 1024
+
+
+def filled(root, count):
+    """A cache of `count` entries, and their keys; the payloads are a hole in the file, the index is real."""
+    import hashlib
+
+    space = Space(root / str(count), {}, PAYLOAD)
+    space.create()
+    keys, digest = [i.to_bytes(8, "big") * 4 for i in range(count)], hashlib.sha256(bytes(PAYLOAD)).digest()[:16]
+    keys = [hashlib.sha256(key).digest() for key in keys]
+    with space.index.appending() as row:
+        space.index.append(row, [(key, digest) for key in keys])
+    for shard in range((count - 1) // space.slots + 1):
+        with (space.folder / f"shard-{shard:05d}").open("wb") as file:
+            file.truncate(space.slots * PAYLOAD)
+    return space, keys
+
+
+def test_reading_costs_the_same_from_a_hundred_entries_and_from_a_hundred_thousand(tmp_path):
+    """CPU time per entry, the best of several: neighbours on the machine only ever add."""
+    found = [filled(tmp_path, count) for count in (100, 10_000, 100_000)]
+    rng, best = np.random.default_rng(0), [1e9, 1e9, 1e9]
+    for _ in range(9):
+        for side, (space, keys) in enumerate(found):
+            wanted = [keys[i] for i in rng.integers(0, len(keys), 400)]
+            began = time.process_time()
+            assert all(space.get(key) is not None for key in wanted)
+            best[side] = min(best[side], (time.process_time() - began) / 400)
+    # a short index is a dict, a long one a bisection: 10 and 27 us here, of the 5000 or more of a training step
+    assert best[2] < 1.5 * best[1] and best[2] - best[0] < 100e-6, best
+    assert found[2][0].index._heads.nbytes + found[2][0].index._places.nbytes <= 16 * 100_000
+
+
+def test_the_command_fills_says_how_much_and_goes_on(tmp_path, pairs, sd_folder, capsys):
+    from ip2p_lightning.cache import main
+
+    words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={pairs}", "task=own"]
+    words += ["loader.resize=null", "loader.crop=center", "loader.size=32"]
+    words += [f"cache_dir={tmp_path}/cache", "val_every=0"]
+    (pairs / "val").symlink_to(pairs / "train")
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "0 of 12 entries there" in out and "MB when full" in out and "computed 12, rebuilt 0" in out
+    assert main(words) == 0
+    assert "12 of 12 entries there" in (out := capsys.readouterr().out) and "computed 0" in out
+
+
+@pytest.mark.parametrize("words", [["cache=ram"], ["cache=quick"], ["no_such_key=1"]])
+def test_the_command_refuses_in_one_line(refused, words):
+    from ip2p_lightning.cache import main
+
+    code, line = refused(main, *words)
+    assert (code == 2 and "cache" in line) or "no_such_key" in line
+
+
+def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
+    from pieces import Counting, open_cache
+
+    from ip2p_lightning.caching.setup import Cache, Settings
+    from ip2p_lightning.networks.autoencoder import KLAutoencoder
+
+    data, _ = open_cache(pairs, tmp_path, Counting())
+    settings = Settings("auto", tmp_path)
+    assert "costs nothing" in Cache(settings, data, Counting(), samples=1000).summary()
+    real = KLAutoencoder(str(sd_folder))
+    assert "less than twice" in Cache(settings, data, real, samples=20).summary()
+    assert not Cache(settings, data, real, samples=24).reason
+
+
+def test_memory_is_given_back(tmp_path, monkeypatch):
+    from ip2p_lightning.caching import memory
+
+    monkeypatch.setattr(memory, "_held", [])
+    monkeypatch.setattr(memory.atexit, "register", lambda *args: None)
+    monkeypatch.setattr(memory, "Path", lambda name: tmp_path if name == "/dev/shm" else None)
+    folder = memory.in_memory()
+    assert folder.is_dir() and sys.platform == "linux"
+    memory._leave(folder, memory.os.getpid())
+    assert not folder.exists()

@@ -28,10 +28,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _config(words: list[str]) -> dict[str, Any]:
     """The checked config of a run's folder, or of a command line. Raises UserError and its kin."""
-    from ip2p_lightning.config import CONF, check, plain
-    from ip2p_lightning.rules import contradictions, parts_fit
-    from ip2p_lightning.runs import Recipe, read_config
-
     if len(words) == 1 and "=" not in words[0]:
         from ip2p_lightning.config import check
         from ip2p_lightning.recipe import Recipe

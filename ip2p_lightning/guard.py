@@ -57,4 +57,5 @@ class Guard:
 def can_mask(optimizer: Any, norm: Tensor) -> bool:
     """Whether an optimizer leaves weights and moments alone where its `found_inf` is 1, and nothing else sets that."""
     fused = all(group.get("fused") for group in optimizer.param_groups)
-    return norm.is_cuda and fused and isinstance(optimizer, torch.optim.AdamW | torch.optim.Adam)
+    whole = type(norm) is Tensor  # a sharded model's norm is a DTensor, which the fused kernels do not take
+    return whole and norm.is_cuda and fused and isinstance(optimizer, torch.optim.AdamW | torch.optim.Adam)

@@ -56,11 +56,21 @@ def save(content: dict[str, Any], path: Path) -> None:
         try:
             torch.save(content, hashing)
         except RuntimeError as error:  # torch's writer hides the operating system's reason
-            raise OSError(getattr(error.__context__, "errno", None) or 5, str(error).splitlines()[0]) from error
+            raise _system_error(error) from error
         digest = hashing.hash.hexdigest()
 
     write_atomic(path, write)
     write_atomic(sidecar(path), digest.encode())
+
+
+def _system_error(error: BaseException) -> OSError:
+    """The operating system's refusal behind torch's, which may lie several exceptions deep."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return OSError(cause.errno, cause.strerror)
+        cause = cause.__cause__ or cause.__context__
+    return OSError(5, str(error).splitlines()[0])
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:

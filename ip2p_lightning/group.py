@@ -20,6 +20,7 @@ from typing import Any
 from ip2p_lightning.errors import PreemptedError, PrunedError, UserError
 from ip2p_lightning.orphans import die_with_parent
 from ip2p_lightning.preemption import StopRequest
+from ip2p_lightning.refusal import outcome
 from ip2p_lightning.storage import write_json
 
 OUTCOME = "outcome-rank{rank}.json"
@@ -117,7 +118,7 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
             told = True
             _tell_workers(process.pid)
         time.sleep(0.2)
-    return _judge(folder, process.returncode)
+    return _judge(folder, process.returncode, processes)
 
 
 def _tell_workers(torchrun: int) -> None:
@@ -136,7 +137,7 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _judge(folder: Path, returncode: int) -> int:
+def _judge(folder: Path, returncode: int, processes: int) -> int:
     outcomes = []
     for path in folder.glob(OUTCOME.format(rank="*")):
         outcomes.append(json.loads(path.read_text()))
@@ -145,16 +146,17 @@ def _judge(folder: Path, returncode: int) -> int:
         if failed and all(o["code"] == stopped.code for o in failed):
             raise stopped(failed[0]["reason"].partition(": ")[2])
     real = [o for o in failed if o["code"] != PreemptedError.code]
+    lost = sorted(set(range(processes)) - {o["rank"] for o in outcomes})  # killed: by a user, for memory, by torchrun
+    silent = f"rank {', '.join(map(str, lost))} was killed; " if lost else ""
     if real:
-        raise RankError(f"rank {real[0]['rank']}: {real[0]['reason']}", real[0]["code"])
+        raise RankError(f"{silent}rank {real[0]['rank']}: {real[0]['reason']}", real[0]["code"])
     if returncode != 0 or not outcomes:
-        raise RankError(f"a rank of the group was killed (torchrun's exit code {returncode})", 1)
+        raise RankError(f"{silent}torchrun ended with exit code {returncode}", 1)
     return int(outcomes[0]["step"])
 
 
 def report(folder: Path, step: int, error: BaseException | None = None) -> None:
     """Leave this rank's outcome for `supervise`."""
-    code = getattr(error, "code", 1) if error is not None else 0
-    reason = f"{type(error).__name__}: {error}".splitlines()[0] if error is not None else ""
-    content = {"rank": rank(), "step": step, "code": code if isinstance(code, int) else 1, "reason": reason}
+    code, reason = outcome(error) if error is not None else (0, "")
+    content = {"rank": rank(), "step": step, "code": code, "reason": reason}
     write_json(folder / OUTCOME.format(rank=rank()), content | {"time": time.time()})

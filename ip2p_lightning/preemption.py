@@ -15,6 +15,12 @@ from ip2p_lightning.errors import PreemptedError
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
+class InterruptedRunError(PreemptedError):
+    """Stopped at once, without saving."""
+
+    code = 130
+
+
 class StopRequest:
     """Remembers the first signal; a second Ctrl-C no longer waits."""
 
@@ -29,7 +35,8 @@ class StopRequest:
     def _handle(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT:
             if self.received == signal.SIGINT:
-                raise KeyboardInterrupt
+                # not KeyboardInterrupt: Lightning would turn that into exit code 1
+                raise InterruptedRunError("Ctrl-C twice; the same command continues from the last checkpoint")
             print("stopping after this step; Ctrl-C again to stop at once", file=sys.stderr)
         if self.received is None:
             self.received = signal.Signals(number)

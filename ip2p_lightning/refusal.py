@@ -33,6 +33,13 @@ def exit_code(action: Callable[[], int]) -> int:
         return known.code
 
 
+def outcome(error: BaseException) -> tuple[int, str]:
+    """Exit code and one line for what ended a run: the refusal that a library may have wrapped, else the exception."""
+    cause = _known(error) or error
+    code = INTERRUPTED if isinstance(cause, KeyboardInterrupt) else getattr(cause, "code", 1)
+    return code if isinstance(code, int) else 1, f"{type(cause).__name__}: {cause}".splitlines()[0]
+
+
 def _known(error: BaseException | None) -> UserError | None:
     """The UserError in a chain of exceptions; a full disk counts as one wherever it shows."""
     seen: set[int] = set()

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,8 +90,21 @@ def claim(folder: Path) -> RunFolder:
         except OSError:
             lock.close()
             continue
+        # a loader's worker that outlives us must not hold the folder; weak, or this process would hold it for ever
+        os.register_at_fork(after_in_child=_closing(weakref.ref(lock)))
         return RunFolder(candidate, lock)
     raise UserError(f"{folder}: a thousand live runs hold it and its siblings; end some of them")
+
+
+def _closing(held: Any) -> Any:
+    """What closes a weakly held file, if it is still there."""
+
+    def close() -> None:
+        file = held()
+        if file is not None:
+            file.close()
+
+    return close
 
 
 def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str]) -> str | None:
@@ -130,12 +144,13 @@ def free_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
     """What differs between two configs, but for keys that are free to: key to (old, new)."""
-    free = (*FREE_KEYS, *allow)
-    return {
-        key: values
-        for key, values in differences(old, new).items()
-        if not any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in free)
-    }
+    free, changed = (*FREE_KEYS, *allow), differences(old, new)
+    named = {key for key in changed if any(key == n or key.startswith((f"{n}.", f"{n}[")) for n in free)}
+    # loader.workers shows in task.loader.workers and data.root in task.source.root: one change, one name
+    twins = {(key.rpartition(".")[2], repr(changed[key])) for key in named}
+    left = {k: v for k, v in changed.items() if k not in named and (k.rpartition(".")[2], repr(v)) not in twins}
+    own = {(k.rpartition(".")[2], repr(v)) for k, v in left.items() if not k.startswith("task.")}
+    return {k: v for k, v in left.items() if not k.startswith("task.") or (k.rpartition(".")[2], repr(v)) not in own}
 
 
 def final_score(folder: Path, metric: str = "val/psnr") -> float | None:

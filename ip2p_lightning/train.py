@@ -11,7 +11,7 @@ from typing import Any
 from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import PreemptedError, PrunedError
 from ip2p_lightning.orphans import heed_supervisor
-from ip2p_lightning.refusal import exit_code, explain
+from ip2p_lightning.refusal import exit_code, explain, outcome
 
 DONE = 0
 
@@ -145,11 +145,10 @@ def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
 
 def _record(run: Any, error: BaseException) -> None:
     """Say in ``status.json`` why the run ended."""
-    code = getattr(error, "code", 1)
+    code, reason = outcome(error)
     state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"
     state = "pruned" if isinstance(error, PrunedError) else state
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    run.write_status(state, reason=reason, exit_code=code if isinstance(code, int) else 1)
+    run.write_status(state, reason=reason, exit_code=code)
 
 
 def _overrides() -> list[str]:

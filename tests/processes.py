@@ -5,6 +5,7 @@ They are real processes: they can be killed, signalled and waited for, and what 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -66,7 +67,8 @@ class Process:
     def kill_group(self) -> None:
         """SIGKILL to it and to everything it started."""
         if self.alive:
-            os.killpg(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self, limit: float = LIMIT) -> int:
         """Its exit code; minus the signal's number where one ended it."""
@@ -95,6 +97,7 @@ class Process:
 def _train(words: list[str], output: str, settings: dict[str, str]) -> None:
     import torch
 
+    multiprocessing.set_start_method("fork", force=True)  # as on a command line: workers are this process's children
     os.setsid()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)

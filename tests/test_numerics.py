@@ -78,22 +78,23 @@ def test_a_learning_rate_that_explodes_stops_with_finite_checkpoints(tmp_path):
 def test_an_infinite_gradient_is_thrown_away_whole():
     module = module_of("model=tiny", "max_skips=1")
     parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters)
     for count in (1, 2):
         module._window.append((["photo"], ["brighten it"], torch.tensor([0.25]), torch.tensor([1.0])))
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         parameters[3].grad.flatten()[0] = torch.inf
         if count == 1:
-            module.configure_gradient_clipping(None, 1.0)
+            module.configure_gradient_clipping(optimizer, 1.0)
             assert all(p.grad is None for p in parameters) and module._skip and module.skipped == 1
         else:
             with pytest.raises(NonFiniteError, match=r"photo 'brighten it' t=0\.25 loss=1"):
-                module.configure_gradient_clipping(None, 1.0)
+                module.configure_gradient_clipping(optimizer, 1.0)
 
 
 def test_a_finite_gradient_is_clipped_and_kept():
     module = module_of("model=tiny")
     module.loss(batch_of(2), module.draws(batch_of(2), torch.Generator().manual_seed(0))).mean().mul(1e4).backward()
-    module.configure_gradient_clipping(None, 1.0)
+    module.configure_gradient_clipping(torch.optim.AdamW(module.parameters()), 1.0)
     norm = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
     assert not module._skip and norm == pytest.approx(1.0, rel=1e-4) and module.grad_norm > 10

@@ -46,9 +46,7 @@ def save(content: dict[str, Any], path: Path) -> None:
     Raises:
         StorageError: no space, no permission; earlier checkpoints are untouched.
     """
-    path = Path(path)
-    sidecar(path).unlink(missing_ok=True)
-    digest = ""
+    path, digest = Path(path), ""
 
     def write(file: BinaryIO) -> None:
         nonlocal digest
@@ -171,12 +169,14 @@ class Checkpoints(Callback):
         self.saved_step = -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             sweep_temporaries(self.folder)
             # parameters, two moments, gradients are not saved, the average: four times the weights, and one to spare
             weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
             require_space(self.folder, 5 * weights)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_step = trainer.global_step  # restored by now: what was loaded must not be saved again mid-window
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step != self.saved_step and trainer.global_step % self.every == 0:

@@ -111,14 +111,17 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
     # --standalone: a free port on this machine, so that groups side by side never clash
     words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
     command = [sys.executable, *words, "-m", "ip2p_lightning.worker", str(folder), checkpoint or ""]
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
-    told = False
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_before_torchrun)
     while process.poll() is None:
-        if request.received and not told:
-            told = True
-            _tell_workers(process.pid)
+        if request.received:
+            _tell_workers(process.pid)  # again and again: a worker that still starts up does not listen yet
         time.sleep(0.2)
     return _judge(folder, process.returncode, processes)
+
+
+def _before_torchrun() -> None:
+    die_with_parent()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # workers inherit that: one that still imports is not killed by it
 
 
 def _tell_workers(torchrun: int) -> None:

@@ -34,6 +34,8 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _paths(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give a run's folder or a .ckpt file")
     paths = checkpoint.checkpoints(path) if path.is_dir() else [path]
     if not paths:
         raise UserError(f"{path}: no checkpoints; give a run's folder or a .ckpt file")

@@ -25,8 +25,9 @@ WORDS = {
 
 def losses(name: str, work: Path) -> list[float]:
     """The first losses of a recipe, trained through the real command."""
-    from conftest import train_run
     from sd_checkpoint import write_sd_checkpoint
+
+    from tests.conftest import train_run
 
     sd = write_sd_checkpoint(work / "sd") if name == "sd" else ""
     words = [word.format(sd=sd) for word in WORDS[name]]

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import train_run
 
 from ip2p_lightning.board import layout, metric_tags, pooled, siblings, spread
 from ip2p_lightning.overrides import hyperparameters
+from tests.conftest import train_run
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
 ARMS = (("name", 0), ("name", 1), ("paraphrase", 0))

@@ -75,6 +75,17 @@ def test_nothing_left_intact_is_said(run):
         ck.newest_intact(run)
 
 
+def test_saving_over_a_checkpoint_keeps_the_old_one_until_the_new_one_is_there(run, monkeypatch):
+    def full(count):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ck, "on_write", full)
+    with pytest.raises(StorageError, match="No space left"):
+        ck.save({"w": torch.zeros(64, 64)}, newest(run))
+    monkeypatch.undo()
+    assert ck.load(newest(run))["w"].eq(20).all()
+
+
 def test_code_in_a_checkpoint_is_refused(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -23,6 +23,7 @@ MANDATORY = {
     "data=manifest": ["data.path=/x.csv"],
     "data=hub": ["data.name=a/b"],
     "data=built": ["data.root=/x"],
+    "task=built": ["data=built", "data.root=/x"],
     "optimizer=timm": ["optimizer.opt=lion"],
     "task=cartoon_whitebox": ["task.make.weights=/x"],
     "text_encoder=clip": ["model=local", "model.path=/x"],
@@ -36,7 +37,7 @@ MANDATORY = {
     "sampler=unipc": ["objective=eps"],
     "sampler=euler-a": ["objective=eps"],
 }
-GROUPS = [p.name for p in sorted(CONF.iterdir()) if p.is_dir() and p.name not in ("hydra", "source", "launcher")]
+GROUPS = [p.name for p in sorted(CONF.iterdir()) if p.is_dir() and p.name not in ("hydra", "source", "recipe")]
 MEMBERS = [f"{g}={p.stem}" for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
 
 
@@ -126,7 +127,9 @@ def test_typos_are_refused_and_nine_in_ten_get_the_right_suggestion(default, cou
             config_of(word)
         line = str(refusal.value)
         assert "\n" not in line and any(w in line for w in ("unknown", "wrong type", "shared", "is the run's")), line
-        suggested += f"'{key}'" in line or f"'{key.split('.')[-1]}'" in line or f"'{key.split('.')[0]}'" in line
+        parts = key.split(".")
+        near = {".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)}
+        suggested += any(f"'{name}'" in line or f"set {name} instead" in line for name in near)
     assert suggested >= 0.9 * count
 
 

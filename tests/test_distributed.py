@@ -8,7 +8,7 @@ from collections import Counter
 import psutil
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from models import config_of, module_of
 from processes import SMALL, Process, digest, run
@@ -110,6 +110,10 @@ def test_a_killed_rank_and_a_stop_are_resumed_exactly(whole, tmp_path):
 def test_gradients_are_summed_over_the_ranks_once_a_step(tmp_path):
     calls = Counter()
 
+    class Count(Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.strategy.model.register_comm_hook(None, counted)
+
     def counted(state, bucket):
         calls["buckets"] += 1
         future = torch.futures.Future()
@@ -118,7 +122,7 @@ def test_gradients_are_summed_over_the_ranks_once_a_step(tmp_path):
 
     words = ("model=tiny", "loader.batch_size=1")
     module, data = module_of(*words), recipe.build_data(config_of(*words))
-    strategy = DDPStrategy(ddp_comm_hook=counted, broadcast_buffers=False, process_group_backend="gloo")
+    strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="gloo")
     quiet = {
         "logger": False,
         "enable_progress_bar": False,
@@ -126,7 +130,9 @@ def test_gradients_are_summed_over_the_ranks_once_a_step(tmp_path):
         "enable_checkpointing": False,
     }
     options = {"accelerator": "cpu", "devices": 1, "limit_val_batches": 0, "default_root_dir": tmp_path}
-    trainer = Trainer(strategy=strategy, max_steps=3, accumulate_grad_batches=4, **options, **quiet)
+    trainer = Trainer(
+        strategy=strategy, max_steps=3, accumulate_grad_batches=4, callbacks=[Count()], **options, **quiet
+    )
     try:
         trainer.fit(module, datamodule=data)
     finally:

@@ -26,6 +26,7 @@ def commands(program: str) -> list[str]:
 def without_sweep(words: list[str]) -> list[str]:
     """One job of a multirun: the first of each word's alternatives."""
     words = [w for w in words if w not in ("-m", "--multirun") and not w.startswith("hydra")]
+    words = [w for w in words if not re.search(r"=(tag|interval|choice|range)\(", w)]
     return [w if re.search(r"[\[({'\"]", w) else w.split(",")[0] for w in words]
 
 

@@ -94,6 +94,19 @@ def test_a_damaged_newest_checkpoint_is_gone_back_from(words, whole, tmp_path):
     assert digest(folder) == digest(whole)
 
 
+def test_a_continued_run_does_not_save_again_what_it_loaded(words, whole, tmp_path):
+    folder = tmp_path / "run"
+    go(folder, words, "fault=kill@step=3")
+    loaded = checkpoint.checkpoints(folder)[0]
+    before = loaded.read_bytes()
+    assert go(folder, words, "fault=kill@step=3")[0] == -signal.SIGKILL  # a step further, a window's micro-steps begun
+    assert checkpoint.checkpoints(folder)[0] == loaded and loaded.read_bytes() == before
+    assert go(folder, words, "fault=kill@ckpt_write=0.1")[0] == -signal.SIGKILL
+    assert not checkpoint.damage(loaded)
+    assert go(folder, words)[0] == 0
+    assert digest(folder) == digest(whole) and not list((folder / checkpoint.FOLDER).glob("*.corrupt"))
+
+
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 

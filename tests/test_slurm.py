@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import train_run
 from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, start, states, sweep
 
 from ip2p_lightning import slurm_task
+from tests.conftest import train_run
 
 ONE_NODE = Path("/var/tmp/one-node-slurm/slurm.conf")  # what shared/slurm/start writes
 if "SLURM_CONF" not in os.environ and ONE_NODE.exists():

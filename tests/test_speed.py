@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from conftest import train_run
 from torch import nn
 
 from ip2p_lightning.averaging import Average
@@ -12,6 +11,7 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.estimate import estimate, told
 from ip2p_lightning.guard import Guard
 from ip2p_lightning.meters import PEAKS, step_cost
+from tests.conftest import train_run
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def test_the_wheel_carries_the_configs(wheel):
     assert not {n for n in names if n.split("/")[0] in ("tests", "benchmarks", "runs", "experiments")}
     metadata = next(n for n in names if n.endswith("entry_points.txt"))
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.read(metadata).count(b"ip2p-") == 7
+        assert archive.read(metadata).count(b"\nip2p-") >= 7
 
 
 @pytest.mark.slow

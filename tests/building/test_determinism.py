@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import command
 from material import pairs_folder, tree
 
 from ip2p_lightning.data_cli import main
+from tests.building.conftest import command
 
 
 @pytest.fixture(scope="module")

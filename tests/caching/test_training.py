@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
-from conftest import train_run
 from pieces import pairs_fixture  # noqa: F401
 
 from ip2p_lightning.module import EditDiffusion
 from ip2p_lightning.randomness import torch_rng
+from tests.conftest import train_run
 
 
 def losses(run):

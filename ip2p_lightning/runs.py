@@ -171,8 +171,8 @@ def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
         told = "; ".join(f"{key}: {a} -> {b}" for key, (a, b) in list(changed.items())[:8])
         keys = ",".join(changed)
         raise UserError(
-            f"{folder} holds a run with another config: {told}; allow it with 'resume_allow=[{keys}]' or choose another "
-            "hydra.run.dir"
+            f"{folder} holds a run with another config: {told}; allow it with 'resume_allow=[{keys}]' or choose "
+            "another hydra.run.dir"
         )
 
 

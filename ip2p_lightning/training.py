@@ -161,12 +161,17 @@ class TrainedModule(LightningModule):
         if self.ema is None or self.ema.optimization_step == 0:
             yield
             return
-        self.ema.store(self._trained())
-        self.ema.copy_to(self._trained())
+        self._swap()
         try:
             yield
         finally:
-            self.ema.restore(self._trained())
+            self._swap()
+
+    def _swap(self) -> None:
+        """Exchange raw and averaged weights without a third copy (3.4 GB at Stable Diffusion 1.5's size)."""
+        shadow = self.ema.shadow_params
+        for place, parameter in enumerate(self._trained()):
+            parameter.data, shadow[place] = shadow[place], parameter.data
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = self.skipped

@@ -168,7 +168,7 @@ def losses(folder: Path) -> dict[int, list[float]]:
 def aimed_kills(work: Path, seed: int, kills: int = 50) -> dict[str, object]:
     """Drill 6: kills aimed at the saves of a checkpoint of over 100 MB, on two layouts of file systems."""
     words = ["unet.widths=[80,160,240]", "loader.size=16", "loader.resize=null", "loader.batch_size=1", "val_every=0"]
-    words += ["task=denoise", "trainer.max_steps=400", "save_every=1", "log_every=1"]
+    words += ["task=denoise", "trainer.max_steps=250", "save_every=1", "log_every=1"]
     wanted, _ = undisturbed(work / "whole", words)
     size = checkpoint.checkpoints(work / "whole")[0].stat().st_size
     rows: dict[str, object] = {"checkpoint, MB": round(size / 1e6)}

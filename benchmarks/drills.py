@@ -58,9 +58,9 @@ class Storm:
         intact = [p for p in checkpoint.checkpoints(self.folder) if checkpoint.sidecar(p).exists()]
         return checkpoint.step_of(intact[0]) if intact else 0
 
-    def writing(self) -> list[Path]:
-        """Temporary files of a save that is under way."""
-        return list((self.folder / checkpoint.FOLDER).glob(f"{TEMPORARY}*.ckpt"))
+    def writing(self, pid: int | str = "*") -> list[Path]:
+        """Temporary files of a save that is under way, or was."""
+        return list((self.folder / checkpoint.FOLDER).glob(f"{TEMPORARY}{pid}-*.ckpt"))
 
     def kill(self, process: Process, ready: Callable[[], object], delay: float, kind: str) -> None:
         """SIGKILL to the whole group, `delay` seconds after `ready()`."""
@@ -192,13 +192,13 @@ def aimed_kills(work: Path, seed: int, kills: int = 50) -> dict[str, object]:
 def _one_aimed_kill(storm: Storm) -> None:
     """Kill 0 to 0.6 s after a save began: its bytes, fsync, rename, sidecar, and the removal of the oldest."""
     process = storm.start()
-    if not process.until(storm.writing, LONG):
+    if not process.until(lambda: storm.writing(process.pid), LONG):
         raise RuntimeError(process.said()[-2000:])
     storm.orphans()
     kind = storm.rng.choice(["first save", "second save"])
     if kind == "second save":
         before = storm.newest()
-        process.until(lambda: storm.newest() > before and storm.writing(), LONG)
+        process.until(lambda: storm.newest() > before and storm.writing(process.pid), LONG)
     storm.kill(process, lambda: True, storm.rng.random() * storm.rng.choice([0.05, 0.6]), kind)
     storm.check()
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from ip2p_lightning.meters import WorkMeter
 from ip2p_lightning.randomness import seed_of
 
 
@@ -54,10 +55,11 @@ class LossLog(Callback):
         self.sums: Tensor | None = None
         self.images, self.since, self.logged_step = 0, time.perf_counter(), 0
         self.waited, self.ended = 0.0, self.since
-        self.flops: int | None = None  # of the UNet, forward and backward, per image; 0 where it cannot be counted
+        self.work: WorkMeter | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.since, self.logged_step = time.perf_counter(), trainer.global_step
+        self.work = WorkMeter(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.waited += time.perf_counter() - self.ended
@@ -93,7 +95,8 @@ class LossLog(Callback):
         metrics["train/grad_norm"] = float(module.grad_norm)
         metrics["train/images_per_s"] = self.images * trainer.world_size / (now - self.since)
         metrics["train/data_wait"] = self.waited / (now - self.since)
-        metrics |= self._work(module, self.images / (now - self.since))
+        if self.work is not None:
+            metrics |= self.work.rates(self.images / (now - self.since))
         metrics["train/skipped_steps"] = module.skipped
         metrics["train/peak_memory_mb"] = peak_memory_mb(module.device)
         for logger in trainer.loggers:
@@ -102,16 +105,6 @@ class LossLog(Callback):
         self.sums.zero_()
         self.images, self.since, self.logged_step = 0, now, trainer.global_step
         self.waited = 0.0
-
-    def _work(self, module: Any, images_per_s: float) -> dict[str, float]:
-        """The UNet's TFLOP/s on this device, and which part that is of the device's bf16 peak."""
-        from ip2p_lightning.meters import cost_of, peak_tflops
-
-        if self.flops is None:
-            cost = cost_of(module, module.latent_side)
-            self.flops = cost.flops if cost else 0
-        rate, peak = self.flops * images_per_s / 1e12, peak_tflops(module.device)
-        return ({"train/tflops_per_s": rate} if self.flops else {}) | ({"train/mfu": rate / peak} if peak else {})
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.meters import step_cost
+from ip2p_lightning.meters import saved_bytes
 
 GIB = 2**30
 BASE = {"cpu": 0.7, "cuda": 1.2}  # GiB of libraries and workspaces, measured on the CPU, usual on a GPU
@@ -52,7 +52,7 @@ def estimate(config: Mapping[str, Any]) -> Memory | None:
     loader, model = config["loader"], config["model"]
     side = loader["size"] // (config["autoencoder"].get("factor") or 8)
     width = unet.config.cross_attention_dim
-    cost = step_cost(unet, side, 77, width, bool(model.get("gradient_checkpointing")))
+    kept = saved_bytes(unet, side, 77, width, bool(model.get("gradient_checkpointing")))
     half = 0.5 if "16" in str(config["trainer"].get("precision", "32")) else 1.0
     images = loader["batch_size"] * loader.get("merge", 1)
     frozen = _frozen_bytes(config)
@@ -61,7 +61,7 @@ def estimate(config: Mapping[str, Any]) -> Memory | None:
         gradients=4 * count / GIB,
         optimizer=8 * count / GIB,
         average=(4 * count if model.get("ema") is not None else 0) / GIB,
-        activations=images * cost.saved_bytes * half / GIB,
+        activations=images * kept * half / GIB,
         base=BASE["cpu" if config["trainer"].get("accelerator") == "cpu" else "cuda"],
     )
 

@@ -1,16 +1,17 @@
-"""How much work a training step is, counted once on tensors without data, and how fast devices can be.
+"""How much work a training step is, counted on its first forward pass, and how fast devices can be.
 
 Shapes: B batch, C latent channels, h w latent size, L tokens, D text width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 # Dense bf16 peaks with fp32 accumulation, TFLOP/s, from the vendors' data sheets; the longest name that fits counts.
 PEAKS = {
@@ -45,22 +46,89 @@ def peak_tflops(device: torch.device) -> float | None:
     return PEAKS[known[-1]] if known else None
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """Of one image: floating-point operations of the UNet forward and backward, bytes kept for the backward pass."""
+class WorkMeter:
+    """A training module's work per image, counted on its UNet's first forward pass.
 
-    flops: int
-    saved_bytes: int
+    A compiled UNet, into which nobody can look, is counted on a twin without data. Gradient checkpointing's second
+    forward pass is no work that was asked for, and does not count.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.flops = module, 0.0  # per image, forward and backward
+        if not any(part._compiled_call_impl is not None for part in module.unet.modules()):
+            count_next_pass(module.unet, self._told)
+
+    def _told(self, flops: float) -> None:
+        self.flops = flops * passes(self.module.unet)
+
+    def rates(self, images_per_s: float) -> dict[str, float]:
+        """TFLOP/s on this device, and which part that is of the device's bf16 peak, where that is known."""
+        if not self.flops and self.module.latent_side:
+            text = self.module.text_encoder
+            self._told(flops_of_shape(self.module.unet, self.module.latent_side, text.length, text.width))
+        rate, peak = self.flops * images_per_s / 1e12, peak_tflops(self.module.device)
+        return {"train/tflops_per_s": rate} | ({"train/mfu": rate / peak} if peak else {})
 
 
-def step_cost(unet: nn.Module, side: int, tokens: int, width: int, checkpointing: bool = False) -> StepCost:
-    """Count one image's forward and backward pass through a UNet of this shape; nothing is computed.
+def passes(unet: nn.Module) -> float:
+    """Forward and backward pass together, in forward passes: the inputs' gradients cost one, the weights' gradients
+    another, as far as the weights are trained."""
+    trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    return 2 + trained / max(1, sum(p.numel() for p in unet.parameters()))
+
+
+class _Counting(TorchDispatchMode):
+    """Adds up the floating-point operations that pass; torch's FlopCounterMode without its tally by module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:  # not in torch's table
+            self.flops += sdpa_flop_count(*(x.shape for x in args[:3]))
+        elif func._overloadpacket in flop_registry:
+            self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def count_next_pass(unet: nn.Module, told: Callable[[float], None]) -> None:
+    """Call `told` with the operations per example of the UNet's next forward pass, whose results stay the same."""
+    counting = _Counting()
+
+    def before(module: nn.Module, args: Any) -> None:
+        counting.__enter__()
+
+    def after(module: nn.Module, args: Any, out: Any) -> None:
+        counting.__exit__(None, None, None)
+        for hook in hooks:
+            hook.remove()
+        if out is not None:  # else it failed
+            told(counting.flops / len(out[0]))
+
+    hooks = [unet.register_forward_pre_hook(before), unet.register_forward_hook(after, always_call=True)]
+
+
+def flops_of_shape(unet: nn.Module, side: int, tokens: int, width: int) -> int:
+    """Operations of one example's forward pass through a UNet of this shape; nothing is computed."""
+    with torch.device("meta"):
+        twin = type(unet).from_config(unet.config)
+        sample, text = torch.empty(1, unet.config.in_channels, side, side), torch.empty(1, tokens, width)
+        t = torch.empty(1)
+    with torch.no_grad(), _Counting() as counting:
+        twin(sample, t, encoder_hidden_states=text, return_dict=False)
+    return counting.flops
+
+
+def saved_bytes(unet: nn.Module, side: int, tokens: int, width: int, checkpointing: bool = False) -> int:
+    """Bytes that autograd keeps of one example for the backward pass through a UNet of this shape; nothing is computed.
 
     Args:
         unet: a diffusers model; its weights are not touched.
         side: h = w.
         tokens, width: L and D.
-        checkpointing: count what is kept with gradient checkpointing.
+        checkpointing: with gradient checkpointing.
     """
     with torch.device("meta"):
         twin = type(unet).from_config(unet.config).train()
@@ -80,17 +148,6 @@ def step_cost(unet: nn.Module, side: int, tokens: int, width: int, checkpointing
             kept.append(x)  # a freed storage's number may be used again
         return x
 
-    with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            out = twin(sample, t, encoder_hidden_states=text, return_dict=False)[0]
-        out.sum().backward()
-    return StepCost(counter.get_total_flops(), sum(saved.values()))
-
-
-def cost_of(module: Any, side: int) -> StepCost | None:
-    """The cost of a training module's UNet at `side` latents; None for a UNet that is not made from a config."""
-    text = module.text_encoder
-    try:
-        return step_cost(module.unet, side, text.length, text.width)
-    except (AttributeError, NotImplementedError, RuntimeError):  # a meter must never end a run
-        return None
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        twin(sample, t, encoder_hidden_states=text, return_dict=False)
+    return sum(saved.values())

@@ -10,7 +10,7 @@ from ip2p_lightning.averaging import Average
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.estimate import estimate, told
 from ip2p_lightning.guard import Guard
-from ip2p_lightning.meters import PEAKS, step_cost
+from ip2p_lightning.meters import PEAKS, count_next_pass, flops_of_shape, passes, saved_bytes
 from tests.conftest import train_run
 
 
@@ -25,17 +25,35 @@ def test_flops_are_those_of_a_real_pass(unet):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    x, t, text = torch.randn(1, 4, 8, 8, requires_grad=True), torch.zeros(1), torch.randn(1, 77, 32)
-    # the counter does not know the CPU's own attention kernel, and would leave it out
+    x, t, text = torch.randn(2, 4, 8, 8), torch.zeros(2), torch.randn(2, 77, 32)
+    plain, found = unet(x, t, encoder_hidden_states=text).sample, []
+    # torch's counter does not know the CPU's own attention kernel, and would leave it out
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        unet(x, t, encoder_hidden_states=text).sample.sum().backward()
-    assert step_cost(unet, 8, 77, 32).flops == pytest.approx(counter.get_total_flops(), rel=1e-6)
-    unet.zero_grad()
+        unet(x, t, encoder_hidden_states=text)
+    count_next_pass(unet, found.append)
+    for _ in range(2):  # the second pass is not counted
+        assert torch.equal(unet(x, t, encoder_hidden_states=text).sample, plain)
+    assert found == [counter.get_total_flops() / 2] and flops_of_shape(unet, 8, 77, 32) == found[0]
 
 
-def test_checkpointing_keeps_less_and_computes_more(unet):
-    plain, saving = step_cost(unet, 8, 77, 32), step_cost(unet, 8, 77, 32, checkpointing=True)
-    assert saving.saved_bytes < plain.saved_bytes and saving.flops > plain.flops
+def test_a_pass_that_fails_is_not_counted_and_leaves_nothing_behind(unet):
+    found: list[float] = []
+    count_next_pass(unet, found.append)
+    with pytest.raises(RuntimeError):
+        unet(torch.randn(1, 5, 8, 8), torch.zeros(1), encoder_hidden_states=torch.randn(1, 77, 32))
+    unet(torch.randn(1, 4, 8, 8), torch.zeros(1), encoder_hidden_states=torch.randn(1, 77, 32))
+    assert found == [] and not unet._forward_hooks and not unet._forward_pre_hooks
+
+
+def test_weights_that_are_not_trained_cost_no_gradient(unet):
+    assert passes(unet) == 3
+    unet.requires_grad_(False)
+    assert passes(unet) == 2
+    unet.requires_grad_(True)
+
+
+def test_checkpointing_keeps_less(unet):
+    assert saved_bytes(unet, 8, 77, 32, checkpointing=True) < saved_bytes(unet, 8, 77, 32)
 
 
 def test_peaks_are_found_by_the_longest_name(monkeypatch):

@@ -1,0 +1,51 @@
+"""What a start imports, each case in a process of its own: imports leave marks."""
+
+import subprocess
+import sys
+
+import pytest
+
+DEFERRED = """
+import sys
+import ip2p_lightning
+import lightning.pytorch
+assert not {"scipy.signal", "torchmetrics.functional", "transformers"} & set(sys.modules)
+import torchmetrics
+from lightning.pytorch import LightningModule
+base, version = torchmetrics.Metric, torchmetrics.__version__
+"""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from torchmetrics.functional.image import peak_signal_noise_ratio",
+        "from torchmetrics.image import PeakSignalNoiseRatio as P; assert issubclass(P, base)",
+        "from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity",
+        "assert issubclass(torchmetrics.SumMetric, base)",
+        "from torchmetrics import MetricCollection as C, SumMetric; C([SumMetric()])",
+        "import pickle; from torchmetrics.image import PeakSignalNoiseRatio as P; pickle.loads(pickle.dumps(P(1.0)))",
+        "import timm",
+    ],
+)
+def test_lightning_comes_without_the_metrics_and_they_are_there_when_asked_for(use):
+    check = "import torchmetrics.metric; assert torchmetrics.Metric is base is torchmetrics.metric.Metric"
+    _works(f"{DEFERRED}\n{use}\n{check}\nassert version == torchmetrics.__version__ != ''")
+
+
+def test_a_torchmetrics_that_is_laid_out_otherwise_is_imported_as_ever():
+    _works(
+        "import ip2p_lightning, sys\n"
+        "sys.modules['torchmetrics.collections'] = None\n"  # importing it fails
+        "import torchmetrics\n"
+        "asked = torchmetrics.Metric\n"
+        "try:\n    torchmetrics.MetricCollection\n"
+        "except ImportError:\n    pass\n"  # the package's own error, not ours
+        "else:\n    assert torchmetrics.functional\n"
+        "assert type(torchmetrics).__name__ == 'module'"
+    )
+
+
+def _works(code):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ Shapes: B batch, C latent channels, H W pixels, h w = H/factor, W/factor. Images
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ class Autoencoder:
         if height % self.factor or width % self.factor:
             raise UserError(f"image size {height}x{width} is not a multiple of {self.factor}: resize or crop it")
         with torch.no_grad(), _held_precision(x):
-            return self._moments(x).float()
+            return self._each(self._moments, x)
 
     def sample(self, moments: Tensor, noise: Tensor) -> Tensor:  # [B 2C h w], [B C h w] -> [B C h w]
         """z = (mean + std eps) x scaling_factor: what the UNet denoises."""
@@ -56,7 +57,7 @@ class Autoencoder:
     def decode(self, z: Tensor) -> Tensor:  # [B C h w], scaled -> [B 3 H W]
         """The image of scaled latents, float32, about [-1, 1], not clamped."""
         with torch.no_grad(), _held_precision(z):
-            return self._decode(z).float()
+            return self._each(self._decode, z)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Autoencoder:
         """Move and convert in place; returns self."""
@@ -81,6 +82,13 @@ class Autoencoder:
     def __deepcopy__(self, memo: dict) -> Autoencoder:
         return self
 
+    def _each(self, convert: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """On a CPU one image at a time: twice as fast as eight, in less memory, and no image depends on its neighbours
+        to the last bit, as it does in a batch. (Measured: benchmarks/vs_diffusers_cpu_202611.md.)"""
+        if self.model is None or x.device.type != "cpu":
+            return convert(x).float()
+        return torch.cat([convert(one).float() for one in x.split(1)])
+
     def _moments(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -91,6 +99,7 @@ class Autoencoder:
         if model.config.get("shift_factor"):
             raise UserError(f"an autoencoder with shift_factor {model.config.shift_factor} is not supported")
         self.model = model.requires_grad_(False).eval()
+        self.model.to(memory_format=torch.channels_last)  # the same numbers to 1e-5, a tenth faster
         self.channels = model.config.latent_channels
         self.scaling_factor = float(model.config.scaling_factor)
 

@@ -47,12 +47,20 @@ def test_shapes_and_facts(folder):
 @torch.no_grad()
 def test_sample_mode_and_decode_are_those_of_diffusers(folder):
     vae = KLAutoencoder(str(folder / "vae"), subfolder=None)
-    posterior = vae.model.encode(images()).latent_dist
-    moments, noise = vae.moments(images()), torch.randn(2, 4, 4, 3)
+    x, noise = images()[:1], torch.randn(1, 4, 4, 3)
+    posterior, moments = vae.model.encode(x).latent_dist, vae.moments(x)
     z = (posterior.mean + posterior.std * noise) * 0.18215
     assert torch.equal(vae.sample(moments, noise), z)
     assert torch.equal(vae.mode(moments), posterior.mode())  # not scaled
     assert torch.equal(vae.decode(z), vae.model.decode(z / 0.18215).sample)
+
+
+def test_a_batch_is_its_images_one_by_one_to_the_last_bit(folder):
+    vae, x = KLAutoencoder(str(folder)), images()
+    moments, z = vae.moments(x), torch.randn(2, 4, 4, 3)
+    assert torch.equal(moments, torch.cat([vae.moments(one) for one in x.split(1)]))
+    assert torch.equal(vae.decode(z), torch.cat([vae.decode(one) for one in z.split(1)]))
+    torch.testing.assert_close(moments[:, :4], vae.model.encode(x).latent_dist.mean, rtol=1e-4, atol=1e-5)
 
 
 def test_logvar_is_clamped_as_in_diffusers(folder):
@@ -75,7 +83,8 @@ def test_pixel_unshuffle_is_lossless_and_never_clamps(factor):
 @torch.no_grad()
 def test_taesd_is_a_point_and_may_stand_in_for_the_kl_autoencoder(taesd):
     plain, scaled = TAESD(taesd), TAESD(taesd, latent_scale=0.18215)
-    latents, noise = plain.model.encode(images()).latents, torch.randn(2, 4, 4, 3)
+    latents = torch.cat([plain.model.encode(one).latents for one in images().split(1)])
+    noise = torch.randn(2, 4, 4, 3)
     assert (plain.factor, plain.channels, plain.scaling_factor) == (8, 4, 1.0)
     assert torch.equal(plain.mode(plain.moments(images())), latents)
     moments = scaled.moments(images())

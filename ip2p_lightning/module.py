@@ -149,7 +149,8 @@ class EditDiffusion(TrainedModule):
     def task_index(self, batch: EditExample) -> Tensor:  # -> [B] int64
         """Position of each example's task in `tasks`; an unknown one counts as the first."""
         known = {name: i for i, name in enumerate(self.tasks)}
-        return torch.tensor([known.get(name, 0) for name in batch.task], device=self.device)
+        # made on the host and sent without waiting: torch.tensor(..., device=) would wait for the GPU in every step
+        return torch.tensor([known.get(name, 0) for name in batch.task]).to(self.device, non_blocking=True)
 
     # -- training ----------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 ``python -m benchmarks.scaling [--pairs 100 1000 10000 100000] [--steps 20] [--rounds 5]``
 
 Each number of pairs gets a process of its own: a real cache on disk (both mirror images, 64 px), filled beforehand by
-an encoder that costs nothing, then optimizer steps of a small UNet (``tiny`` in ``material.py``) on batches from it. The
-processes take turns, a round at a time; CPU seconds a step are compared, and each one's peak memory.
+an encoder that costs nothing, then optimizer steps of a small UNet (``tiny`` in ``material.py``) on batches from it.
+The processes take turns, a round at a time; CPU seconds a step are compared, and each one's peak memory.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -22,7 +23,9 @@ from typing import Any
 
 from benchmarks.material import SIZES, write_checkpoint, write_pairs
 
-SIDES = ("peer", "cold", "warm")  # diffusers; ours with an empty cache; ours with a full one
+# diffusers; ours with an empty cache; with a full one; with a full one and the peer's micro-batches (for its memory)
+SIDES = ("peer", "cold", "warm", "even")
+EPOCHS = 24  # of the instruction-tuned SD experiment: 15,000 steps of 8 over 5,000 pairs
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -31,15 +34,15 @@ def main(words: Sequence[str] | None = None) -> int:
     work = Path(options.work)
     write_checkpoint(work / options.size, options.size)
     write_pairs(work / f"pairs-{_pairs(options)}", _pairs(options))
-    _fill(options)
+    filling = _fill(options)
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
     for number in range(options.rounds):
         for side in options.sides:
             runs[side].append(_run(options, side, number))
             print(f"round {number + 1}: {_told(side, runs[side][-1], options)}", flush=True)
-    result = _result(options, runs)
+    result = _result(options, runs) | {"filling_cpu_s": filling}
     (work / "result.json").write_text(json.dumps(result, indent=2))
-    print(json.dumps(result["ratios"], indent=2))
+    _print(options, result)
     return 0 if result["same_loss"] else 1
 
 
@@ -85,26 +88,34 @@ def _peer(options: argparse.Namespace, folder: Path, number: int) -> list[str]:
     return [options.peer, *flat, "--random_flip", *(["--use_ema"] if options.ema else [])]
 
 
-def _ours(options: argparse.Namespace, folder: Path, cache: Path, number: int) -> list[str]:
+def _ours(options: argparse.Namespace, folder: Path, cache: Path, number: int, merge: int) -> list[str]:
     return [
         "ip2p_lightning.train", "model=local", f"model.path={Path(options.work) / options.size}", "data=hub",
         f"data.name={Path(options.work) / f'pairs-{_pairs(options)}'}", "data.original=input_image",
         "data.edited=edited_image", "data.prompt=edit_prompt", "data.val=0", "data.test=0", "task=own", "trainer=cpu",
         f"trainer.max_steps={options.steps}", f"trainer.accumulate_grad_batches={options.accumulate}",
-        f"loader.batch_size={options.batch}", f"loader.merge={options.merge}", "loader.resize=null",
+        f"loader.batch_size={options.batch}", f"loader.merge={merge}", "loader.resize=null",
         "loader.crop=center", "model.channels_last=true", "val_every=0", "log_every=1", "save_every=1000000",
         f"model.ema={'0.9999' if options.ema else 'null'}", "cache=disk", f"cache_dir={cache}", f"seed={number}",
         f"hydra.run.dir={folder}",
     ]  # fmt: skip
 
 
-def _fill(options: argparse.Namespace) -> None:
-    """The warm side's cache; what an earlier benchmark left is used."""
-    if "warm" not in options.sides:
-        return
-    words = _ours(options, Path(options.work) / "filling", _cache(options), 0)[1:]
+def _fill(options: argparse.Namespace) -> float:
+    """The full cache, made by ``ip2p-cache``; its CPU seconds, start-up included."""
+    if not {"warm", "even"} & set(options.sides):
+        return 0.0
+    shutil.rmtree(_cache(options), ignore_errors=True)
+    words = _ours(options, Path(options.work) / "filling", _cache(options), 0, 1)[1:]
     command = [sys.executable, "-m", "ip2p_lightning.cache", *words]
+    before = _children()
     subprocess.run(command, check=True, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return _children() - before
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _cache(options: argparse.Namespace) -> Path:
@@ -121,9 +132,9 @@ def _run(options: argparse.Namespace, side: str, number: int) -> dict[str, Any]:
     folder = Path(options.work) / f"run-{side}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    cache = _cache(options) if side == "warm" else folder / "cache"
-    run = folder / "run"
-    words = _peer(options, run, number) if side == "peer" else _ours(options, run, cache, number)
+    cache = folder / "cache" if side == "cold" else _cache(options)
+    run, merge = folder / "run", 1 if side == "even" else options.merge
+    words = _peer(options, run, number) if side == "peer" else _ours(options, run, cache, number, merge)
     clock, log = folder / "clock.json", folder / "log.txt"
     command = [sys.executable, "-m", "benchmarks.clocked", str(clock), *words]
     with log.open("w") as file:
@@ -164,25 +175,52 @@ def _told(side: str, run: dict[str, Any], options: argparse.Namespace) -> str:
 
 
 def _result(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Minima and medians over all rounds, their ratios, and whether the losses are one."""
-    per_step = {side: [s for run in found for s in run["cpu_s"]] for side, found in runs.items()}
-    ratios: dict[str, Any] = {}
-    for side in runs.keys() - {"peer"}:
-        ratios[f"{side}_min"] = min(per_step["peer"]) / min(per_step[side])
-        ratios[f"{side}_median"] = statistics.median(per_step["peer"]) / statistics.median(per_step[side])
-        ratios[f"{side}_peak"] = _peak(runs[side]) / _peak(runs["peer"])
+    """Each side's figures over all rounds, and whether the losses are one."""
     found = {s: [x for run in group for x in run["losses"]] for s, group in runs.items()}
     noise = math.sqrt(sum(statistics.variance(x) / len(x) for x in found.values()))
     means = {side: statistics.mean(x) for side, x in found.items()}
     return {
-        "options": vars(options), "ratios": ratios, "runs": runs, "mean_loss": means, "noise_of_loss": noise,
-        "same_loss": max(means.values()) - min(means.values()) <= 4 * noise, "machine": platform.platform(),
+        "options": vars(options), "sides": {side: _figures(group) for side, group in runs.items()}, "runs": runs,
+        "mean_loss": means, "noise_of_loss": noise, "same_loss": max(means.values()) - min(means.values()) <= 4 * noise,
+        "machine": platform.platform(),
         "versions": {name: version(name) for name in ("torch", "diffusers", "lightning", "transformers", "accelerate")},
     }  # fmt: skip
 
 
-def _peak(runs: list[dict[str, Any]]) -> float:
-    return min(run["peak_mb"] for run in runs)
+def _figures(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Minima and medians of a side's steps and starts, and its least peak memory."""
+    steps, starts = [s for run in runs for s in run["cpu_s"]], [run["start_cpu_s"] for run in runs]
+    wall = [s for run in runs for s in run["wall_s"]]
+    return {
+        "step_min": min(steps), "step_median": statistics.median(steps), "wall_median": statistics.median(wall),
+        "start_min": min(starts), "start_median": statistics.median(starts), "peak_mb": min(r["peak_mb"] for r in runs),
+    }  # fmt: skip
+
+
+def _print(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """The table, as it goes into ``benchmarks/*.md``."""
+    sides, images = result["sides"], options.batch * options.accumulate
+    print(
+        "| side | CPU s a step, min / median | ratio, min / median | images per wall s | start CPU s | peak MB | loss |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for side, f in sides.items():
+        peer = sides.get("peer", f)
+        ratios = [peer[name] / f[name] for name in ("step_min", "step_median")]
+        print(
+            f"| {side} | {f['step_min']:.2f} / {f['step_median']:.2f} | {ratios[0]:.2f} / {ratios[1]:.2f} "
+            f"| {images / f['wall_median']:.2f} | {f['start_min']:.1f} / {f['start_median']:.1f} | {f['peak_mb']:.0f} "
+            f"| {result['mean_loss'][side]:.4f} |"
+        )
+    if {"peer", "cold", "warm"} <= sides.keys():
+        told = []
+        for name in ("step_min", "step_median"):
+            peer, cold, warm = (sides[side][name] for side in ("peer", "cold", "warm"))
+            told.append(f"{EPOCHS * peer / (cold + (EPOCHS - 1) * warm):.2f}")
+        print(f"over {EPOCHS} epochs, the first of which fills the cache, by calculation: {' / '.join(told)}")
+    print(f"filling the cache with all views beforehand: {result['filling_cpu_s']:.1f} CPU s, start-up included")
+    verdict = "agree" if result["same_loss"] else "DISAGREE"
+    print(f"losses over the same images {verdict}: standard error {result['noise_of_loss']:.4f}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,25 +66,26 @@ def _parts(size: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_pairs(folder: Path, count: int, side: int = 256) -> Path:
-    """`count` crops of scikit-image's photos, noisy and clean, as a Parquet dataset that both sides read."""
-    if (folder / "train-00000.parquet").exists():
+    """`count` crops of scikit-image's photos, noisy and clean, as ``ip2p-data build`` makes a dataset of them: both
+    sides of a comparison read it."""
+    if (folder / "dataset.json").exists():
         return folder
-    import datasets
     import skimage.data
     from PIL import Image
 
+    raw = folder.with_name(f"{folder.name}-raw")
+    for name in ("input", "target"):
+        (raw / name).mkdir(parents=True, exist_ok=True)
     photos = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
-    rng, rows = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
     for number in range(count):
         photo = photos[number % len(photos)]
         top, left = (int(rng.integers(0, n - side + 1)) for n in photo.shape[:2])
         clean = photo[top : top + side, left : left + side]
         noisy = np.clip(clean + rng.normal(0, 25, clean.shape), 0, 255).astype(np.uint8)
-        noisy, clean = Image.fromarray(noisy), Image.fromarray(clean)
-        words = f"remove the noise, version {number % 8}"
-        rows.append({"input_image": noisy, "edited_image": clean, "edit_prompt": words})
-    image, text = datasets.Image(), datasets.Value("string")
-    features = datasets.Features(input_image=image, edited_image=image, edit_prompt=text)
-    folder.mkdir(parents=True, exist_ok=True)
-    datasets.Dataset.from_list(rows, features=features).to_parquet(str(folder / "train-00000.parquet"))
+        for name, image in (("input", noisy), ("target", clean)):
+            Image.fromarray(image).save(raw / name / f"{number:05d}.png")
+    words = ["build", "task=denoise", "source=folder", f"source.root={raw}", "source.val=0", "source.test=0"]
+    command = [sys.executable, "-m", "ip2p_lightning.data_cli", *words, f"out={folder}", "audit.lookalikes=false"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder

@@ -72,6 +72,9 @@ def _peer(options: argparse.Namespace, folder: Path, number: int) -> list[str]:
         "pretrained_model_name_or_path": Path(options.work) / options.size,
         "dataset_name": Path(options.work) / f"pairs-{_pairs(options)}",
         "cache_dir": Path(options.work) / "datasets",
+        "original_image_column": "original_image",
+        "edited_image_column": "edited_image",
+        "edit_prompt_column": "edit_prompt",
         "output_dir": folder,
         "resolution": 256,
         "train_batch_size": options.batch,
@@ -90,9 +93,8 @@ def _peer(options: argparse.Namespace, folder: Path, number: int) -> list[str]:
 
 def _ours(options: argparse.Namespace, folder: Path, cache: Path, number: int, merge: int) -> list[str]:
     return [
-        "ip2p_lightning.train", "model=local", f"model.path={Path(options.work) / options.size}", "data=hub",
-        f"data.name={Path(options.work) / f'pairs-{_pairs(options)}'}", "data.original=input_image",
-        "data.edited=edited_image", "data.prompt=edit_prompt", "data.val=0", "data.test=0", "task=own", "trainer=cpu",
+        "ip2p_lightning.train", "model=local", f"model.path={Path(options.work) / options.size}", "data=built",
+        f"data.root={Path(options.work) / f'pairs-{_pairs(options)}'}", "task=denoise", "trainer=cpu",
         f"trainer.max_steps={options.steps}", f"trainer.accumulate_grad_batches={options.accumulate}",
         f"loader.batch_size={options.batch}", f"loader.merge={merge}", "loader.resize=null",
         "loader.crop=center", "model.channels_last=true", "val_every=0", "log_every=1", "save_every=1000000",

@@ -121,10 +121,12 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
     from ip2p_lightning.preemption import Preemption
     from ip2p_lightning.profile import Profile
     from ip2p_lightning.pruning import pruning
+    from ip2p_lightning.watchdog import Watchdog
 
     losses, scores = LossLog(config["log_every"]), ValidationScores()
     grids = config["grid_examples"] if config["val_every"] > 0 and group.rank() == 0 else 0
     return [
+        Watchdog(folder, config["timeout"]),  # first: what the others do in a hook counts as work
         losses,
         Progress(losses),
         scores,

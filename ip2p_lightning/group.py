@@ -66,6 +66,13 @@ def rank() -> int:
     return int(os.environ.get("RANK" if place() == "torchrun" else "SLURM_PROCID", "0")) if place() != "single" else 0
 
 
+def world() -> int:
+    """Processes of this run, over all machines."""
+    if place() == "torchrun":
+        return int(os.environ["WORLD_SIZE"])
+    return int(os.environ["SLURM_STEP_NUM_TASKS"]) if place() == "srun" else 1
+
+
 def environment() -> Any:
     """Lightning's view of the group, named explicitly: its own guess mistakes one process in an sbatch for a group."""
     from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment

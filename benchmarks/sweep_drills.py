@@ -23,7 +23,7 @@ FAILING = (2, 4, 5, 6, 7)
 SLURM = ("hydra/launcher=submitit_slurm", "hydra.launcher.poll=1", "hydra.launcher.mem_gb=1")
 
 
-def troubled(work: Path, seed: int, launcher: Sequence[str] = ()) -> dict[str, object]:
+def troubled(work: Path, seed: int, launcher: Sequence[str] = ("hydra.launcher.jobs=2",)) -> dict[str, object]:
     """Drill 47, 49, 50: of eight jobs #2 raises, #4 exits, #5 is killed, #6 is NaN, #7 out of memory; then again."""
     folder, words = work / "sweep", [*SMALL, "max_skips=0", "seed=1,2,3,4,5,6,7,8", *launcher]
     code, output = sweep(folder, *words, TROUBLE, timeout=LONG)

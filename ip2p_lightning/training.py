@@ -170,7 +170,7 @@ class TrainedModule(LightningModule):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averaged weights in place of the raw ones; the raw ones again afterwards. Sharded ones are whole inside."""
+        """The averaged weights in place of the raw ones, then the raw ones again; sharded ones are whole meanwhile."""
         swapped = self.ema is not None and self.ema.optimization_step > 0
         if swapped:
             self._swap()

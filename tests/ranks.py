@@ -1,4 +1,4 @@
-"""Two ranks on this machine: a group that torchrun starts, or processes that take themselves for the tasks of an srun."""
+"""Two ranks on this machine: a group that torchrun starts, or processes that think they are the tasks of an srun."""
 
 import itertools
 from pathlib import Path

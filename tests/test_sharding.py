@@ -7,11 +7,13 @@ import socket
 
 import pytest
 import torch
+from models import config_of
 from processes import SMALL, digest
 from ranks import GROUP, WORDS, ended, step
 from torch.distributed.device_mesh import init_device_mesh
 
 from ip2p_lightning import checkpoint, runs, sharding
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks import PixelEditor
 
 SHARDED = ["trainer=fsdp2", *WORDS[1:]]
@@ -110,3 +112,9 @@ def test_each_rank_holds_half_and_may_use_a_gathered_network_by_itself():
     assert sum(f["held"] for f in found) == found[0]["all"]
     assert max(f["held"] for f in found) < 0.6 * found[0]["all"]
     assert all(f["exchanged"] and f["kept"] for f in found)
+
+
+@pytest.mark.parametrize("word", ["model.channels_last=true", "model.compile=full", "trainer.precision=bf16-true"])
+def test_what_sharding_does_not_go_with_is_refused_by_both_names(word):
+    with pytest.raises(UserError, match=rf"trainer\.strategy=fsdp2 and {word.partition('=')[0]}="):
+        config_of("trainer=fsdp2", word)

@@ -45,7 +45,7 @@ def by_seed(folder: Path) -> dict[int, Path]:
 
 def seeds(folder: Path) -> dict[int, str]:
     """What each run says in its own status file."""
-    return {seed: read_status(path)["state"] for seed, path in by_seed(folder).items()}
+    return {seed: read_status(path).get("state", "not started") for seed, path in by_seed(folder).items()}
 
 
 def mtimes(folder: Path) -> dict[str, int]:
@@ -87,7 +87,7 @@ def dead_controller(work: Path, seed: int, kills: int = 3) -> dict[str, object]:
         found["controllers killed"] += process.wait() == -signal.SIGKILL
         await_that(lambda: not any("running" in state for state in seeds(folder).values()))
         found["complete jobs that were touched"] += sum(mtimes(p) != old for p, old in complete.items())
-        complete = {p: mtimes(p) for p in by_seed(folder).values() if read_status(p)["state"] == "complete"}
+        complete = {p: mtimes(p) for p in by_seed(folder).values() if read_status(p).get("state") == "complete"}
     code, _ = sweep(folder, *words, timeout=LONG)
     found["complete jobs that were touched"] += sum(mtimes(p) != old for p, old in complete.items())
     runs = by_seed(folder).values()

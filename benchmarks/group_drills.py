@@ -145,6 +145,9 @@ def task(rank: int, **more: str) -> dict[str, str]:
 def same_second(work: Path, seed: int, count: int = 20, steps: int = 40) -> dict[str, object]:
     """Drill 43: the same command twenty times in one second."""
     words = [*SMALL, f"trainer.max_steps={steps}", "save_every=20", "log_every=1", f"hydra.run.dir={work / 'run'}"]
+    Process(["dry_run=true"], work.parent / f"{work.name}-warm").wait(
+        LONG
+    )  # so that all twenty start from warm imports
     began = time.perf_counter()
     processes = [Process(words, work.parent / f"{work.name}-log{number}") for number in range(count)]
     seconds = time.perf_counter() - began

@@ -159,7 +159,7 @@ def _judge(folder: Path, returncode: int, processes: int) -> int:
     real = [o for o in failed if o["code"] != PreemptedError.code]
     lost = sorted(set(range(processes)) - {o["rank"] for o in outcomes})  # killed: by a user, for memory, by torchrun
     silent = f"rank {', '.join(map(str, lost))} was killed; " if lost else ""
-    stood = _told(folder)
+    stood = tell_stacks(folder)
     silent += f"{STACKS.format(rank='*')} say where rank {', '.join(map(str, stood))} stood; " if stood else ""
     if real:
         raise RankError(f"{silent}rank {real[0]['rank']}: {real[0]['reason']}", real[0]["code"])
@@ -168,10 +168,10 @@ def _judge(folder: Path, returncode: int, processes: int) -> int:
     return int(outcomes[0]["step"])
 
 
-def _told(folder: Path) -> list[int]:
+def tell_stacks(folder: Path) -> list[int]:
     """Ranks that wrote down where they stood; their stacks go to stderr, one rank after the other."""
     ranks = []
-    for path in folder.glob(STACKS.format(rank="*")):
+    for path in sorted(folder.glob(STACKS.format(rank="*"))):
         text = path.read_text(errors="replace")
         if text:
             rank = int(path.stem.rpartition("rank")[2])

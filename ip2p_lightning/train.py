@@ -130,6 +130,8 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
             step = fit(config, run.path, data, checkpoint, request)
     except BaseException as error:
         _record(run, error)
+        if group.place() == "srun":
+            group.tell_stacks(run.path)
         raise
     run.write_status("complete", step=step, exit_code=DONE, reason=None)
 

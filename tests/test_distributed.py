@@ -128,7 +128,7 @@ def test_a_rank_that_hangs_ends_the_run(tmp_path):
     assert code != 0 and read_status(folder)["state"] == "failed", said
     assert not workers_of(folder)
     waiting, _, hanging = said.partition("where rank 0 stood")[2].partition("where rank 1 stood")
-    assert "in all_reduce" in waiting and "in _hang" in hanging, said
+    assert "in training_step" in waiting and "in _hang" in hanging, said
 
 
 def test_groups_side_by_side_whose_job_ids_end_alike_do_not_meet(whole, tmp_path):
@@ -146,3 +146,12 @@ def test_under_srun_too_a_killed_rank_ends_the_others_and_is_resumed_exactly(who
     codes, said = ended(step(tmp_path / "run"))
     assert codes == [0, 0], said
     assert digest(tmp_path / "run") == digest(whole)
+
+
+def test_under_srun_rank_0_tells_where_all_ranks_stood(tmp_path):
+    words = ("timeout=8", "val_every=0", "fault=hang@step=1,rank=1")
+    first, hanging = step(tmp_path / "run", *words)
+    assert first.wait(LIMIT) == 1
+    hanging.kill_group()  # as srun does
+    waiting, _, stood = first.said().partition("where rank 0 stood")[2].partition("where rank 1 stood")
+    assert "in training_step" in waiting and "in _hang" in stood, first.said()

@@ -9,6 +9,8 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from ip2p_lightning.sharding import local
+
 
 class Average(EMAModel):
     """diffusers' ``EMAModel`` without its step's second copy of all weights (3.4 GB at Stable Diffusion 1.5's size).
@@ -18,7 +20,8 @@ class Average(EMAModel):
 
     @torch.no_grad()
     def step(self, parameters: Iterable[nn.Parameter] | Any) -> None:
-        """Move towards `parameters`, all of them trained and whole (not sharded by DeepSpeed)."""
+        """Move towards `parameters`, all of them trained; of sharded ones each rank moves its part."""
         self.optimization_step += 1
         self.cur_decay_value = self.get_decay(self.optimization_step)
-        torch._foreach_lerp_(self.shadow_params, [p.detach() for p in parameters], 1 - self.cur_decay_value)
+        shadow, now = map(local, self.shadow_params), (local(p.detach()) for p in parameters)
+        torch._foreach_lerp_(list(shadow), list(now), 1 - self.cur_decay_value)

@@ -168,14 +168,16 @@ class ValidationScores(Callback):
         self.latest: dict[str, float] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.sums = torch.zeros(len(self.NAMES) + 1, max(1, len(pl_module.tasks)), device=pl_module.device)
+        # float64: sums over any number of ranks then agree to 1e-6 dB
+        shape = (len(self.NAMES) + 1, max(1, len(pl_module.tasks)))
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=pl_module.device)
         self.swap = pl_module.averaged()
         self.swap.__enter__()
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
         for row, name in enumerate(self.NAMES):
-            self.sums[row].index_add_(0, outputs["task"], outputs[name].float())
-        self.sums[-1].index_add_(0, outputs["task"], torch.ones_like(outputs["psnr"], dtype=torch.float32))
+            self.sums[row].index_add_(0, outputs["task"], outputs[name].double())
+        self.sums[-1].index_add_(0, outputs["task"], torch.ones_like(outputs["psnr"], dtype=torch.float64))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         sums = pl_module._sum_over_ranks(self.sums).cpu()

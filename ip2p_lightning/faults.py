@@ -7,6 +7,7 @@ kill     ``kill@step=50``: SIGKILL before that step; ``kill@ckpt_write=0.5``: ha
 nan      ``nan@step=50``: the loss of that step is NaN
 raise    ``raise@step=50``, ``raise@val=1`` (n-th validation)
 exit     ``exit@step=50``: the process leaves with exit code 7
+oom      ``oom@step=50``: the process asks for more memory than there is
 hang     ``hang@step=50``: the process sleeps
 enospc   ``enospc@ckpt_write=0.5``: the disk is full half-way in a checkpoint
 =======  ====================================================================================
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 
 from ip2p_lightning import checkpoint
@@ -34,6 +36,7 @@ _PLACES = {
     "nan": ("step",),
     "raise": ("step", "val"),
     "exit": ("step",),
+    "oom": ("step",),
     "hang": ("step",),
     "enospc": ("ckpt_write",),
 }
@@ -107,6 +110,10 @@ def _exit() -> None:
     raise SystemExit(7)
 
 
+def _ask_too_much() -> None:
+    torch.empty(2**50, dtype=torch.uint8)  # more than a process can address
+
+
 def _hang() -> None:
     time.sleep(1e6)
 
@@ -115,7 +122,14 @@ def _fill() -> None:
     raise OSError(28, "No space left on device")
 
 
-_ACTS: dict[str, Callable[[], None]] = {"kill": _kill, "raise": _raise, "exit": _exit, "hang": _hang, "enospc": _fill}
+_ACTS: dict[str, Callable[[], None]] = {
+    "kill": _kill,
+    "raise": _raise,
+    "exit": _exit,
+    "oom": _ask_too_much,
+    "hang": _hang,
+    "enospc": _fill,
+}
 
 
 def _interrupter(fault: Fault, module: Any) -> Callable[[int], None]:

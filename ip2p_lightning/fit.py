@@ -78,6 +78,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     checkpoints = Checkpoints(folder, config["save_every"], config["keep"])
     data.val_examples = config["val_examples"]
     validate = config["val_every"] > 0
+    node["inference_mode"] = node.get("inference_mode", True) and node.get("strategy") != "fsdp2"  # it re-uses tensors
     node["strategy"] = _strategy(node, config["timeout"])
     if group.place() == "srun":
         from ip2p_lightning import srun
@@ -121,10 +122,12 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
     from ip2p_lightning.preemption import Preemption
     from ip2p_lightning.profile import Profile
     from ip2p_lightning.pruning import pruning
+    from ip2p_lightning.watchdog import Watchdog
 
     losses, scores = LossLog(config["log_every"]), ValidationScores()
     grids = config["grid_examples"] if config["val_every"] > 0 and group.rank() == 0 else 0
     return [
+        Watchdog(folder, config["timeout"]),  # first: what the others do in a hook counts as work
         losses,
         Progress(losses),
         scores,
@@ -149,7 +152,8 @@ def _strategy(node: Mapping[str, Any], timeout: int) -> Any:
     if name == "fsdp2":
         from lightning.pytorch.strategies import ModelParallelStrategy
 
-        return ModelParallelStrategy(timeout=timedelta(seconds=timeout), save_distributed_checkpoint=False)
+        parts = {"data_parallel_size": group.world(), "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
+        return ModelParallelStrategy(timeout=timedelta(seconds=timeout), **parts)
     return name
 
 

@@ -24,6 +24,7 @@ from ip2p_lightning.refusal import outcome
 from ip2p_lightning.storage import write_json
 
 OUTCOME = "outcome-rank{rank}.json"
+STACKS = "stacks-rank{rank}.txt"  # where a rank stood when it had not moved for `timeout` seconds
 PARALLEL = ("ddp", "fsdp2")
 
 
@@ -63,6 +64,13 @@ def place() -> str:
 def rank() -> int:
     """This process's place in its group."""
     return int(os.environ.get("RANK" if place() == "torchrun" else "SLURM_PROCID", "0")) if place() != "single" else 0
+
+
+def world() -> int:
+    """Processes of this run, over all machines."""
+    if place() == "torchrun":
+        return int(os.environ["WORLD_SIZE"])
+    return int(os.environ["SLURM_STEP_NUM_TASKS"]) if place() == "srun" else 1
 
 
 def environment() -> Any:
@@ -106,7 +114,7 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
         PrunedError: its study stopped it.
         RankError: the first rank's failure.
     """
-    for old in folder.glob(OUTCOME.format(rank="*")):
+    for old in (*folder.glob(OUTCOME.format(rank="*")), *folder.glob(STACKS.format(rank="*"))):
         old.unlink()
     # --standalone: a free port on this machine, so that groups side by side never clash
     words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
@@ -151,11 +159,25 @@ def _judge(folder: Path, returncode: int, processes: int) -> int:
     real = [o for o in failed if o["code"] != PreemptedError.code]
     lost = sorted(set(range(processes)) - {o["rank"] for o in outcomes})  # killed: by a user, for memory, by torchrun
     silent = f"rank {', '.join(map(str, lost))} was killed; " if lost else ""
+    stood = tell_stacks(folder)
+    silent += f"{STACKS.format(rank='*')} say where rank {', '.join(map(str, stood))} stood; " if stood else ""
     if real:
         raise RankError(f"{silent}rank {real[0]['rank']}: {real[0]['reason']}", real[0]["code"])
     if returncode != 0 or not outcomes:
         raise RankError(f"{silent}torchrun ended with exit code {returncode}", 1)
     return int(outcomes[0]["step"])
+
+
+def tell_stacks(folder: Path) -> list[int]:
+    """Ranks that wrote down where they stood; their stacks go to stderr, one rank after the other."""
+    ranks = []
+    for path in sorted(folder.glob(STACKS.format(rank="*"))):
+        text = path.read_text(errors="replace")
+        if text:
+            rank = int(path.stem.rpartition("rank")[2])
+            print(f"where rank {rank} stood:\n{text}", file=sys.stderr, flush=True)
+            ranks.append(rank)
+    return sorted(ranks)
 
 
 def report(folder: Path, step: int, error: BaseException | None = None) -> None:

@@ -44,6 +44,10 @@ def _on_cpu(config: Config) -> bool:
     return _get(config, "trainer.accelerator") == "cpu"
 
 
+def _sharded(config: Config) -> bool:
+    return _get(config, "trainer.strategy") == "fsdp2"
+
+
 def _value(*keys: str) -> Callable[[Config], str]:
     return lambda config: " and ".join(f"{key}={_get(config, key)}" for key in keys)
 
@@ -144,6 +148,21 @@ _VALUES: Rules = (
         lambda c: (
             f"{_value('trainer.devices', 'trainer.strategy')(c)}: on a CPU say how many processes, trainer.devices=2"
         ),
+    ),
+    (
+        lambda c: _sharded(c) and bool(_get(c, "model.channels_last")),
+        lambda c: (
+            f"{_value('trainer.strategy', 'model.channels_last')(c)}: sharded weights have the plain layout; "
+            "use model.channels_last=false, as trainer=fsdp2 does"
+        ),
+    ),
+    (
+        lambda c: _sharded(c) and _get(c, "model.compile", "off") != "off",
+        lambda c: f"{_value('trainer.strategy', 'model.compile')(c)}: not supported together; use model.compile=off",
+    ),
+    (
+        lambda c: _sharded(c) and _get(c, "trainer.precision") not in ("32-true", "bf16-mixed"),
+        lambda c: f"{_value('trainer.strategy', 'trainer.precision')(c)}: use bf16-mixed or 32-true",
     ),
     (
         lambda c: _get(c, "trainer.accumulate_grad_batches", 1) % max(1, _get(c, "loader.merge", 1)) != 0,

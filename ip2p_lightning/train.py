@@ -51,10 +51,16 @@ def _as_hydra_reads_it(word: str) -> str:
 def _job(composed: Any) -> int:
     """What Hydra calls with a composed config; returns an exit code, so that Hydra has nothing to report."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
+    from ip2p_lightning import launchers
     from ip2p_lightning.recipe import checked
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.MULTIRUN:  # our launchers start a job's own command, which is no sweep
+        _remove_empty(folder)
+        launchers.refuse_others(hydra.launcher._target_)
     code = exit_code(lambda: train(checked(composed), folder))
     if code != DONE:
         _remove_empty(folder)
@@ -124,6 +130,8 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
             step = fit(config, run.path, data, checkpoint, request)
     except BaseException as error:
         _record(run, error)
+        if group.place() == "srun":
+            group.tell_stacks(run.path)
         raise
     run.write_status("complete", step=step, exit_code=DONE, reason=None)
 

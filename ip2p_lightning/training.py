@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ip2p_lightning.errors import NonFiniteError, UserError
 from ip2p_lightning.guard import Guard, can_mask
+from ip2p_lightning.sharding import exchange, gathered, like, shard, whole
 
 _HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
 
@@ -60,7 +61,7 @@ class TrainedModule(LightningModule):
         self.ema: Any = None
         self.grad_norm = torch.tensor(0.0)
         self.any_world = False  # whether a checkpoint of another number of ranks may be continued
-        self.guard, self._skip = Guard(), False
+        self.guard, self._skip, self._sharded = Guard(), False, False
         self._window: list[tuple[Any, ...]] = []  # ids, prompts, t and losses of the optimizer step under way
 
     @staticmethod
@@ -68,6 +69,17 @@ class TrainedModule(LightningModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(value)
         return value
+
+    def configure_model(self) -> None:
+        """Where the strategy shards (it sets the mesh), spread what is trained over the ranks; once."""
+        if self._device_mesh is None or self._sharded:
+            return
+        self._sharded = True
+        for network in self.children():
+            if any(p.requires_grad for p in network.parameters()):
+                shard(network, self._device_mesh["data_parallel"])
+        if self.ema is not None:
+            self.ema.shadow_params = [p.detach().clone() for p in self._trained()]
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self.optimizer is None:
@@ -94,8 +106,9 @@ class TrainedModule(LightningModule):
     ) -> None:
         """Clip to `gradient_clip_val`; a gradient that is not finite is thrown away before it reaches the weights."""
         parameters = [p for p in self.parameters() if p.grad is not None]
-        self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
-        if can_mask(optimizer, self.grad_norm) and self._scaler is None:
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        self.grad_norm = whole(norm)
+        if can_mask(optimizer, norm) and self._scaler is None:
             bad = self.guard.masked(self.grad_norm, optimizer)
         else:
             bad = self._skip = self.guard.immediate(self.grad_norm)
@@ -157,21 +170,25 @@ class TrainedModule(LightningModule):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averaged weights in place of the raw ones; the raw ones again afterwards."""
-        if self.ema is None or self.ema.optimization_step == 0:
-            yield
-            return
-        self._swap()
-        try:
-            yield
-        finally:
+        """The averaged weights in place of the raw ones, then the raw ones again; sharded ones are whole meanwhile."""
+        swapped = self.ema is not None and self.ema.optimization_step > 0
+        if swapped:
             self._swap()
+        try:
+            with gathered(self):
+                yield
+        finally:
+            if swapped:
+                self._swap()
 
     def _swap(self) -> None:
         """Exchange raw and averaged weights without a third copy (3.4 GB at Stable Diffusion 1.5's size)."""
         shadow = self.ema.shadow_params
         for place, parameter in enumerate(self._trained()):
-            parameter.data, shadow[place] = shadow[place], parameter.data
+            if self._sharded:
+                exchange(parameter, shadow[place])
+            else:
+                parameter.data, shadow[place] = shadow[place], parameter.data
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = self.skipped
@@ -180,8 +197,15 @@ class TrainedModule(LightningModule):
             names = [name for name, p in self.named_parameters() if p.requires_grad]
             checkpoint["ema"] = {
                 "step": self.ema.optimization_step,
-                "weights": dict(zip(names, self.ema.shadow_params, strict=True)),
+                "weights": dict(zip(names, map(self._for_the_writer, self.ema.shadow_params), strict=True)),
             }
+
+    def _for_the_writer(self, weight: Tensor) -> Tensor | None:
+        """A sharded weight whole in the memory of the rank that writes; the others help, and keep nothing."""
+        if not self._sharded:
+            return weight
+        full = whole(weight)
+        return full.cpu() if self.trainer.is_global_zero else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = checkpoint.get("skipped", 0)
@@ -193,4 +217,5 @@ class TrainedModule(LightningModule):
             )
         if self.ema is not None and "ema" in checkpoint:
             self.ema.optimization_step = checkpoint["ema"]["step"]
-            self.ema.shadow_params = [w.to(self.device).clone() for w in checkpoint["ema"]["weights"].values()]
+            weights = checkpoint["ema"]["weights"].values()
+            self.ema.shadow_params = [like(w, p) for w, p in zip(weights, self._trained(), strict=True)]

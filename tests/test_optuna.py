@@ -134,6 +134,9 @@ def test_floats_have_six_digits():
     assert overrides_of({"lr": 0.00024345913374, "n": 3, "p": "name"}) == ["lr=0.000243459", "n=3", "p=name"]
 
 
+LONG = 3600  # seconds: a trial is a process, which takes 10 s on an idle machine and a minute on a crowded one
+
+
 def command(trials: int) -> list[str]:
     space = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "seed=range(0,3)"]
     options = ["hydra/sweeper=optuna", f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.pruner_startup=2"]
@@ -143,10 +146,15 @@ def command(trials: int) -> list[str]:
 def killed_in_the_middle(folder: Path, trials: int, at: int) -> list[dict[str, str]]:
     """The rows of a study whose controller is killed -9 while trial `at` runs, and which is then started again."""
     with started(folder, "-m", *command(trials)):  # and kills it
-        await_that(lambda: len(list(folder.glob("*/metrics.jsonl"))) > at)
-    code, output = sweep(folder, *command(trials))
+        await_that(lambda: len(list(folder.glob("*/metrics.jsonl"))) > at, LONG)
+    code, output = sweep(folder, *command(trials), timeout=LONG)
     assert code == 0, output
     assert "best: trial" in output
+    return rows_of(folder)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """The trials of the one study in a sweep's folder."""
     return list(csv.DictReader(next(folder.glob("study-*/study.csv")).open()))
 
 
@@ -159,8 +167,8 @@ def test_a_killed_controllers_study_goes_on(tmp_path):
 @pytest.mark.slow
 def test_twelve_trials_killed_in_the_middle(tmp_path):
     rows = killed_in_the_middle(tmp_path / "cut", trials=12, at=5)
-    code, _ = sweep(tmp_path / "whole", *command(12))
-    whole = list(csv.DictReader(next((tmp_path / "whole").glob("study-*/study.csv")).open()))
-    assert code == 0
+    code, output = sweep(tmp_path / "whole", *command(12), timeout=LONG)
+    whole = rows_of(tmp_path / "whole")
+    assert code == 0, output
     same = ["trial", "state", "val/psnr", "optimizer.lr", "seed"]
     assert [[row[key] for key in same] for row in rows] == [[row[key] for key in same] for row in whole]

@@ -95,6 +95,16 @@ def test_a_controller_that_died_is_continued_without_doubling_its_jobs(tmp_path,
 
 
 @pytest.mark.parametrize("mark", [pytest.param(None, marks=real)])
+def test_a_job_that_is_killed_touches_no_other_and_its_status_says_so(tmp_path, mark):
+    folder = tmp_path / "sweep"
+    code, output = sweep(
+        folder, *SMALL, *SLURM, "hydra.launcher.partition=main", "seed=0,1", "fault='kill@step=1,seed=0'"
+    )
+    assert code == 8 and "killed by signal 9" in output, output
+    assert states(folder) == {0: "killed", 1: "complete"}
+
+
+@pytest.mark.parametrize("mark", [pytest.param(None, marks=real)])
 def test_ddp_under_srun_trains_what_a_local_group_trains(tmp_path, mark):
     line = ["srun", "-n", "2", "--mem=2G", "--time=5", *TRAIN, *DDP]
     under = subprocess.run([*line, f"hydra.run.dir={tmp_path}/srun"], capture_output=True, text=True, env=environment())

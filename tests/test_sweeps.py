@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, start, started, states, sweep
+from processes import Process
+from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, started, states, sweep
 
 from ip2p_lightning.launchers.job import Job, table
 from ip2p_lightning.orphans import SUPERVISOR
 from ip2p_lightning.runs import read_status
 
-FAULTS = "fault='raise@step=1,seed=1;exit@step=1,seed=2;kill@step=1,seed=3;nan@step=1,seed=4'"
+FAULTS = "fault='oom@step=1,seed=1;exit@step=1,seed=2;kill@step=1,seed=3;nan@step=1,seed=4'"
 WORDS = [*SMALL, "max_skips=0"]
 
 
@@ -25,7 +26,7 @@ def times(folder: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory) -> tuple[Path, int, str]:
-    """A sweep of six: one raises, one exits, one is killed, one's loss is NaN."""
+    """A sweep of six: one asks for too much memory, one exits, one is killed, one's loss is NaN."""
     folder = tmp_path_factory.mktemp("sweeps") / "sweep"
     return folder, *sweep(folder, *WORDS, "seed=0,1,2,3,4,5", FAULTS)
 
@@ -33,15 +34,16 @@ def troubled(tmp_path_factory) -> tuple[Path, int, str]:
 def test_jobs_that_fail_do_not_touch_the_others(troubled):
     folder, code, output = troubled
     assert code == 8, output
-    expected = {0: "complete", 1: "failed", 2: "failed", 3: "running", 4: "failed", 5: "complete"}
-    assert states(folder) == expected  # the killed one could not say so
+    expected = {0: "complete", 1: "failed", 2: "failed", 3: "killed", 4: "failed", 5: "complete"}
+    assert states(folder) == expected  # the killed one could not say so itself
+    assert read_status(runs(folder)[3])["reason"] == "killed by signal 9"
 
 
 def test_the_table_names_reasons_and_logs(troubled):
     folder, _, output = troubled
     rows = {int(line.split()[0]): line for line in output.splitlines() if line[:1].isdigit()}
     reasons = {
-        1: "RuntimeError: a fault was asked for",
+        1: "can't allocate memory",
         2: "SystemExit: 7",
         3: "killed by signal 9",
         4: "NonFiniteError",
@@ -79,11 +81,15 @@ def test_ddp_jobs_in_a_sweep_of_which_the_middle_one_fails(tmp_path):
 
 
 def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
-    line = [*TRAIN, *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
-    first, second = (start(tmp_path / "sweep", command=line) for _ in range(2))
-    assert [p.communicate()[1] or p.returncode for p in (first, second)] == [0, 0]
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "run@2"}
-    assert digest(tmp_path / "run") == digest(tmp_path / "run@2")
+    words = [*SMALL, "trainer.max_steps=30", "log_every=1", f"hydra.run.dir={tmp_path / 'runs' / 'run'}"]
+    processes = [Process(words, tmp_path / f"log{number}") for number in range(5)]
+    assert [process.wait(300) for process in processes] == [0] * 5, processes[0].said()
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert [folder.name for folder in folders] == ["run", "run@2", "run@3", "run@4", "run@5"]
+    assert {read_status(folder)["pid"] for folder in folders} == {process.pid for process in processes}
+    for folder in folders:  # no step logged twice, no second writer
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 30 and len(list(folder.glob("events*"))) == 1
+    assert len({digest(folder) for folder in folders}) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a job learns of its controller's death from Linux only")
@@ -116,3 +122,13 @@ def test_a_refused_job_does_not_pass_for_the_complete_run_in_its_folder(tmp_path
     job = Job(0, ["seed=1"], tmp_path, [], {}, exit_code=2)
     assert job.state == "refused"
     assert "another config" in table([job])
+
+
+@pytest.mark.parametrize("sweeper", [[], ["hydra/sweeper=optuna"]])
+def test_a_launcher_whose_jobs_share_a_process_is_refused_in_a_line(tmp_path, sweeper):
+    sweeping = ["-m", *SMALL, "seed=0,1", "hydra/launcher=basic", *sweeper, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    process = Process(sweeping, tmp_path / "log")
+    assert process.wait(300) == 2
+    *_, line = process.said().splitlines()  # Hydra may say first which job it was
+    assert line.startswith("error: hydra.launcher=BasicLauncher") and "Traceback" not in process.said()
+    assert not list(tmp_path.glob("sweep/*/"))

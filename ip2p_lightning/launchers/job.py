@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config import plain
-from ip2p_lightning.runs import LOCK, final_score, read_config, read_status
+from ip2p_lightning.runs import LOCK, final_score, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG
 
 ENDED_WELL = ("complete", "pruned")
@@ -81,6 +81,12 @@ class Job:
             except OSError:
                 return True
         return False
+
+
+def settle(job: Job) -> None:
+    """Write into the status of a run that was killed how it ended: it could not do so itself."""
+    if job.state == "killed" and not job.held:
+        note(job.folder, state="killed", reason=job.reason, exit_code=job.exit_code)
 
 
 def returned(job: Job) -> JobReturn:

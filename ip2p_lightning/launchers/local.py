@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_job, returned, table, titled
+from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_job, returned, settle, table, titled
 from ip2p_lightning.orphans import SUPERVISOR
 
 
@@ -82,6 +82,7 @@ class LocalLauncher(Launcher):
                     job.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, check=False
                 )
             job.exit_code = process.returncode
+            settle(job)
         finally:
             slots.put(gpus)
         return job

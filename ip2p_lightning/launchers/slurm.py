@@ -22,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.launchers.job import Job, make_job, returned, titled
+from ip2p_lightning.launchers.job import Job, make_job, returned, settle, titled
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.slurm_task import RECORD
 from ip2p_lightning.storage import write_json
@@ -168,6 +168,7 @@ class SlurmLauncher(Launcher):
 def _settle(job: Job) -> None:
     record = json.loads((job.folder / RECORD).read_text()) if (job.folder / RECORD).exists() else {}
     job.exit_code = record["exit_code"] if record.get("exit_code") is not None else -9
+    settle(job)
     print(f"[{job.number}] {job.title}: {job.state}", flush=True)
 
 

@@ -17,6 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.launchers import refuse_others
 from ip2p_lightning.launchers.job import Job, make_job
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.pruning import STUDY, TRIAL, import_optuna, make_pruner
@@ -54,6 +55,7 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.context, self.config = hydra_context, config
+        refuse_others(str(OmegaConf.select(config, "hydra.launcher._target_")))
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )

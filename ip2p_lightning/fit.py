@@ -121,6 +121,7 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
     from ip2p_lightning.preemption import Preemption
     from ip2p_lightning.profile import Profile
     from ip2p_lightning.pruning import pruning
+    from ip2p_lightning.sample_log import SampleLog
 
     losses, scores = LossLog(config["log_every"]), ValidationScores()
     grids = config["grid_examples"] if config["val_every"] > 0 and group.rank() == 0 else 0
@@ -130,6 +131,7 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
         scores,
         ImageGrids(folder / "samples", data.fixed_examples(grids) if grids else []),
         Board(folder, {name: task.prompts for name, task in data.active.items()}),
+        *([SampleLog(folder)] if config.get("log_samples") else []),
         *map(Faults, parse(config["fault"], config["seed"]) if config["fault"] else []),
         checkpoints,
         Preemption(request, checkpoints, agree_every=1 if config["trainer"].get("accelerator") == "cpu" else 10),

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,6 +64,19 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Atomic, human-readable JSON."""
     write_atomic(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Add a JSON object as a line of its own, whatever a kill or a full disk left of the line before.
+
+    Raises:
+        StorageError: no space, no permission.
+    """
+    line = json.dumps(content) + "\n"
+    with storage_errors(path), path.open("a+b") as file:
+        if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+            line = "\n" + line
+        file.write(line.encode())
 
 
 def sha256_of(path: Path) -> str:

@@ -11,6 +11,7 @@ from processes import QUIET, SMALL, Process, digest, run
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.runs import read_config, read_status
+from ip2p_lightning.seals import read_sealed
 
 STEPS, WINDOW = 6, 4
 
@@ -254,9 +255,7 @@ def test_added_data_is_refused_unless_it_is_allowed(pairs):
     code, said = go(work / "run", words)
     assert code == 3 and "zero (edited) added" in said, said
     assert go(work / "run", words, "resume_allow=[data]")[0] == 0
-    assert any(
-        "zero" in n for place in json.loads((work / "run/data.json").read_text()).values() for n in place["parts"]
-    )
+    assert any("zero" in n for place in read_sealed(work / "run/data.json").values() for n in place["parts"])
 
 
 def test_data_that_was_touched_or_moved_is_the_same_data(pairs):

@@ -15,7 +15,8 @@ from typing import Any
 
 from ip2p_lightning.caching.claims import Claims
 from ip2p_lightning.caching.records import RecordLog
-from ip2p_lightning.storage import storage_errors, write_json
+from ip2p_lightning.seals import write_sealed
+from ip2p_lightning.storage import storage_errors
 
 SHARD_BYTES = 1 << 28
 _DIGEST = 16  # bytes of a payload's sha256 in its index record
@@ -50,7 +51,7 @@ class Space:
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / DESCRIPTION).exists():
-            write_json(self.folder / DESCRIPTION, self.description | {"payload_bytes": self.payload})
+            write_sealed(self.folder / DESCRIPTION, self.description | {"payload_bytes": self.payload})
 
     def __len__(self) -> int:
         """Index records read so far, those of rebuilt entries included."""

@@ -27,6 +27,18 @@ def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
         raise StorageError(f"cannot {action} {path}: {error.strerror or error}{free}") from error
 
 
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """A full or read-only disk in one line that names `folder`, where a library met it and told no path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) and error.filename is None:
+            with storage_errors(folder, "write in"):
+                raise
+        raise
+
+
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
     """Write a file so that a kill at any moment leaves the old one or the new one, never a part.
 

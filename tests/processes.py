@@ -15,6 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that the fork finds this file
 
+from disks import obey_permissions
+
 PRELOAD = [
     "ip2p_lightning",
     "ip2p_lightning.train",
@@ -104,6 +106,8 @@ def _train(words: list[str], output: str, settings: dict[str, str]) -> None:
     os.dup2(file, 2)
     sys.stdout, sys.stderr = open(1, "w", buffering=1, closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.update(settings)
+    if "NOT_ROOT" in settings:
+        obey_permissions()
     torch.set_num_threads(1)
     from ip2p_lightning import train
 

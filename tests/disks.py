@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -49,3 +50,13 @@ def obey_permissions() -> None:
         rights[place] &= ~0b1110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
     if libc.capset(header, rights):
         raise OSError(ctypes.get_errno(), "capset")
+
+
+def bit_flips(path: Path, count: int, seed: int = 0) -> Iterator[str]:
+    """Flip one bit of a file's bytes, `count` times; each time the place, and the file is whole again afterwards."""
+    rng, data = random.Random(seed), path.read_bytes()
+    for _ in range(count):
+        place, bit = rng.randrange(len(data)), rng.randrange(8)
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        yield f"{path.name}, byte {place}, bit {bit}"
+    path.write_bytes(data)

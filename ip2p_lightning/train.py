@@ -26,7 +26,9 @@ def _main() -> int:
     import hydra
 
     from ip2p_lightning import launchers
+    from ip2p_lightning.commands import one_line_warnings
 
+    one_line_warnings()
     heed_supervisor()
     launchers.register()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.

@@ -144,6 +144,14 @@ def test_a_stop_inside_any_micro_step_of_a_window_loses_nothing(words, whole, tm
     assert len(lines) == STEPS  # no step was done twice
 
 
+def test_a_second_stop_inside_the_save_harms_nothing(words, whole, tmp_path):
+    folder = tmp_path / "run"
+    code, said = go(folder, words, "fault=term@micro_step=5;term@ckpt_write=0.5")
+    assert code == 143 and "SIGTERM at step 2" in said and not list((folder / checkpoint.FOLDER).glob(".tmp-*")), said
+    assert not checkpoint.damage(checkpoint.checkpoints(folder)[0])
+    assert go(folder, words)[0] == 0 and digest(folder) == digest(whole)
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
 def test_other_signals_stop_it_too(words, tmp_path, number):
     process = Process([*words, "trainer.max_steps=5000", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
@@ -180,7 +188,8 @@ def test_exceptions_are_recorded_and_survived(tmp_path):
     ]
     assert go(tmp_path / "whole", words)[0] == 0
     folder = tmp_path / "run"
-    for fault, code in (("raise@step=1", 1), ("exit@step=3", 7), ("raise@val=1", 1), ("enospc@ckpt_write=0.5", 5)):
+    faults = {"raise@step=1": 1, "raise@micro_step=1": 1, "raise@log=1": 1, "exit@step=3": 7, "raise@val=1": 1}
+    for fault, code in (faults | {"enospc@ckpt_write=0.5": 5}).items():  # callback, step, logger, callback, validation
         got, said = go(folder, words, f"fault={fault}")
         status = read_status(folder)
         assert (got, status["state"], status["exit_code"]) == (code, "failed", code), said

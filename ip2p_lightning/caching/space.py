@@ -15,7 +15,8 @@ from typing import Any
 
 from ip2p_lightning.caching.claims import Claims
 from ip2p_lightning.caching.records import RecordLog
-from ip2p_lightning.seals import write_sealed
+from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.seals import read_sealed, write_sealed
 from ip2p_lightning.storage import storage_errors
 
 SHARD_BYTES = 1 << 28
@@ -42,6 +43,20 @@ class Space:
         self.damaged = 0
         self._bad: dict[bytes, int] = {}  # key to the row that did not verify
         self._shards: dict[int, int] = {}
+
+    @classmethod
+    def opened(cls, folder: Path) -> Space:
+        """The cache that a folder holds.
+
+        Raises:
+            DamagedError: what describes it is not what was written there.
+        """
+        description = read_sealed(folder / DESCRIPTION, strict=True)
+        payload = description.pop("payload_bytes", 0)
+        space = cls(folder.parent, description, payload or 1)
+        if space.folder != folder or not payload:
+            raise DamagedError(f"{folder / DESCRIPTION} describes another cache")
+        return space
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_shards": {}, "_bad": {}, "damaged": 0}

@@ -8,7 +8,6 @@ from pathlib import Path
 from ip2p_lightning.caching.content import Contents
 from ip2p_lightning.caching.space import DESCRIPTION, Space
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.seals import read_sealed
 
 MEMO = "sources"
 
@@ -21,22 +20,18 @@ def is_cache(folder: Path) -> bool:
 def verified(root: Path) -> Iterator[tuple[Path, str | None]]:
     """Each part of a folder of caches, and what is wrong with it."""
     for path in sorted(Path(root).glob(f"*/{DESCRIPTION}")):
-        yield path.parent, _space(path)
+        yield path.parent, _space(path.parent)
     log = Contents(Path(root) / MEMO).memo
     if log.path.exists():
         log.refresh()
         yield log.path, f"{log.damaged} damaged records" if log.damaged else None
 
 
-def _space(path: Path) -> str | None:
+def _space(folder: Path) -> str | None:
     try:
-        description = read_sealed(path, strict=True)
+        space = Space.opened(folder)
     except DamagedError as error:
         return str(error)
-    payload = description.pop("payload_bytes", 0)
-    space = Space(path.parents[1], description, payload)
-    if space.folder != path.parent or not payload:
-        return f"{DESCRIPTION} describes another cache"
     keys = space.index.keys()
     bad = sum(space.get(key) is None for key in keys)
     lost = space.index.damaged

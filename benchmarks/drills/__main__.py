@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import drills
-from benchmarks.drills import disk, kills, numerics, stops
+from benchmarks.drills import disk, kills, numerics, requeued, stops
 
 TABLE = Path(__file__).parents[1] / "drills_202611.md"
 DRILLS: dict[str, Callable[[Path, int], dict[str, object]]] = {
@@ -24,6 +24,7 @@ DRILLS: dict[str, Callable[[Path, int], dict[str, object]]] = {
     "6-shm": functools.partial(kills.aimed_kills, layout="shm"),
     "7": kills.harmed,
     "8": stops.preemptions,
+    "9": requeued.requeued,
     "10": stops.changed,
     "11": stops.finished,
     "12": stops.moved,

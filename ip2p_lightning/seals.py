@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.storage import sha256_of, write_atomic
+from ip2p_lightning.storage import sha256_of, storage_errors, write_atomic
 
 SEAL, SUMS = "sha256", "SHA256SUMS"
 
@@ -82,11 +82,12 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def beginnings(folder: Path, patterns: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of files that are still appended to, by name."""
+    """Size and sha256 of files that are still appended to, by name. Raises StorageError."""
     found = {}
     for path in sorted(path for pattern in patterns for path in Path(folder).glob(pattern)):
-        size = path.stat().st_size
-        found[path.relative_to(folder).as_posix()] = {"bytes": size, "sha256": _sha256_of_first(path, size)}
+        with storage_errors(path, "read"):
+            size = path.stat().st_size
+            found[path.relative_to(folder).as_posix()] = {"bytes": size, "sha256": _sha256_of_first(path, size)}
     return found
 
 

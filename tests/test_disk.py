@@ -2,16 +2,20 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from disks import fill, small_disk
+from models import batch_of
 from PIL import Image
 from processes import QUIET, SMALL, Process, digest, run
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.intact import verified
 from ip2p_lightning.runs import read_status
+from ip2p_lightning.sample_log import SampleLog
+from ip2p_lightning.storage import append_line
 
 WORDS = [*SMALL, *QUIET, "model=tiny", "task=denoise", "save_every=2", "log_every=1", "trainer.max_steps=6"]
 
@@ -123,6 +127,27 @@ def test_a_full_cache_disk_makes_training_slower_not_wrong(sd_folder, tmp_path):
         pytest.skip(str(error))
     assert code == 0 and f"cannot write {folder}/cache" in said and "not filled any further" in said, said
     assert losses_of(tmp_path / "run") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-5) and not damaged
+
+
+def test_a_line_that_was_cut_costs_no_other_line(tmp_path):
+    path = tmp_path / "lines"
+    append_line(path, {"n": 1})
+    with path.open("a") as file:
+        file.write('{"n": 2, "x": ')  # a full disk took a part
+    append_line(path, {"n": 3})
+    append_line(path, {"n": 4})
+    assert path.read_text().splitlines() == ['{"n": 1}', '{"n": 2, "x": ', '{"n": 3}', '{"n": 4}']
+
+
+def test_each_rank_lists_its_own_samples(tmp_path):
+    batch, module = batch_of(2), SimpleNamespace(micro_step=5)
+    for rank in (0, 1):
+        trainer = SimpleNamespace(global_rank=rank, global_step=2)
+        SampleLog(tmp_path).on_train_batch_start(trainer, module, batch, 0)
+    found = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert found.keys() == {"samples.jsonl", "samples-rank1.jsonl"}
+    shown = {"tasks": ["denoise"] * 2, "ids": ["photo0", "photo1"], "prompts": ["remove the noise"] * 2}
+    assert found["samples-rank1.jsonl"] == {"step": 3, "micro_step": 5, "rank": 1, **shown}
 
 
 # -- not writable ----------------------------------------------------------------------------------------------------

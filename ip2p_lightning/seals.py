@@ -42,7 +42,9 @@ def read_sealed(path: Path, strict: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DamagedError(f"{path} holds no JSON object")
     seal = content.pop(SEAL, None)
-    if (seal is not None or strict) and raw != _sealed(content):
+    if seal is None and strict:
+        raise DamagedError(f"{path} has no {SEAL}: it was written by hand, or by an earlier version")
+    if seal is not None and raw != _sealed(content):
         raise DamagedError(
             f"{path}: its bytes do not match its {SEAL}; put it back, or remove that line if it was changed on purpose"
         )

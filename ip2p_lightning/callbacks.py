@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ip2p_lightning.meters import WorkMeter
 from ip2p_lightning.randomness import seed_of
+from ip2p_lightning.storage import append_line
 
 
 class JsonLines(Logger):
@@ -37,8 +37,7 @@ class JsonLines(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: float(v) for k, v in metrics.items() if k != "epoch"}}) + "\n")
+        append_line(self.path, {"step": step, **{k: float(v) for k, v in metrics.items() if k != "epoch"}})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The config lies beside the metrics already."""

@@ -13,7 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from ip2p_lightning.errors import DamagedError, SecurityError, UserError
-from ip2p_lightning.storage import require_space, sha256_of, sweep_temporaries, write_atomic
+from ip2p_lightning.sidecar import damage, identify, sidecar, write_sidecar
+from ip2p_lightning.storage import require_space, sweep_temporaries, write_atomic
 
 FOLDER = "checkpoints"
 on_write: Callable[[int], None] | None = None  # told of every write's size; tests interrupt here
@@ -35,11 +36,6 @@ class _Hashing:
         self.file.flush()
 
 
-def sidecar(path: Path) -> Path:
-    """Where a checkpoint's sha256 is kept."""
-    return path.with_name(path.name + ".sha256")
-
-
 def save(content: dict[str, Any], path: Path) -> None:
     """Stream `content` to `path`; the sidecar is written last and makes it complete.
 
@@ -58,7 +54,7 @@ def save(content: dict[str, Any], path: Path) -> None:
         digest = hashing.hash.hexdigest()
 
     write_atomic(path, write)
-    write_atomic(sidecar(path), digest.encode())
+    write_sidecar(path, digest)
 
 
 def _system_error(error: BaseException) -> OSError:
@@ -93,17 +89,6 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise SecurityError(f"{path} holds more than tensors and plain data: {str(error).splitlines()[0]}") from None
 
 
-def damage(path: Path) -> str | None:
-    """Why a checkpoint is not intact, or None."""
-    if not path.is_file():
-        return "not a file"
-    if not sidecar(path).is_file():
-        return f"incomplete: {sidecar(path).name} is missing"
-    if sidecar(path).read_text(errors="replace").strip() != sha256_of(path):
-        return "its bytes do not match its sha256"
-    return None
-
-
 def step_of(path: Path) -> int:
     """The optimizer step in a checkpoint's name, -1 for other files."""
     digits = path.stem.removeprefix("step-")
@@ -128,12 +113,22 @@ def newest_intact(folder: Path) -> Path | None:
         if reason is None:
             return path
         reasons.append(f"{path}: {reason}")
-        warnings.warn(f"{reasons[-1]}; kept as {path.name}.corrupt, going back to the one before", stacklevel=2)
-        path.replace(path.with_name(path.name + ".corrupt"))
-        sidecar(path).unlink(missing_ok=True)
+        kept = _set_aside(path)
+        warnings.warn(f"{reasons[-1]}; kept as {kept.name}, going back to the one before", stacklevel=2)
     if reasons and not any(r.endswith("is missing") for r in reasons):
         raise DamagedError(f"no intact checkpoint left; {reasons[0]}")
     return None
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename what is no checkpoint of this run; where to."""
+    kept, number = path.with_name(path.name + ".corrupt"), 1
+    while kept.exists() or kept.is_symlink():
+        number += 1
+        kept = path.with_name(f"{path.name}.corrupt{number}")
+    path.replace(kept)
+    sidecar(path).unlink(missing_ok=True)
+    return kept
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -174,6 +169,7 @@ class Checkpoints(Callback):
             # parameters, two moments, gradients are not saved, the average: four times the weights, and one to spare
             weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
             require_space(self.folder, 5 * weights)
+            identify(self.folder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step  # restored by now: what was loaded must not be saved again mid-window
@@ -189,6 +185,9 @@ class Checkpoints(Callback):
     def save(self, trainer: Trainer) -> None:
         """Save now; only at the end of an optimizer step, where no gradient is half-accumulated."""
         self.saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            before = [path.stat().st_size for path in checkpoints(self.folder.parent)[:1] if path.is_file()]
+            require_space(self.folder, sum(before))
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
         if trainer.is_global_zero:
             self._forget_old()

@@ -52,6 +52,11 @@ def quiet() -> None:
     """Our own warnings in one line each, and none of the libraries' about themselves."""
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", module=r"ip2p_lightning(\..*)?")
+    one_line_warnings()
+
+
+def one_line_warnings() -> None:
+    """Without the place in the code that warns."""
     warnings.showwarning = lambda message, *_args, **_more: print(f"warning: {message}", file=sys.stderr)
 
 

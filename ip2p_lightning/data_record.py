@@ -10,7 +10,8 @@ from typing import Any
 from ip2p_lightning.checkpoint import FOLDER
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs import RunFolder
-from ip2p_lightning.storage import probe, write_json
+from ip2p_lightning.seals import read_sealed, write_sealed
+from ip2p_lightning.storage import probe
 
 DATA = "data.json"
 
@@ -31,7 +32,7 @@ def adopt_data(run: RunFolder, contents: Mapping[str, Mapping[str, str]], fresh:
     probe(run.path / FOLDER)
     new = {place: _summed(hashes) for place, hashes in contents.items()}
     path = run.path / DATA
-    old = json.loads(path.read_text()) if path.exists() else new
+    old = read_sealed(path) if path.exists() else new
     if old != new and not fresh and "data" not in allow:
         changes = (_data_change(place, old.get(place), new.get(place)) for place in sorted(old.keys() | new.keys()))
         raise DataError(
@@ -39,7 +40,7 @@ def adopt_data(run: RunFolder, contents: Mapping[str, Mapping[str, str]], fresh:
             "allow it with 'resume_allow=[data]' or choose another hydra.run.dir"
         )
     if old != new or not path.exists():
-        write_json(path, new)
+        write_sealed(path, new)
 
 
 def _summed(hashes: Mapping[str, str], limit: int = 2000) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ip2p_lightning.pipeline import INDEX, PIPELINE, weights_of, write_pipeline
 
 EXAMPLES = f"""
 writes OUT/: {INDEX}, unet, vae, text_encoder, tokenizer, scheduler as safetensors and JSON; README.md, the model card;
-weights.json, a digest of all weights. OUT is complete or absent.
+weights.json, a digest of all weights; SHA256SUMS, of all files (ip2p-inspect verify OUT). OUT is complete or absent.
 
 examples:
   ip2p-export runs/cartoon exported/cartoon
@@ -51,6 +51,7 @@ def _export(args: argparse.Namespace) -> int:
     from ip2p_lightning.config import check
     from ip2p_lightning.recipe import Recipe
     from ip2p_lightning.runs import open_run, read_config
+    from ip2p_lightning.seals import write_sums
     from ip2p_lightning.storage import require_space
 
     config = read_config(args.run)
@@ -63,6 +64,7 @@ def _export(args: argparse.Namespace) -> int:
     with new_folder(args.out) as folder:
         digest = write_pipeline(opened.module, folder)
         _write_card(folder, opened, digest, args.typed)
+        write_sums(folder)
     print(f"wrote {shown(args.out)}: step {opened.step}, {args.weights} weights, sha256 {digest['sha256'][:16]}")
     return 0
 

@@ -3,9 +3,12 @@
 ``fault=KIND@WHERE=VALUE[,rank=R][,seed=S]``, several divided by ``;``, with
 
 =======  ====================================================================================
-kill     ``kill@step=50``: SIGKILL before that step; ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes
+kill     ``kill@step=50``: SIGKILL before that step; ``kill@micro_step=7``: inside that step of a window;
+         ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes
+term     SIGTERM to itself, at the same places
 nan      ``nan@step=50``: the loss of that step is NaN
-raise    ``raise@step=50``, ``raise@val=1`` (n-th validation)
+inf      ``inf@step=50``: its loss overflows, and its gradient with it
+raise    ``raise@step=50``, ``raise@micro_step=7``, ``raise@val=1`` (n-th validation), ``raise@log=1`` (n-th log line)
 exit     ``exit@step=50``: the process leaves with exit code 7
 oom      ``oom@step=50``: the process asks for more memory than there is
 hang     ``hang@step=50``: the process sleeps
@@ -32,9 +35,11 @@ from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import UserError
 
 _PLACES = {
-    "kill": ("step", "ckpt_write"),
+    "kill": ("step", "micro_step", "ckpt_write"),
+    "term": ("step", "micro_step", "ckpt_write"),
     "nan": ("step",),
-    "raise": ("step", "val"),
+    "inf": ("step",),
+    "raise": ("step", "micro_step", "val", "log"),
     "exit": ("step",),
     "oom": ("step",),
     "hang": ("step",),
@@ -76,23 +81,44 @@ class Faults(Callback):
     """Makes one fault happen, once in a process's life."""
 
     def __init__(self, fault: Fault) -> None:
-        self.fault, self.validations = fault, 0
+        self.fault, self.validations, self.lines = fault, 0, 0
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        if trainer.global_rank == self.fault.rank and self.fault.where == "ckpt_write":
+        if trainer.global_rank != self.fault.rank or stage != "fit":
+            return
+        if self.fault.where == "ckpt_write":
             checkpoint.on_write = _interrupter(self.fault, pl_module)
+        elif self.fault.where == "micro_step":
+            pl_module.training_step = self._first(pl_module.training_step, lambda: pl_module.micro_step - 1)
+        elif self.fault.where == "log":
+            logger = trainer.loggers[-1]
+            logger.log_metrics = self._first(logger.log_metrics, self._count_line)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_rank == self.fault.rank and self._here("step", trainer.global_step):
-            if self.fault.kind == "nan":
-                batch.edited.fill_(float("nan"))
+            if self.fault.kind in _POISON:
+                batch.edited.fill_(_POISON[self.fault.kind])
             else:
                 _ACTS[self.fault.kind]()
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.validations += 1
         if self._here("val", self.validations):
-            _ACTS["raise"]()
+            _ACTS[self.fault.kind]()
+
+    def _count_line(self) -> int:
+        self.lines += 1
+        return self.lines
+
+    def _first(self, action: Callable[..., Any], place: Callable[[], int]) -> Callable[..., Any]:
+        """`action`, in which the fault happens first where the place is its own."""
+
+        def faulty(*args: Any, **kwargs: Any) -> Any:
+            if place() == self.fault.value:
+                _ACTS[self.fault.kind]()
+            return action(*args, **kwargs)
+
+        return faulty
 
     def _here(self, where: str, value: float) -> bool:
         return self.fault.where == where and value == self.fault.value
@@ -100,6 +126,10 @@ class Faults(Callback):
 
 def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _term() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _raise() -> None:
@@ -122,8 +152,10 @@ def _fill() -> None:
     raise OSError(28, "No space left on device")
 
 
+_POISON = {"nan": float("nan"), "inf": 1e30}  # the square of the latter is more than float32 holds
 _ACTS: dict[str, Callable[[], None]] = {
     "kill": _kill,
+    "term": _term,
     "raise": _raise,
     "exit": _exit,
     "oom": _ask_too_much,

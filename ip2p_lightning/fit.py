@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ip2p_lightning import group
+from ip2p_lightning.errors import StorageError
 from ip2p_lightning.preemption import StopRequest
+from ip2p_lightning.storage import full_disk_named, storage_errors
 
 
 def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | None, request: StopRequest) -> int:
@@ -38,7 +41,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     module.merge = config["loader"].get("merge", 1)
     trainer = _trainer(config, folder, data, request)
     started = time.perf_counter()
-    with _caching(config, folder, data, module, trainer):
+    with full_disk_named(folder), _caching(config, folder, data, module, trainer):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     step = trainer.global_step
     if config["val_every"] and step % config["val_every"]:
@@ -65,7 +68,8 @@ def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, tr
         yield
     finally:
         if trainer.is_global_zero:
-            note(folder, cache=cache.state())
+            with suppress(StorageError):  # a full disk must not hide what ended the fit
+                note(folder, cache=cache.state())
 
 
 def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest) -> Any:
@@ -108,11 +112,15 @@ def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
     from ip2p_lightning.callbacks import JsonLines
     from ip2p_lightning.runs import METRICS
 
+    metrics = folder / METRICS
+    if metrics.exists():  # an earlier start's: may it be gone on with?
+        with storage_errors(metrics):
+            metrics.open("a").close()
     board = TensorBoardLogger(save_dir=str(folder), name="", version="", default_hp_metric=False)
     if group.rank() == 0:
         board.experiment.add_text("config", _as_markdown(config))
         board.experiment.add_text("data/shares", "\n".join(f"- {k}: {v:.3f}" for k, v in data.shares.items()))
-    return [board, JsonLines(folder / METRICS)]
+    return [board, JsonLines(metrics)]
 
 
 def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: Any, request: StopRequest) -> list[Any]:
@@ -122,6 +130,7 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
     from ip2p_lightning.preemption import Preemption
     from ip2p_lightning.profile import Profile
     from ip2p_lightning.pruning import pruning
+    from ip2p_lightning.sample_log import SampleLog
     from ip2p_lightning.watchdog import Watchdog
 
     losses, scores = LossLog(config["log_every"]), ValidationScores()
@@ -133,6 +142,7 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
         scores,
         ImageGrids(folder / "samples", data.fixed_examples(grids) if grids else []),
         Board(folder, {name: task.prompts for name, task in data.active.items()}),
+        *([SampleLog(folder)] if config.get("log_samples") else []),
         *map(Faults, parse(config["fault"], config["seed"]) if config["fault"] else []),
         checkpoints,
         Preemption(request, checkpoints, agree_every=1 if config["trainer"].get("accelerator") == "cpu" else 10),
@@ -165,8 +175,15 @@ def _as_markdown(config: Mapping[str, Any]) -> str:
 
 def _quiet() -> None:
     """Say what a user can act on; Lightning's advice about loaders and hardware is not that."""
+    threading.excepthook = _quiet_thread
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(lightning|huggingface_hub)\..*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+
+
+def _quiet_thread(told: threading.ExceptHookArgs) -> None:
+    """A disk that TensorBoard's thread finds full is told in one line by the thread that trains."""
+    if not isinstance(told.exc_value, OSError):
+        threading.__excepthook__(told)

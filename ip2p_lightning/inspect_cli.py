@@ -1,4 +1,4 @@
-"""``ip2p-inspect``: what a run's checkpoints hold, and whether they are intact."""
+"""``ip2p-inspect``: what a run's checkpoints hold, and whether what is stored is intact."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from ip2p_lightning.errors import DamagedError, UserError
 EXAMPLES = """
 examples:
   ip2p-inspect digest runs/demo          sha256 over weights, averaged weights, optimizer and schedule
-  ip2p-inspect verify runs/demo          check every checkpoint against its sha256
+  ip2p-inspect verify runs/demo          check checkpoints, config, status, metrics and pictures against their sha256
+  ip2p-inspect verify exported/demo      all files of an export; likewise a built dataset, or runs/cache
+
+Of files that a run appends to, verify checks what was there when the run last ended.
 """
 PARTS = ("raw", "ema", "optimizer", "schedule")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
-    parser = Parser("ip2p-inspect", "Digest or verify the checkpoints of a run.", EXAMPLES)
+    parser = Parser("ip2p-inspect", "Digest a run's newest checkpoint, or verify what is stored.", EXAMPLES)
     parser.add_argument("action", choices=["digest", "verify"])
-    parser.add_argument("path", type=Path, help="a run's folder, or one checkpoint")
+    parser.add_argument("path", type=Path, help="a run's folder or a checkpoint; to verify also others")
     return run(parser, _inspect, argv)
 
 
@@ -52,13 +55,14 @@ def _digest(path: Path) -> int:
 
 
 def _verify(path: Path) -> int:
-    broken = [(p, reason) for p in _paths(path) if (reason := checkpoint.damage(p))]
-    for p in _paths(path):
-        print(f"{dict(broken).get(p, 'intact')}: {p}")
+    from ip2p_lightning.intact import verified
+
+    verdicts = list(verified(path))
+    for part, wrong in verdicts:
+        print(f"{wrong or 'intact'}: {part}")
+    broken = [part for part, wrong in verdicts if wrong]
     if broken:
-        raise DamagedError(
-            f"{len(broken)} of {len(_paths(path))} checkpoints are damaged; the run goes back to an intact one"
-        )
+        raise DamagedError(f"{len(broken)} of {len(verdicts)} parts of {path} are damaged, first {broken[0]}")
     return 0
 
 

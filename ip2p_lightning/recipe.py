@@ -34,6 +34,7 @@ class Recipe:
     save_every: int = 200
     keep: int = 2
     log_every: int = 10
+    log_samples: bool = False
     max_skips: int = 3
     resume: str = "auto"
     resume_allow: list[str] = field(default_factory=list)

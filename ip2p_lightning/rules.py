@@ -144,6 +144,16 @@ _VALUES: Rules = (
         lambda c: f"{_value('trainer.precision', 'trainer.accelerator')(c)}: fp16 needs a GPU; use precision=32-true",
     ),
     (
+        lambda c: (
+            str(_get(c, "trainer.precision")).endswith("16-true")
+            and (_get(c, "model.ema") is not None or bool(_get(c, "model.balance_tasks")))
+        ),
+        lambda c: (
+            f"{_value('trainer.precision', 'model.ema', 'model.balance_tasks')(c)}: averages of numbers that are kept "
+            "in 16 bits stand still; use precision=bf16-mixed"
+        ),
+    ),
+    (
         lambda c: _on_cpu(c) and _get(c, "trainer.devices") == "auto" and _get(c, "trainer.strategy", "auto") != "auto",
         lambda c: (
             f"{_value('trainer.devices', 'trainer.strategy')(c)}: on a CPU say how many processes, trainer.devices=2"

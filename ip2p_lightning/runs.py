@@ -19,9 +19,11 @@ from ip2p_lightning.checkpoint import checkpoints, load, newest_intact, step_of
 from ip2p_lightning.config import check, differences
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.recipe import Recipe, build_module
-from ip2p_lightning.storage import storage_errors, write_json
+from ip2p_lightning.seals import beginnings, read_sealed, write_sealed
+from ip2p_lightning.storage import storage_errors
 
 CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
+WRITTEN = (METRICS, "samples*.jsonl", "events.out.tfevents*", "samples/*.png")  # grow, but never change
 # Keys that do not change what is learnt: they may differ when a run is continued.
 FREE_KEYS = (
     "fault",
@@ -32,6 +34,7 @@ FREE_KEYS = (
     "cache_dir",
     "profile_steps",
     "log_every",
+    "log_samples",
     "keep",
     "loader.workers",
     "loader.timeout",
@@ -51,27 +54,32 @@ class RunFolder:
     lock: Any = field(default=None, repr=False)
 
     def write_status(self, state: str, **more: Any) -> None:
-        """Replace ``status.json``: state is running, preempted, pruned, failed or complete."""
+        """Replace ``status.json``: state is running, preempted, pruned, failed or complete.
+
+        A run that ends records the sha256 of what it wrote so far (``files``), for ``ip2p-inspect verify``.
+        """
         status = read_status(self.path)
+        if state != "running":
+            more["files"] = beginnings(self.path, WRITTEN)
         status.update(
             state=state, pid=os.getpid(), host=platform.node(), updated=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more
         )
-        write_json(self.path / STATUS, status)
+        write_sealed(self.path / STATUS, status)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """A run's status, {} where there is none yet."""
     try:
-        return json.loads((Path(folder) / STATUS).read_text())
+        return read_sealed(Path(folder) / STATUS)
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except DamagedError:
         return {"state": "failed", "reason": f"{STATUS} is not readable"}
 
 
 def note(folder: Path, **more: Any) -> None:
     """Add to ``status.json`` without a say in the run's state."""
-    write_json(Path(folder) / STATUS, read_status(folder) | more)
+    write_sealed(Path(folder) / STATUS, read_status(folder) | more)
 
 
 def claim(folder: Path) -> RunFolder:
@@ -128,9 +136,9 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
             )
         if newest is not None:
             if old != config:  # what was allowed to change is recorded, and is what the ranks of a group read
-                write_json(stored, config)
+                write_sealed(stored, config)
             return str(newest)
-    write_json(stored, config)
+    write_sealed(stored, config)
     return None
 
 
@@ -188,13 +196,7 @@ def read_config(folder: Path, limit: int = 4_000_000) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run: it has no {CONFIG}; give the folder that ip2p-train printed")
     if path.stat().st_size > limit:
         raise DamagedError(f"{path} has {path.stat().st_size} bytes, more than {limit}")
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is not readable: {error}") from None
-    if not isinstance(config, dict):
-        raise DamagedError(f"{path} is not a config")
-    return config
+    return read_sealed(path)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +25,18 @@ def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
     except OSError as error:
         free = f", {shutil.disk_usage(_existing(path)).free} bytes free" if error.errno == errno.ENOSPC else ""
         raise StorageError(f"cannot {action} {path}: {error.strerror or error}{free}") from error
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """A full or read-only disk in one line that names `folder`, where a library met it and told no path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) and error.filename is None:
+            with storage_errors(folder, "write in"):
+                raise
+        raise
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
@@ -64,6 +76,19 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Atomic, human-readable JSON."""
     write_atomic(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Add a JSON object as a line of its own, whatever a kill or a full disk left of the line before.
+
+    Raises:
+        StorageError: no space, no permission.
+    """
+    line = json.dumps(content) + "\n"
+    with storage_errors(path), path.open("a+b") as file:
+        if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+            line = "\n" + line
+        file.write(line.encode())
 
 
 def sha256_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config import CONF
-from ip2p_lightning.errors import PreemptedError, PrunedError
+from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError
 from ip2p_lightning.orphans import heed_supervisor
 from ip2p_lightning.refusal import exit_code, explain, outcome
 
@@ -25,7 +26,9 @@ def _main() -> int:
     import hydra
 
     from ip2p_lightning import launchers
+    from ip2p_lightning.commands import one_line_warnings
 
+    one_line_warnings()
     heed_supervisor()
     launchers.register()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.
@@ -156,7 +159,8 @@ def _record(run: Any, error: BaseException) -> None:
     code, reason = outcome(error)
     state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"
     state = "pruned" if isinstance(error, PrunedError) else state
-    run.write_status(state, reason=reason, exit_code=code)
+    with contextlib.suppress(StorageError):  # a full disk must not hide what ended the run
+        run.write_status(state, reason=reason, exit_code=code)
 
 
 def _overrides() -> list[str]:

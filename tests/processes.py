@@ -15,6 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that the fork finds this file
 
+from disks import obey_permissions
+
 PRELOAD = [
     "ip2p_lightning",
     "ip2p_lightning.train",
@@ -104,27 +106,13 @@ def _train(words: list[str], output: str, settings: dict[str, str]) -> None:
     os.dup2(file, 2)
     sys.stdout, sys.stderr = open(1, "w", buffering=1, closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.update(settings)
+    if "NOT_ROOT" in settings:
+        obey_permissions()
     torch.set_num_threads(1)
     from ip2p_lightning import train
 
-    _terminate_at(int(settings.get("SIGTERM_AT_MICRO_STEP", -1)))
     sys.argv = [train.__file__, *words]
     train.main()
-
-
-def _terminate_at(micro_step: int) -> None:
-    """SIGTERM to this process inside its training step of that number (0 is the run's first)."""
-    from ip2p_lightning.module import EditDiffusion
-
-    step = EditDiffusion.training_step
-
-    def watched(module: EditDiffusion, batch: object, batch_idx: int) -> object:
-        if module.micro_step == micro_step + 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(module, batch, batch_idx)
-
-    if micro_step >= 0:
-        EditDiffusion.training_step = watched
 
 
 def run(words: list[str], output: Path, limit: float = LIMIT, **environment: str) -> tuple[int, str]:

@@ -4,6 +4,8 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,6 +131,20 @@ def test_temporaries_of_dead_writers_are_swept(tmp_path):
     (tmp_path / f"{TEMPORARY}{os.getppid()}-b").write_bytes(b"")
     assert sweep_temporaries(tmp_path) == 1
     assert [p.name for p in tmp_path.iterdir()] == [f"{TEMPORARY}{os.getppid()}-b"]
+
+
+def test_five_hundred_checkpoints_leave_two_and_no_open_file(tmp_path):
+    (tmp_path / ck.FOLDER).mkdir()
+    keeper = ck.Checkpoints(tmp_path, keep=2)
+    trainer = SimpleNamespace(
+        is_global_zero=True, save_checkpoint=lambda path: ck.save({"n": trainer.global_step}, path)
+    )
+    handles = set()
+    for trainer.global_step in range(500):
+        keeper.save(trainer)
+        handles.add(len(list(Path("/proc/self/fd").iterdir())))
+    assert [p.name for p in ck.checkpoints(tmp_path)] == ["step-000499.ckpt", "step-000498.ckpt"]
+    assert len(list((tmp_path / ck.FOLDER).iterdir())) == 4 and max(handles) == min(handles)
 
 
 def test_saving_does_not_double_the_memory(tmp_path):

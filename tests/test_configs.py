@@ -170,6 +170,8 @@ CONTRADICTIONS = {
     (*SD, "+objective.zero_terminal_snr=true"): ("objective.zero_terminal_snr", "objective.prediction"),
     ("trainer.precision=16-mixed",): ("trainer.precision", "trainer.accelerator"),
     ("trainer.precision=16-true",): ("trainer.precision", "trainer.accelerator"),
+    ("trainer.precision=bf16-true",): ("trainer.precision", "model.ema"),
+    ("trainer.precision=bf16-true", "model.ema=null"): ("trainer.precision", "model.balance_tasks"),
     ("text_encoder=clip",): ("text_encoder", "unet"),
     ("autoencoder=sd",): ("unet", "autoencoder"),
     ("autoencoder=taesd",): ("unet", "autoencoder"),

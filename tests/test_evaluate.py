@@ -10,6 +10,7 @@ from PIL import Image
 
 from ip2p_lightning import recipe, runs
 from ip2p_lightning.evaluate import main
+from ip2p_lightning.runs import read_config
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
 
@@ -146,7 +147,7 @@ def test_bad_input_is_one_line(run, tmp_path, refused):
 
 
 def test_code_in_a_config_is_refused(run, refused):
-    config = json.loads((run / "config.json").read_text())
+    config = read_config(run)
     config["task"]["_target_"] = "os.system"
     (run / "config.json").write_text(json.dumps(config))
     assert refused(main, run)[0] == 7

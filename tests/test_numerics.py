@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from models import batch_of, module_of
+from PIL import Image
 from processes import QUIET, SMALL, run
 
 from ip2p_lightning import checkpoint
+from ip2p_lightning.caching.space import Space
 from ip2p_lightning.errors import NonFiniteError
 from ip2p_lightning.runs import read_status
 
@@ -73,6 +76,66 @@ def test_a_learning_rate_that_explodes_stops_with_finite_checkpoints(tmp_path):
     )
     assert code == 4 and "lower optimizer.lr" in said, said
     assert finite(weights(folder, checkpoint.step_of(checkpoint.checkpoints(folder)[0])))
+
+
+def test_exactly_as_many_are_skipped_as_may_be(tmp_path):
+    faults = ";".join(f"{kind}@step={step}" for step, kind in enumerate(["nan", "inf", "nan", "inf"]))
+    folder = tmp_path / "run"
+    code, said = train(folder, f"fault={faults}", "max_skips=3", "trainer.max_steps=9", "keep=9")
+    assert code == 4 and "step 3: gradient norm" in said and "after 4 steps" in said, said
+    kept = [weights(folder, step) for step in (1, 2, 3)]
+    assert equal(*map(trained, kept[:2])) and equal(*map(trained, kept[1:])) and finite(kept[2])
+
+
+def test_poisoned_latents_stop_the_run_and_are_named(sd_folder, tmp_path):
+    """What a cache holds of one pair is NaN, with a checksum that fits: no read can notice it."""
+    for i, side in ((i, side) for i in range(4) for side in ("input", "target")):
+        path = tmp_path / "pairs" / side / f"photo{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+    words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={tmp_path}/pairs", "task=own"]
+    words += ["task.name=sepia", "task.prompts.prompts=[make it sepia]", "loader.crop=center", "loader.resize=null"]
+    words += ["cache=disk", f"cache_dir={tmp_path}/cache", "max_skips=0", "task.flip=0", "trainer.max_steps=9"]
+    assert train(tmp_path / "filling", *words)[0] == 0
+    space = Space.opened(next((tmp_path / "cache").glob("*/space.json")).parent)
+    key = sorted(space.index.keys())[0]
+    space.put([(key, np.full(space.payload // 4, np.nan, np.float32).tobytes())])
+    code, said = train(tmp_path / "run", *words)
+    assert code == 4 and said.count("loss=nan") >= 1 and "photo" in said.splitlines()[-1], said
+    newest = checkpoint.checkpoints(tmp_path / "run")
+    assert not newest or finite(weights(tmp_path / "run", checkpoint.step_of(newest[0])))
+
+
+def test_the_average_is_what_its_definition_says(tmp_path):
+    """s <- s + (1 - d) (p - s) in float64, from the raw weights of every step; d = min(decay, (1 + n) / (10 + n)) after
+    n averaged steps, and 0 for the first, as diffusers' EMAModel has it."""
+    folder, decay = tmp_path / "run", 0.5
+    words = ["keep=99", "trainer.max_steps=12", f"model.ema={decay}", "optimizer.lr=1e-2", "save_every=1"]
+    assert train(folder, *words, "fault=nan@step=0")[0] == 0
+    first = checkpoint.load(folder / checkpoint.FOLDER / "step-000001.ckpt")
+    assert first["ema"]["step"] == 0  # the only step so far was skipped: there is no average yet
+    names = list(first["ema"]["weights"])
+    mean = {name: first["state_dict"][name].double() for name in names}
+    worst = 0.0
+    for number, step in enumerate(range(2, 13)):
+        content = checkpoint.load(folder / checkpoint.FOLDER / f"step-{step:06d}.ckpt")
+        rate = 1 - min(decay, (1 + number) / (10 + number)) if number else 1
+        for name in names:
+            mean[name] += rate * (content["state_dict"][name].double() - mean[name])
+            worst = max(worst, float((mean[name] - content["ema"]["weights"][name].double()).abs().max()))
+        assert content["ema"]["step"] == number + 1
+    assert worst <= 1e-6
+    assert any(float((mean[name] - content["state_dict"][name]).abs().max()) > 1e-3 for name in names)
+
+
+def test_half_the_bits_train_alike(tmp_path):
+    words = ["trainer.max_steps=12", "save_every=99", "log_every=12", "trainer.accumulate_grad_batches=1"]
+    found = []
+    for name, kind in (("full", "32-true"), ("half", "bf16-mixed")):
+        code, said = train(tmp_path / name, *words, f"trainer.precision={kind}")
+        assert code == 0, said
+        found.append(json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["train/loss"])
+    assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
 def test_an_infinite_gradient_is_thrown_away_whole():

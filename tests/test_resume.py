@@ -11,6 +11,7 @@ from processes import QUIET, SMALL, Process, digest, run
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.runs import read_config, read_status
+from ip2p_lightning.seals import read_sealed
 
 STEPS, WINDOW = 6, 4
 
@@ -28,7 +29,7 @@ def words(sd_folder):
         "loader.workers=2",
     ]
     recipe += [f"trainer.max_steps={STEPS}", f"trainer.accumulate_grad_batches={WINDOW}", "save_every=2", "log_every=1"]
-    return [*recipe, "optimizer.lr=1e-3", "loader.batch_size=1"]
+    return [*recipe, "optimizer.lr=1e-3", "loader.batch_size=1", "log_samples=true"]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +53,20 @@ def losses(folder):
     return found
 
 
+def samples(folder):
+    """What each micro-step saw; what was done again must have been the same."""
+    found = {}
+    for line in map(json.loads, (folder / "samples.jsonl").read_text().splitlines()):
+        assert found.setdefault(line["micro_step"], line) == line
+    return found
+
+
 # -- kills -----------------------------------------------------------------------------------------------------------
 
 
-def test_kills_between_steps_and_inside_a_save_change_nothing(words, whole, tmp_path):
+def test_kills_inside_windows_and_inside_a_save_change_nothing(words, whole, tmp_path):
     folder = tmp_path / "run"
-    for fault in ("kill@step=1", "kill@step=3", "kill@ckpt_write=0.5", "kill@step=5"):
+    for fault in ("kill@micro_step=5", "kill@micro_step=10", "kill@ckpt_write=0.5", "kill@micro_step=23"):
         code, said = go(folder, words, f"fault={fault}")
         assert code == -signal.SIGKILL, said
         assert read_status(folder)["state"] == "running"  # nobody was left to say otherwise
@@ -65,7 +74,17 @@ def test_kills_between_steps_and_inside_a_save_change_nothing(words, whole, tmp_
     assert go(folder, words)[0] == 0
     assert digest(folder) == digest(whole)
     assert losses(folder) == losses(whole)
+    assert samples(folder) == samples(whole) and len((folder / "samples.jsonl").read_text().splitlines()) > 24
     assert not (tmp_path / "run@2").exists()  # workers that outlived their run did not hold its folder
+
+
+def test_an_epoch_shows_every_pair_of_every_task_once(whole):
+    seen = [
+        list(zip(line["tasks"], line["ids"], strict=True)) for _, line in sorted(samples(whole).items())
+    ]  # 4 x 6 photos in batches of one: 24 micro-steps are an epoch
+    assert len(seen) == STEPS * WINDOW == 24 and len({pair for batch in seen for pair in batch}) == 24
+    steps = [line["step"] for _, line in sorted(samples(whole).items())]
+    assert steps == [1 + n // WINDOW for n in range(24)]
 
 
 def test_the_number_of_workers_may_change_on_the_way(words, whole, tmp_path):
@@ -113,7 +132,7 @@ def test_a_continued_run_does_not_save_again_what_it_loaded(words, whole, tmp_pa
 def test_a_stop_inside_any_micro_step_of_a_window_loses_nothing(words, whole, tmp_path):
     folder = tmp_path / "run"
     for window in range(WINDOW):
-        code, said = go(folder, words, SIGTERM_AT_MICRO_STEP=str(window * WINDOW + window))
+        code, said = go(folder, words, f"fault=term@micro_step={window * WINDOW + window}")
         status = read_status(folder)
         assert (code, status["state"], status["exit_code"]) == (143, "preempted", 143), said
         assert f"SIGTERM at step {window + 1}" in status["reason"] and "Traceback" not in said
@@ -123,6 +142,14 @@ def test_a_stop_inside_any_micro_step_of_a_window_loses_nothing(words, whole, tm
     assert losses(folder) == losses(whole)
     lines = [line for line in (folder / "metrics.jsonl").read_text().splitlines() if "train/loss" in line]
     assert len(lines) == STEPS  # no step was done twice
+
+
+def test_a_second_stop_inside_the_save_harms_nothing(words, whole, tmp_path):
+    folder = tmp_path / "run"
+    code, said = go(folder, words, "fault=term@micro_step=5;term@ckpt_write=0.5")
+    assert code == 143 and "SIGTERM at step 2" in said and not list((folder / checkpoint.FOLDER).glob(".tmp-*")), said
+    assert not checkpoint.damage(checkpoint.checkpoints(folder)[0])
+    assert go(folder, words)[0] == 0 and digest(folder) == digest(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
@@ -161,7 +188,8 @@ def test_exceptions_are_recorded_and_survived(tmp_path):
     ]
     assert go(tmp_path / "whole", words)[0] == 0
     folder = tmp_path / "run"
-    for fault, code in (("raise@step=1", 1), ("exit@step=3", 7), ("raise@val=1", 1), ("enospc@ckpt_write=0.5", 5)):
+    faults = {"raise@step=1": 1, "raise@micro_step=1": 1, "raise@log=1": 1, "exit@step=3": 7, "raise@val=1": 1}
+    for fault, code in (faults | {"enospc@ckpt_write=0.5": 5}).items():  # callback, step, logger, callback, validation
         got, said = go(folder, words, f"fault={fault}")
         status = read_status(folder)
         assert (got, status["state"], status["exit_code"]) == (code, "failed", code), said
@@ -254,9 +282,7 @@ def test_added_data_is_refused_unless_it_is_allowed(pairs):
     code, said = go(work / "run", words)
     assert code == 3 and "zero (edited) added" in said, said
     assert go(work / "run", words, "resume_allow=[data]")[0] == 0
-    assert any(
-        "zero" in n for place in json.loads((work / "run/data.json").read_text()).values() for n in place["parts"]
-    )
+    assert any("zero" in n for place in read_sealed(work / "run/data.json").values() for n in place["parts"])
 
 
 def test_data_that_was_touched_or_moved_is_the_same_data(pairs):

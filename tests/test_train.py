@@ -12,6 +12,7 @@ from sd_checkpoint import write_sd_checkpoint
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.runs import read_status
+from ip2p_lightning.seals import read_sealed
 
 TINY = [*SMALL, "model=tiny"]
 
@@ -52,7 +53,7 @@ def test_a_run_leaves_what_is_promised(finished):
     assert list(finished.glob("events.out.tfevents*"))
     kept = checkpoint.checkpoints(finished)
     assert [checkpoint.step_of(p) for p in kept] == [8, 4] and not any(checkpoint.damage(p) for p in kept)
-    known = set(json.loads((finished / "data.json").read_text()))
+    known = set(read_sealed(finished / "data.json"))
     assert known == {f"{t}/{s}" for t in ("cartoon", "derain", "denoise", "lowlight") for s in ("train", "val")}
 
 

@@ -19,7 +19,8 @@ from ip2p_lightning.building.report import REPORT, write_report
 from ip2p_lightning.building.rows import RowWriter
 from ip2p_lightning.data.pairs.protocol import SPLITS
 from ip2p_lightning.errors import DamagedError, DataError, StorageError
-from ip2p_lightning.storage import sha256_of, storage_errors, sync_folder, write_atomic, write_json
+from ip2p_lightning.seals import write_sealed
+from ip2p_lightning.storage import sha256_of, storage_errors, sync_folder, write_atomic
 
 MARK = "dataset.json"
 
@@ -91,7 +92,7 @@ def _write(
     manifest["files"] = {
         p.relative_to(final).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files
     }
-    write_json(final / MARK, manifest)
+    write_sealed(final / MARK, manifest)
     return manifest
 
 

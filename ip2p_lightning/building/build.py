@@ -20,6 +20,7 @@ from ip2p_lightning.building.chunks import Chunk, cut, done
 from ip2p_lightning.building.plan import Order
 from ip2p_lightning.building.workers import Task, outcomes
 from ip2p_lightning.errors import DamagedError, StorageError, UserError
+from ip2p_lightning.seals import read_sealed
 from ip2p_lightning.storage import probe, storage_errors, sweep_temporaries, write_json
 
 WORK = ".work"
@@ -61,23 +62,23 @@ def _complete(out: Path, plan: Mapping[str, Any]) -> bool:
     return True
 
 
-def read_mark(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished dataset.
+def read_mark(folder: Path, strict: bool = False) -> dict[str, Any]:
+    """The manifest of a finished dataset; `strict` as in `read_sealed`.
 
     Raises:
         UserError: there is none.
         DamagedError: it cannot be read.
     """
     try:
-        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        mark = read_sealed(folder / MARK, strict)
     except FileNotFoundError:
         begun = "a build that is not finished: give its command again"
         raise UserError(
             f"{folder}: {begun if (folder / WORK).is_dir() else 'no dataset'} ({MARK} is missing)"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise DamagedError(f"{folder / MARK}: {error}; build the dataset anew") from None
-    if not isinstance(mark, dict) or not mark.get("complete"):
+    if not mark.get("complete"):
         raise DamagedError(f"{folder / MARK}: is not the mark of a complete dataset; build it anew")
     return mark
 

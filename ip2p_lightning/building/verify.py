@@ -16,7 +16,7 @@ def verify(folder: Path) -> str:
         UserError: no dataset there.
         DamagedError: a file is missing, changed, or too many; the line names the first.
     """
-    mark = read_mark(folder)
+    mark = read_mark(folder, strict=True)
     for name, known in mark["files"].items():
         path = folder / name
         if not path.is_file():

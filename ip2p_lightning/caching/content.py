@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ip2p_lightning.caching.records import RecordLog
-from ip2p_lightning.errors import DataError, UserError
+from ip2p_lightning.errors import DataError, StorageError, UserError
 
 _MARK = 16
 _SETTLED = 2_000_000_000  # nanoseconds after its last change from which on a file's times tell of the next one
@@ -71,7 +72,7 @@ class Contents:
             digest = hashlib.file_digest(file, "sha256").digest()
         if found is not None and found[1][_MARK:] != digest:
             self._changed.add(name)
-        with self.memo.appending() as row:
+        with contextlib.suppress(StorageError), self.memo.appending() as row:  # the next job then reads the file again
             self.memo.append(row, [(name, mark + digest)])
         return mark + digest
 

@@ -77,6 +77,12 @@ class RecordLog:
             place -= 1
         return None
 
+    def keys(self) -> set[bytes]:
+        """The keys of all intact records."""
+        raw = self.path.read_bytes() if self.path.exists() else b""
+        records = np.frombuffer(raw[: len(raw) // self.width * self.width], np.uint8).reshape(-1, self.width)
+        return {record[:KEY].tobytes() for record in records[_intact(records)]}
+
     def refresh(self) -> bool:
         """Read what was appended since; whether there was anything."""
         if not self.path.exists():

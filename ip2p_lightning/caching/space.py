@@ -15,7 +15,9 @@ from typing import Any
 
 from ip2p_lightning.caching.claims import Claims
 from ip2p_lightning.caching.records import RecordLog
-from ip2p_lightning.storage import storage_errors, write_json
+from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.seals import read_sealed, write_sealed
+from ip2p_lightning.storage import storage_errors
 
 SHARD_BYTES = 1 << 28
 _DIGEST = 16  # bytes of a payload's sha256 in its index record
@@ -42,6 +44,20 @@ class Space:
         self._bad: dict[bytes, int] = {}  # key to the row that did not verify
         self._shards: dict[int, int] = {}
 
+    @classmethod
+    def opened(cls, folder: Path) -> Space:
+        """The cache that a folder holds.
+
+        Raises:
+            DamagedError: what describes it is not what was written there.
+        """
+        description = read_sealed(folder / DESCRIPTION, strict=True)
+        payload = description.pop("payload_bytes", 0)
+        space = cls(folder.parent, description, payload or 1)
+        if space.folder != folder or not payload:
+            raise DamagedError(f"{folder / DESCRIPTION} describes another cache")
+        return space
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_shards": {}, "_bad": {}, "damaged": 0}
 
@@ -50,7 +66,7 @@ class Space:
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / DESCRIPTION).exists():
-            write_json(self.folder / DESCRIPTION, self.description | {"payload_bytes": self.payload})
+            write_sealed(self.folder / DESCRIPTION, self.description | {"payload_bytes": self.payload})
 
     def __len__(self) -> int:
         """Index records read so far, those of rebuilt entries included."""

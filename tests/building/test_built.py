@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import datasets
 import numpy as np
@@ -117,8 +118,6 @@ def test_what_is_not_there_is_said(built, tmp_path):
 
 
 def test_a_changed_byte_is_damage_not_a_picture(built, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(built, copy)
     path = sorted((copy / "data").glob("val-*"))[0]
@@ -133,6 +132,22 @@ def test_a_changed_byte_is_damage_not_a_picture(built, tmp_path):
     path.write_bytes(content[:-9])
     with pytest.raises(DamagedError, match="bytes that were written"):
         Built(str(copy)).pairs("val")
+
+
+def test_every_flipped_bit_is_noticed(built, tmp_path):
+    from disks import bit_flips
+
+    from ip2p_lightning.building.verify import verify
+
+    copy = shutil.copytree(built, tmp_path / "copy")
+    for path in [sorted((copy / "data").iterdir())[0], *(p for p in sorted(copy.iterdir()) if p.is_file())]:
+        for flip in bit_flips(path, 100):
+            try:
+                verify(copy)
+            except DamagedError:
+                continue
+            raise AssertionError(flip)
+    assert verify(copy)
 
 
 def test_a_page_shows_every_task(built, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -17,6 +16,7 @@ from ip2p_lightning.data.pairs.folder import check_sizes
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
 from ip2p_lightning.data.view import View
 from ip2p_lightning.errors import DamagedError, DataError, UserError, suggest
+from ip2p_lightning.seals import read_sealed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,12 +79,12 @@ class Built:
 
 def _mark(root: Path) -> dict[str, Any]:
     try:
-        mark = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        mark = read_sealed(root / "dataset.json")
     except FileNotFoundError:
         raise UserError(f"{root}: no finished dataset (dataset.json is missing); ip2p-data build makes one") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise DamagedError(f"{root / 'dataset.json'}: {error}; copy or build the dataset again") from None
-    if not isinstance(mark, dict) or not mark.get("complete"):
+    if not mark.get("complete"):
         raise DamagedError(f"{root / 'dataset.json'}: not the mark of a complete dataset; build it again")
     return mark
 

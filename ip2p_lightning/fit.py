@@ -51,7 +51,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
 
 
 def _tell_what_is_cut(data: Any, encoder: Any) -> None:
-    """Which share of each task's pool the text encoder cannot read to the end; a dataset's own prompts: see its card."""
+    """Say which share of a task's pool is too long for the text encoder; of a dataset's own prompts its card does."""
     from ip2p_lightning.data.prompts import token_report
 
     for name, task in data.active.items():

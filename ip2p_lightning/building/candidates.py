@@ -136,8 +136,8 @@ def without_twins(
             continue
         other = candidates[first].id
         why = "the same id twice" if other == name else "differs in case or Unicode form only"
-        reason = f"line {lines[i]}, field 'id': {why}: '{other}' on line {lines[first]}" if lines else f"{why}: '{other}'"
-        refused.append(Refusal(name, path, "list", reason))
+        where, there = (f"line {lines[i]}, field 'id': ", f" on line {lines[first]}") if lines else ("", "")
+        refused.append(Refusal(name, path, "list", f"{where}{why}: '{other}'{there}"))
     return kept
 
 

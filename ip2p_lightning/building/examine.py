@@ -182,6 +182,6 @@ def _example(sides: tuple[Side, Side], prompt: str, part: Part, noted: dict[str,
 
 
 def _print(pixels: np.ndarray) -> str:
-    digest = xxhash.xxh3_128(repr(pixels.shape).encode())  # it groups photos, guards nothing: sha256 takes 20 times as long
+    digest = xxhash.xxh3_128(repr(pixels.shape).encode())  # it groups photos and guards nothing
     digest.update(pixels)  # not .tobytes(): a photo of 40 megapixels needs no second copy
     return digest.hexdigest()

@@ -52,7 +52,7 @@ def fault(number: int, rng: np.random.Generator) -> Fault:
 def good() -> Records:
     """Nothing wrong."""
     return [
-        {"id": f"pair {i}", "original": f"in{i}.png", "edited": f"out{i}.png", "prompt": f"take rain {i} away", "split": s}
+        {"id": f"pair {i}", "original": f"in{i}.png", "edited": f"out{i}.png", "prompt": f"less rain {i}", "split": s}
         for i, s in enumerate(["train"] * (ROWS - 2) + ["val", "test"])
     ]
 
@@ -91,7 +91,8 @@ def _no_file(records: Records, row: int, rng: np.random.Generator) -> str:
 
 def _outside(records: Records, row: int, rng: np.random.Generator) -> str:
     field = str(rng.choice(["original", "edited"]))
-    records[row][field] = str(rng.choice(["../in0.png", "/dev/zero", "~/x.png", "C:\\x.png", "a/../../b.png", "in\0.png"]))
+    outside = ["../in0.png", "/dev/zero", "~/x.png", "C:\\x.png", "a/../../b.png", "in\0.png"]
+    records[row][field] = str(rng.choice(outside))
     return field
 
 
@@ -143,7 +144,8 @@ def _surrogate(records: Records, row: int, rng: np.random.Generator) -> str:
 
 
 def _strange(records: Records, row: int, rng: np.random.Generator) -> str:
-    records[row]["prompt"] = str(rng.choice(["{braces} %s {{ jinja }}", "اجعلها كرتونا", "🎨🖌️ paint", "a,b;c'd", "e\u0301"]))
+    strange = ["{braces} %s {{ jinja }}", "اجعلها كرتونا", "🎨🖌️ paint", "a,b;c'd", "e\u0301"]
+    records[row]["prompt"] = str(rng.choice(strange))
     return ""
 
 
@@ -189,7 +191,8 @@ BUILD_ONLY = ("no sha256", "sha256 of another type")  # a training run does not 
 
 
 def _jsonl(records: Records) -> list[bytes]:
-    return [json.dumps(record, ensure_ascii="half " in "".join(map(str, record.values()))).encode() for record in records]
+    halves = [any("half" in str(value) for value in record.values()) for record in records]
+    return [json.dumps(record, ensure_ascii=half).encode() for record, half in zip(records, halves, strict=True)]
 
 
 def _csv(records: Records) -> list[bytes]:
@@ -216,8 +219,10 @@ def _spoiled(kind: str, lines: list[bytes], line: int, rng: np.random.Generator)
 
 _LINES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
     "cut line": lambda line, rng: line[: int(rng.integers(1, 12))],
-    "bad JSON": lambda line, rng: [line.replace(b'"', b"'"), line[:-1] + b",}", line + b"}", b"//" + line][int(rng.integers(4))],
-    "NaN": lambda line, rng: line[:-1] + b', "weight": ' + [b"NaN", b"Infinity", b"-Infinity"][int(rng.integers(3))] + b"}",
+    "bad JSON": lambda line, rng: (line.replace(b'"', b"'"), line[:-1] + b",}", line + b"}", b"//" + line)[
+        rng.integers(4)
+    ],
+    "NaN": lambda line, rng: line[:-1] + b', "weight": ' + (b"NaN", b"Infinity", b"-Infinity")[rng.integers(3)] + b"}",
     "deep nesting": lambda line, rng: b'{"original": ' + b"[" * int(rng.integers(5_000, 100_000)),
     "huge number": lambda line, rng: line[:-1] + b', "weight": ' + b"9" * 10_000 + b"}",
     "no object": lambda line, rng: [b"[1, 2]", b'"text"', b"17", b"null"][int(rng.integers(4))],

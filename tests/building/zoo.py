@@ -56,6 +56,7 @@ def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def _grey() -> dict[str, Animal]:
     bits = np.where(GREY > 127, 255, 0).astype(np.uint8)
+    hole = np.where(GREY[0, 0] == GREY, 255, GREY)
     one, grey = Image.fromarray(bits).convert("1"), Image.fromarray(GREY)
     return {
         "one.png": Animal(encoded(one, "PNG"), KEPT, three(bits)),
@@ -64,9 +65,7 @@ def _grey() -> dict[str, Animal]:
         "grey.png": Animal(encoded(grey, "PNG"), KEPT, three(GREY)),
         "grey.jpg": Animal(encoded(grey, "JPEG", quality=98), KEPT, three(GREY)),
         "grey.tif": Animal(encoded(grey, "TIFF"), KEPT, three(GREY)),
-        "grey_hole.png": Animal(
-            encoded(grey, "PNG", transparency=int(GREY[0, 0])), AS_PNG, np.where(three(GREY == GREY[0, 0]), 255, three(GREY))
-        ),
+        "grey_hole.png": Animal(encoded(grey, "PNG", transparency=int(GREY[0, 0])), AS_PNG, three(hole)),
     }
 
 
@@ -109,7 +108,7 @@ def _colours() -> dict[str, Animal]:
         "rgb_hole.png": Animal(
             encoded(base, "PNG", transparency=tuple(map(int, RGB[0, 0]))),
             AS_PNG,
-            np.where((RGB == RGB[0, 0]).all(axis=2, keepdims=True), 255, RGB),
+            np.where((RGB[0, 0] == RGB).all(axis=2, keepdims=True), 255, RGB),
         ),
         "rgb.bmp": Animal(encoded(base, "BMP"), KEPT, RGB),
         "rgb.tif": Animal(encoded(base, "TIFF"), KEPT, RGB),
@@ -173,11 +172,12 @@ def _cmyk() -> dict[str, Animal]:
     shows = (255.0 - inks[..., :3]) * (255 - inks[..., 3:]) / 255
     image = Image.frombytes("CMYK", SIZE, inks.tobytes())
     marked = encoded(image, "JPEG", quality=98, subsampling=0)
+    unmarked = re.sub(rb"\xff\xee\x00\x0eAdobe.{7}", b"", marked, flags=re.DOTALL)
     return {
         "cmyk.tif": Animal(encoded(image, "TIFF"), KEPT, shows),
         "cmyk.jpg": Animal(marked, KEPT, shows),
         "ycck.jpg": Animal(*_ycck(marked, 255.0 - inks)),
-        "cmyk_unmarked.jpg": Animal(re.sub(rb"\xff\xee\x00\x0eAdobe.{7}", b"", marked, flags=re.DOTALL), "no Adobe marker"),
+        "cmyk_unmarked.jpg": Animal(unmarked, "no Adobe marker"),
     }
 
 

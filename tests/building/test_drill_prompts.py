@@ -5,7 +5,6 @@ import unicodedata
 
 import pyarrow.parquet as pq
 import pytest
-
 from material import pairs_folder
 
 from tests.conftest import train_run
@@ -103,5 +102,6 @@ def test_an_empty_file_of_prompts_is_refused(tmp_path, refused, text):
     from ip2p_lightning.building.paraphrase import main
 
     (tmp_path / "lines.txt").write_text(text)
-    code, said = refused(main, "task=cartoon", "source=file", f"file={tmp_path / 'lines.txt'}", f"out={tmp_path}/p.yaml")
+    words = ["task=cartoon", "source=file", f"file={tmp_path / 'lines.txt'}", f"out={tmp_path}/p.yaml"]
+    code, said = refused(main, *words)
     assert code == 3 and "of 0 offered" in said and not (tmp_path / "p.yaml").exists()

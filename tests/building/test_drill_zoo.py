@@ -18,7 +18,7 @@ TURNED = [f"turned{n}.jpg" for n in TURNS]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """Every animal as the original of a pair and, turned ones, as the edited image: lines of the report, stored rows."""
+    """Every animal as the original of a pair, turned ones as the edited image too: lines of the report, stored rows."""
     root = tmp_path_factory.mktemp("zoo")
     for side, other, names in (("input", "target", ANIMALS), ("target", "input", TURNED)):
         for name in names:

@@ -113,12 +113,14 @@ def _cut(entries: Sequence[Entry], most: int) -> dict[str, list[str]]:
 
 
 def _write_shard(path: Path, work: Path, ids: Sequence[str], by_id: Mapping[str, Entry]) -> None:
-    wanted, chunks = set(ids), sorted({by_id[name].chunk for name in ids})
+    wanted: dict[int, set[str]] = {}
+    for name in ids:
+        wanted.setdefault(by_id[name].chunk, set()).add(name)
 
     def write(file: Any) -> None:
         with parquet(file) as rows:
-            for number in chunks:  # in order of id, as the entries are
-                for name, row in _stored(work, number, wanted):
+            for number in sorted(wanted):  # in order of id, as the entries are
+                for name, row in _stored(work, number, wanted[number]):
                     entry = by_id[name]
                     rows.write(Row(row, entry.source_id, entry.split), entry.bytes)
 
@@ -126,9 +128,13 @@ def _write_shard(path: Path, work: Path, ids: Sequence[str], by_id: Mapping[str,
 
 
 def _stored(work: Path, chunk: int, wanted: set[str]) -> Iterator[tuple[str, Any]]:
-    path = rows_file(work, chunk)
+    path, left = rows_file(work, chunk), set(wanted)
     try:
-        yield from stored(path, wanted)
+        for name, row in stored(path, wanted):
+            left.discard(name)
+            yield name, row
+        if left:
+            raise ValueError(f"'{min(left)}' is not there")
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path}: {error}; remove it and give the same command") from None
 

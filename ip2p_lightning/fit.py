@@ -40,6 +40,8 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     module.any_world = "world" in config["resume_allow"]
     module.merge = config["loader"].get("merge", 1)
     trainer = _trainer(config, folder, data, request)
+    if group.rank() == 0:
+        _tell_what_is_cut(data, module.text_encoder)
     started = time.perf_counter()
     with full_disk_named(folder), _caching(config, folder, data, module, trainer):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -49,6 +51,16 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     if trainer.is_global_zero:
         print(f"trained to step {step} in {time.perf_counter() - started:.0f} s")
     return step
+
+
+def _tell_what_is_cut(data: Any, encoder: Any) -> None:
+    """Say which share of a task's pool is too long for the text encoder; of a dataset's own prompts its card does."""
+    from ip2p_lightning.data.prompts import token_report
+
+    for name, task in data.active.items():
+        told = token_report(task.prompts, encoder.count, encoder.length)
+        if told:
+            print(f"prompts of {name}: {told}")
 
 
 @contextmanager

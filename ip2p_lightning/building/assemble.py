@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ip2p_lightning.building import card
@@ -16,7 +15,7 @@ from ip2p_lightning.building.chunks import reports, rows_file
 from ip2p_lightning.building.leakage import Entry, Fractions, divide
 from ip2p_lightning.building.likeness import Likeness
 from ip2p_lightning.building.report import REPORT, write_report
-from ip2p_lightning.building.rows import RowWriter
+from ip2p_lightning.building.rows import Row, parquet, stored
 from ip2p_lightning.data.pairs.protocol import SPLITS
 from ip2p_lightning.errors import DamagedError, DataError, StorageError
 from ip2p_lightning.seals import write_sealed
@@ -115,31 +114,30 @@ def _cut(entries: Sequence[Entry], most: int) -> dict[str, list[str]]:
 
 
 def _write_shard(path: Path, work: Path, ids: Sequence[str], by_id: Mapping[str, Entry]) -> None:
-    wanted, chunks = set(ids), sorted({by_id[name].chunk for name in ids})
+    wanted: dict[int, set[str]] = {}
+    for name in ids:
+        wanted.setdefault(by_id[name].chunk, set()).add(name)
 
     def write(file: Any) -> None:
-        with RowWriter(file) as writer:
-            for row in _rows(work, chunks, wanted):
-                entry = by_id[row["id"]]
-                writer.write(row | {"source_id": entry.source_id, "split": entry.split})
+        with parquet(file) as rows:
+            for number in sorted(wanted):  # in order of id, as the entries are
+                for name, row in _stored(work, number, wanted[number]):
+                    entry = by_id[name]
+                    rows.write(Row(row, entry.source_id, entry.split), entry.bytes)
 
     write_atomic(path, write)
 
 
-def _rows(work: Path, chunks: Sequence[int], wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """The stored rows with these ids, in order of id; other groups of rows are not even read."""
-    for number in chunks:
-        try:
-            with pq.ParquetFile(rows_file(work, number), page_checksum_verification=True) as file:
-                for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, ["id"]).column("id").to_pylist()
-                    if wanted.isdisjoint(ids):
-                        continue
-                    for row in file.read_row_group(group).to_pylist():
-                        if row["id"] in wanted:
-                            yield row
-        except OSError as error:
-            raise DamagedError(f"{rows_file(work, number)}: {error}; remove it and give the same command") from None
+def _stored(work: Path, chunk: int, wanted: set[str]) -> Iterator[tuple[str, Any]]:
+    path, left = rows_file(work, chunk), set(wanted)
+    try:
+        for name, row in stored(path, wanted):
+            left.discard(name)
+            yield name, row
+        if left:
+            raise ValueError(f"'{min(left)}' is not there")
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: {error}; remove it and give the same command") from None
 
 
 def _manifest(

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image as PilImage
 
-from ip2p_lightning.data.image import FORMATS, Limits, open_image
+from ip2p_lightning.data.image import Decoded, Limits, decode_image
 from ip2p_lightning.errors import DataError, UserError
 
 
@@ -75,31 +75,19 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def decoded(content: bytes, audit: Audit) -> np.ndarray:  # [H W 3] uint8
-    """The pixels of a file within the policy's limits.
+def decoded(content: bytes, audit: Audit) -> Decoded:
+    """A file's image, within the policy's limits.
 
     Raises:
         DataError: why not, in one line without the file's name.
     """
     try:
         with time_limit(audit.seconds):
-            return open_image(content, limits=audit.limits, name="-")
+            return decode_image(content, limits=audit.limits, name="-")
     except DataError as error:
         raise DataError(str(error).removeprefix("-: ")) from None
     except TimeoutError as error:
         raise DataError(str(error)) from None
-
-
-def shows_the_same(content: bytes) -> bool:
-    """Whether every reader shows these bytes as `open_image` does, so that they can be stored as they are.
-
-    Not so for transparency (readers differ in the colour below it), 16-bit grey (saturated by most), and turned images
-    (many readers do not turn them).
-    """
-    with PilImage.open(io.BytesIO(content), formats=FORMATS) as image:
-        if image.mode not in ("RGB", "L", "P", "1", "CMYK", "YCbCr") or image.has_transparency_data:
-            return False
-        return image.format != "MPO" and image.getexif().get(274, 1) == 1  # 274: orientation
 
 
 def png(pixels: np.ndarray) -> bytes:  # [H W 3] uint8
@@ -111,9 +99,15 @@ def png(pixels: np.ndarray) -> bytes:  # [H W 3] uint8
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:  # [H W 3] uint8
     """Peak signal-to-noise ratio in dB over all channels; infinite for identical images."""
-    step = max(1, (1 << 22) // a[0].size)  # in strips: a float copy of a large photo would be 24 bytes a pixel
+    first, second = a.reshape(-1), b.reshape(-1)
     total = 0.0
-    for top in range(0, len(a), step):
-        strip = a[top : top + step].astype(np.int32) - b[top : top + step]
-        total += float((strip * strip).sum(dtype=np.int64))
+    for start in range(0, len(first), _STRIP):  # a float copy of a large photo would be 12 bytes a pixel
+        one, other = (side[start : start + _STRIP] for side in (first, second))
+        difference = (np.maximum(one, other) - np.minimum(one, other)).astype(np.float32)
+        whole = len(difference) // 256 * 256
+        for part in (difference[:whole].reshape(-1, 256), difference[None, whole:]):  # float32 is exact up to 2^24
+            total += float(np.einsum("ij,ij->i", part, part).sum(dtype=np.float64))
     return float("inf") if total == 0 else float(10 * np.log10(255**2 * a.size / total))
+
+
+_STRIP = 1 << 20

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ip2p_lightning.data.pairs.table import same_name
 from ip2p_lightning.errors import DataError, SecurityError, UserError
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
@@ -106,32 +106,38 @@ def read_inside(root: str, place: str, limit: int) -> bytes:
         if status.st_size > limit:
             raise DataError(f"{status.st_size} bytes, more than {limit}")
         try:
-            return file.read(limit + 1)
+            return file.read(status.st_size + 1)  # a buffer of the limit's size would be torn down again for every file
         except OSError as error:
             raise DataError(error.strerror or "cannot be read") from None
 
 
-def without_twins(candidates: Iterable[Candidate], refused: list[Refusal]) -> list[Candidate]:
+def without_twins(
+    candidates: Sequence[Candidate], refused: list[Refusal], lines: Sequence[int] = ()
+) -> list[Candidate]:
     """Candidates in order of id, less those whose id is no UTF-8 or differs from another's in case or form only.
 
     One file system keeps ``Ä.png`` and ``ä.png`` apart and the next does not: such a dataset could not be moved.
+
+    Args:
+        candidates: in any order.
+        refused: is added to.
+        lines: of the manifest they are from, for the reason.
     """
-    seen: dict[str, str] = {}
+    seen: dict[str, int] = {}
     kept = []
-    for candidate in sorted(candidates):
-        name = candidate.id
+    for i in sorted(range(len(candidates)), key=lambda i: [part or "" for part in candidates[i][:5]]):
+        name, path = candidates[i].id, candidates[i].original or candidates[i].edited or ""
         if not _is_utf8(name):
             refused.append(Refusal(ascii(name), ascii(name), "list", "the name is not UTF-8"))
             continue
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key in seen:
-            other = "the same id twice" if seen[key] == name else "differs in case or Unicode form only"
-            refused.append(
-                Refusal(name, candidate.original or candidate.edited or "", "list", f"{other}: '{seen[key]}'")
-            )
+        first = seen.setdefault(same_name(name).casefold(), i)
+        if first == i:
+            kept.append(candidates[i])
             continue
-        seen[key] = name
-        kept.append(candidate)
+        other = candidates[first].id
+        why = "the same id twice" if other == name else "differs in case or Unicode form only"
+        where, there = (f"line {lines[i]}, field 'id': ", f" on line {lines[first]}") if lines else ("", "")
+        refused.append(Refusal(name, path, "list", f"{where}{why}: '{other}'{there}"))
     return kept
 
 

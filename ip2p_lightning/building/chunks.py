@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 from ip2p_lightning.building.audit import Audit
 from ip2p_lightning.building.candidates import Candidate, Refusal
 from ip2p_lightning.building.examine import Example, Part, examine
-from ip2p_lightning.building.rows import RowWriter, row_bytes
+from ip2p_lightning.building.rows import STORED, row_bytes, waiting
 from ip2p_lightning.storage import write_atomic
 
 MOST, MOST_BYTES = 256, 64 << 20  # candidates, and bytes of their files: half a minute's work at most
-STORED = ("original_image", "edit_prompt", "edited_image", "task", "id")
 
 
 class Chunk(NamedTuple):
@@ -58,7 +57,7 @@ def cut(parts: Iterable[Sequence[Candidate]]) -> list[Chunk]:
 
 
 def rows_file(folder: Path, number: int) -> Path:
-    return folder / f"chunk-{number:06d}.parquet"
+    return folder / f"chunk-{number:06d}.arrow"
 
 
 def report_file(folder: Path, number: int) -> Path:
@@ -82,20 +81,20 @@ def work(folder: Path, chunk: Chunk, part: Part, audit: Audit, count: Callable[[
     lines: list[dict[str, Any]] = []
 
     def write(file: Any) -> None:
-        with RowWriter(file, STORED) as writer:
+        with waiting(file) as rows:
             for candidate in chunk.candidates:
                 found = examine(candidate, part, audit, count)
                 if isinstance(found, Refusal):
                     lines.append(found._asdict() | {"task": part.task})
                     continue
                 row = _row(candidate, part, found)
-                writer.write(row)
+                rows.write(row, row_bytes(row))
                 lines.append(_line(row, candidate, found))
 
-    rows = rows_file(folder, chunk.number)
-    write_atomic(rows, write)
+    path = rows_file(folder, chunk.number)
+    write_atomic(path, write)
     accepted = sum("stage" not in line for line in lines)
-    mark = {"key": chunk.key, "accepted": accepted, "size": rows.stat().st_size}
+    mark = {"key": chunk.key, "accepted": accepted, "size": path.stat().st_size}
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [mark, *lines])
     write_atomic(report_file(folder, chunk.number), text.encode())
     return Outcome(accepted, len(chunk.candidates))

@@ -10,7 +10,7 @@ from typing import Any
 from ip2p_lightning.building.candidates import Candidate, Listing, Refusal, read_inside, without_twins
 from ip2p_lightning.data.pairs.protocol import SPLITS
 from ip2p_lightning.data.pairs.splits import checked_fractions
-from ip2p_lightning.data.pairs.table import PathCheck, cell, records
+from ip2p_lightning.data.pairs.table import PathCheck, cell, digest, records
 from ip2p_lightning.errors import DataError
 
 
@@ -66,17 +66,19 @@ class Listed:
         """
         inside = PathCheck(Path(self._root))
         candidates: list[Candidate] = []
+        lines: list[int] = []
         refused: list[Refusal] = []
         for number, record in records(self.path):
             where = f"line {number}"
             try:
                 if self.task is None or cell(record, "task", where) == self.task:
                     candidates.append(self._candidate(record, inside, where))
+                    lines.append(number)
             except DataError as error:
                 refused.append(Refusal(f"{self.path.name}:{number}", self.path.name, "list", str(error)))
         if not candidates and not refused:
             raise DataError(f"{self.path}: no line" + (f" with task '{self.task}'" if self.task else ""))
-        return Listing(without_twins(candidates, refused), sorted(refused))
+        return Listing(without_twins(candidates, refused, lines), sorted(refused))
 
     def _candidate(self, record: Mapping[str, Any], inside: PathCheck, where: str) -> Candidate:
         original, edited = (cell(record, name, where) for name in (self.original, self.edited))
@@ -87,8 +89,11 @@ class Listed:
         if self.prompt is not None and record.get(self.prompt):
             prompt = cell(record, self.prompt, where)
         name = cell(record, "id", where) if record.get("id") not in (None, "") else f"{original} > {edited}"
-        first, second = (os.stat(inside(place, where)) for place in (original, edited))  # noqa: PTH116  a million times
+        first, second = (
+            os.stat(inside(place, f"{where}, field '{field}'"))  # noqa: PTH116  a million times
+            for field, place in ((self.original, original), (self.edited, edited))
+        )
         stamp = first.st_mtime_ns ^ (second.st_mtime_ns << 1)
         size = first.st_size + second.st_size
-        known = tuple(record.get(f"{column}_sha256") or None for column in (self.original, self.edited))
-        return Candidate(name, original, edited, prompt, split, None, known, size, stamp)
+        hashes = (digest(record, f"{field}_sha256", where) for field in (self.original, self.edited))
+        return Candidate(name, original, edited, prompt, split, None, tuple(hashes), size, stamp)

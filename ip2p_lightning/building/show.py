@@ -62,7 +62,7 @@ def _sheet(folder: Path, task: str, lines: Sequence[Mapping[str, Any]], count: i
     for line in chosen:
         row = found[line["id"]]
         before, after = (
-            decoded(row[name]["bytes"], Audit(pixels=10**9)) for name in ("original_image", "edited_image")
+            decoded(row[name]["bytes"], Audit(pixels=10**9)).pixels for name in ("original_image", "edited_image")
         )
         difference = np.clip(GAIN * np.abs(before.astype(np.int16) - after), 0, 255).astype(np.uint8)
         rows.append((row["edit_prompt"], [before, after, difference]))

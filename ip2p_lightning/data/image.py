@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image as PilImage
@@ -59,12 +60,28 @@ class Limits:
         return None
 
 
+class Decoded(NamedTuple):
+    """An image, and whether its file may stand for it elsewhere."""
+
+    pixels: np.ndarray
+    """``[H W 3]`` uint8, sRGB."""
+    portable: bool
+    """Whether every reader shows the file so. Not so for transparency (readers differ in the colour below it), 16-bit
+    grey (saturated by most), and turned images (many readers do not turn them)."""
+
+
 def open_image(source: str | os.PathLike[str] | bytes, *, limits: Limits = Limits(), name: str = "") -> np.ndarray:
+    """The pixels of `decode_image`, ``[H W 3]`` uint8."""
+    return decode_image(source, limits=limits, name=name).pixels
+
+
+def decode_image(source: str | os.PathLike[str] | bytes, *, limits: Limits = Limits(), name: str = "") -> Decoded:
     """Decode one still image, upright (EXIF orientation applied), as ``[H W 3]`` uint8 sRGB.
 
     Colour modes: RGB as it is; grey (8-bit, 16-bit scaled by 1/257, 1-bit) repeated to three channels; palettes looked
     up; any transparency flattened on white; CMYK and YCbCr by Pillow's formula, without a profile. Refused: float and
-    32-bit integer grey, Lab and HSV, animations and multi-page files (a phone's MPO is read as its main picture).
+    32-bit integer grey, Lab and HSV, CMYK JPEGs that do not say whether they are inverted, animations and multi-page
+    files (a phone's MPO is read as its main picture).
 
     Args:
         source: a path, or the file's bytes.
@@ -102,7 +119,7 @@ def _opened(source: str | os.PathLike[str] | bytes) -> io.BytesIO | Path:
     return path
 
 
-def _decode(file: io.BytesIO | Path, limits: Limits) -> np.ndarray:
+def _decode(file: io.BytesIO | Path, limits: Limits) -> Decoded:
     with PilImage.open(file, formats=FORMATS) as image:
         refused = limits.refusal(*image.size)
         if refused:
@@ -112,8 +129,13 @@ def _decode(file: io.BytesIO | Path, limits: Limits) -> np.ndarray:
         read = _READERS.get(image.mode)
         if read is None:
             raise DataError(f"colour mode {image.mode} is not supported; convert it to 8-bit RGB")
+        if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+            raise DataError("CMYK with no Adobe marker, so that its inks may be inverted; convert it to RGB")
+        turned = image.getexif().get(_ORIENTATION, 1) != 1  # before load(): a TIFF is turned, and says no more, there
         image.load()
-        return np.ascontiguousarray(read(ImageOps.exif_transpose(image)))
+        portable = not turned and image.format != "MPO" and image.mode in _PORTABLE and not image.has_transparency_data
+        upright = ImageOps.exif_transpose(image) if turned else image
+        return Decoded(np.ascontiguousarray(read(upright)), portable)
 
 
 def _plain(image: PilImage.Image) -> np.ndarray:
@@ -121,7 +143,7 @@ def _plain(image: PilImage.Image) -> np.ndarray:
         image = image.convert("RGBA")
         white = PilImage.new("RGBA", image.size, (255, 255, 255, 255))
         image = PilImage.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _grey16(image: PilImage.Image) -> np.ndarray:
@@ -130,6 +152,8 @@ def _grey16(image: PilImage.Image) -> np.ndarray:
     return np.repeat(grey8[:, :, None], 3, axis=2)
 
 
+_ORIENTATION = 274  # the EXIF tag
+_PORTABLE = ("RGB", "L", "P", "1", "CMYK", "YCbCr")
 _READERS: dict[str, Callable[[PilImage.Image], np.ndarray]] = {
     **dict.fromkeys(("RGB", "L", "P", "1", "LA", "RGBA", "PA", "CMYK", "YCbCr"), _plain),
     **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), _grey16),

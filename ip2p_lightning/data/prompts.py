@@ -102,10 +102,13 @@ def mentions_side(prompt: str) -> bool:
 def _cleaned(prompts: Sequence[str], where: str) -> tuple[str, ...]:
     if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
         raise DataError(f"{where} is {type(prompts).__name__} {_short(prompts)}, not a list; write {where}: [...]")
-    return tuple(_clean(prompt, f"{where}[{i}]") for i, prompt in enumerate(prompts))
+    return tuple(cleaned_prompt(prompt, f"{where}[{i}]") for i, prompt in enumerate(prompts))
 
 
-def _clean(prompt: object, where: str) -> str:
+def cleaned_prompt(prompt: object, where: str) -> str:
+    """A prompt as a pool would hold it. Raises DataError, which names `where`: see `PromptPool`."""
+    if type(prompt) is str and prompt.isascii() and prompt.isprintable() and prompt.strip():
+        return prompt.strip()
     if not isinstance(prompt, str):
         raise DataError(f"{where} is {type(prompt).__name__} {_short(prompt)}, not text; put it in quotes")
     text = unicodedata.normalize("NFC", prompt).strip()

@@ -136,3 +136,17 @@ def test_a_flipped_bit_is_found(source, wanted, tmp_path, capsys):
         assert path.name in capsys.readouterr().err
         path.write_bytes(content)
     assert main(["verify", str(out)]) == 0
+
+
+def test_a_flipped_bit_in_what_waits_is_found_before_it_is_part_of_a_dataset(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    for shard in (0, 1):
+        assert main([*words(source, out), f"build.shard={shard}", "build.shards=2"]) == 0
+    path = out / ".work" / "chunk-000001.arrow"
+    content = bytearray(path.read_bytes())
+    for at in (content.index(b"\x89PNG") + 60, content.index(b"p00") + 3, content.index(b"derain/input/p00") + 17):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert main(["merge", str(out)]) == 6
+        assert path.name in capsys.readouterr().err and not (out / "data").exists()
+    path.write_bytes(content)
+    assert main(["merge", str(out)]) == 0

@@ -190,5 +190,5 @@ def test_broken_tables(tmp_path) -> None:
 
 def test_an_id_twice(tmp_path) -> None:
     write_folder(tmp_path, 2)
-    with pytest.raises(DataError, match=r"line 2: id .* line 1"):
+    with pytest.raises(DataError, match=r"line 2: field 'id': .* line 1"):
         Manifest(lines(tmp_path / "m.jsonl", GOOD, GOOD)).pairs("train")

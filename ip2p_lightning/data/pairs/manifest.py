@@ -15,7 +15,8 @@ from ip2p_lightning.data.pairs.files import ImageStore, image_store
 from ip2p_lightning.data.pairs.folder import pair_hashes, paired_view
 from ip2p_lightning.data.pairs.protocol import SPLITS, Maker, Split, checked_split
 from ip2p_lightning.data.pairs.splits import checked_fractions, split_groups
-from ip2p_lightning.data.pairs.table import PathCheck, cell, connected, records
+from ip2p_lightning.data.pairs.table import PathCheck, cell, connected, records, same_name
+from ip2p_lightning.data.prompts import cleaned_prompt
 from ip2p_lightning.data.view import View
 from ip2p_lightning.errors import DataError
 
@@ -94,9 +95,9 @@ class Manifest:
             if self.task is not None and cell(record, "task", where) != self.task:
                 continue
             row = self._row(record, inside, where)
-            if row.id in seen:
-                raise DataError(f"{where}: id '{row.id}' is already on line {seen[row.id]}")
-            seen[row.id] = number
+            first = seen.setdefault(same_name(row.id), number)
+            if first != number:
+                raise DataError(f"{where}: field 'id': '{row.id}' is already on line {first}")
             rows.append(row)
         if not rows:
             raise DataError(f"{path}: no line" + (f" with task '{self.task}'" if self.task else ""))
@@ -109,9 +110,13 @@ class Manifest:
             raise DataError(f"{where}: split '{split}' is not train, val or test")
         prompt = None
         if self.prompt is not None and (self.prompt not in record or record[self.prompt]):
-            prompt = cell(record, self.prompt, where)
+            prompt = cleaned_prompt(cell(record, self.prompt, where), f"{where}: field '{self.prompt}'")
         name = cell(record, "id", where) if record.get("id") not in (None, "") else f"{original} > {edited}"
-        return Row(name, inside(original, where), inside(edited, where), prompt, split)
+        first, second = (
+            inside(place, f"{where}, field '{field}'")
+            for field, place in ((self.original, original), (self.edited, edited))
+        )
+        return Row(name, first, second, prompt, split)
 
     def _divided(self, rows: list[Row]) -> list[Row]:
         base = os.path.realpath(self.root or Path(self.path).expanduser().parent)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import stat
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +17,9 @@ from ip2p_lightning.errors import DataError, SecurityError, StorageError, UserEr
 
 MOST_NAMES = 4_000_000  # of files that are remembered while a manifest is read; beyond it, each is looked up
 LONGEST_LINE = 1 << 20  # characters; a line beyond it is no list of paths
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as "surrogateescape" reads them
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, as JSON can write it
+_SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
 def records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -31,34 +36,45 @@ def records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UserError(f"manifest {path}: no such file")
     try:
         yield from readers[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from None
 
 
-def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for record in reader:
-                if None in record or None in record.values():
-                    raise DataError(f"{path}, line {reader.line_num}: not as many fields as the header has")
-                yield reader.line_num, record
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.reader.line_num}: {error}") from None
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as file:
+def _lines(path: Path, newline: str | None) -> Iterator[tuple[int, str]]:
+    """Number and text of every line. Raises DataError: not UTF-8, or longer than any line of paths."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
-            where = f"{path}, line {number}"
             if len(line) > LONGEST_LINE:
-                raise DataError(f"{where}: longer than {LONGEST_LINE} characters")
-            if line.strip():
-                yield number, _object(line, where)
+                raise DataError(f"{path}, line {number}: longer than {LONGEST_LINE} characters")
+            if not line.isascii() and _ESCAPED.search(line):
+                raise DataError(f"{path}, line {number}: not UTF-8")
+            yield number, line
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.reader((line for _, line in _lines(path, newline="")), strict=True)
+    begun = 1  # the line that a record begins on: a quote that is left open swallows the lines behind it
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise DataError(f"{path}, line 1: two columns have one name, of {', '.join(header)}")
+        begun = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise DataError(f"{path}, line {begun}: {len(cells)} fields, the header has {len(header)}")
+            if cells:
+                yield begun, dict(zip(header, cells, strict=True))
+            begun = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}, line {begun}: {error}; is a quote left open?") from None
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in _lines(path, newline=None):
+        if line.strip():
+            yield number, _object(line, f"{path}, line {number}")
 
 
 def _refuse(word: str) -> NoReturn:
@@ -85,15 +101,30 @@ def cell(record: Mapping[str, Any], name: str, where: str) -> str:
         DataError: no such field (the line lists those there are), or it holds no text.
     """
     value = record.get(name)
-    if type(value) is str and value and not value.isspace():  # nearly every cell of a million lines
+    if type(value) is str and value.isascii() and value and not value.isspace():  # nearly every cell of a million lines
         return value
     if name not in record:
         raise DataError(f"{where}: no field '{name}', it has {', '.join(map(str, record))}{suggest(name, record)}")
     if isinstance(value, int) and not isinstance(value, bool):  # an id may be a number
         value = str(value)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or _SURROGATE.search(value):
         raise DataError(f"{where}: field '{name}' is {'empty' if value in ('', None) else 'not text'}")
     return value
+
+
+def digest(record: Mapping[str, Any], name: str, where: str) -> str | None:
+    """The sha256 in field `name`, None where it is not given. Raises DataError: something else is there."""
+    if record.get(name) in (None, ""):
+        return None
+    value = cell(record, name, where)
+    if not _SHA256.fullmatch(value):
+        raise DataError(f"{where}: field '{name}' is no sha256: 64 hexadecimal digits")
+    return value
+
+
+def same_name(name: str) -> str:
+    """Equal for names that look the same, however their accents are encoded (Unicode NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 class PathCheck:

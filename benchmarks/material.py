@@ -38,6 +38,25 @@ def write_checkpoint(folder: Path, size: str, seed: int = 0) -> Path:
     return folder
 
 
+def write_editor(folder: Path, size: str) -> Path:
+    """A random InstructPix2Pix checkpoint of a size: that of `write_checkpoint`, widened by weights that are not 0."""
+    import torch
+
+    from ip2p_lightning.networks import load_unet
+    from ip2p_lightning.pipeline import PIPELINE
+    from tests.sd_checkpoint import _write_index
+
+    if (folder / "unet" / "widened").exists():
+        return folder
+    unet = load_unet(str(write_checkpoint(folder, size)))
+    torch.manual_seed(1)
+    torch.nn.init.normal_(unet.conv_in.weight.data[:, unet.config.out_channels :], std=0.05)
+    unet.save_pretrained(folder / "unet")
+    _write_index(folder, PIPELINE)
+    (folder / "unet" / "widened").touch()
+    return folder
+
+
 def _parts(size: dict[str, Any]) -> dict[str, Any]:
     """UNet, VAE and text encoder of Stable Diffusion 1.5's architecture at these widths."""
     from diffusers import AutoencoderKL, UNet2DConditionModel

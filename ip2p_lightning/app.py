@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ip2p_lightning.commands import Parser, at_least, device, quiet_libraries, run
+from ip2p_lightning.commands import Parser, at_least, quiet_libraries, run
 from ip2p_lightning.errors import UserError
 
 EXAMPLES = """
@@ -50,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="ip2p-app-") as folder:
         gradio = _gradio(folder)
+        from ip2p_lightning.editing import ready
+
         module, prompts = _opened(args.model)
-        editor = Editor(device(module), Path(folder), args.max_side, args.max_steps)
+        editor = Editor(ready(module), Path(folder), args.max_side, args.max_steps)
         _listen(_page(gradio, editor, prompts, args.model).queue(max_size=args.queue, api_open=False), gradio, args)
     return 0
 
@@ -116,7 +118,7 @@ class Editor(NamedTuple):
         sampler = type(self.module.sampler)(**(vars(self.module.sampler) | given))
         seed = number("seed", seed, 0, MAX_SEED, int)
         pixels = open_image(self.upload(photo), name="photo")
-        fit = Fit.of(pixels, self.module, self.max_side)
+        fit = Fit.of(pixels.shape[1::-1], self.module, self.max_side)
         x = fit.to_model(pixels)[None].to(self.module.device)
         try:
             return fit.back(self.module.edit(x, [prompt.encode("utf-8", "replace").decode()], [seed], sampler)[0])

@@ -83,13 +83,45 @@ def at_least(low: int) -> Callable[[str], int]:
     return number
 
 
-def device(module: Any) -> Any:
-    """Put a model on the GPU if there is one; returns the model."""
-    import torch
+def add_sampler_options(page: Parser) -> None:
+    """What a sampler can be told in place of the run's own settings; see `overridden`."""
+    page.add_argument(
+        "--text-scale", type=float, metavar="X", help="how strongly the instruction is followed (default: the run's)"
+    )
+    page.add_argument(
+        "--image-scale", type=float, metavar="X", help="how strongly the photo is kept (default: the run's)"
+    )
+    page.add_argument("--steps", type=at_least(1), metavar="N", help="sampling steps (default: the run's)")
+    page.add_argument("--scheduler", metavar="NAME", help="ddim, dpm++, unipc or euler-a (default: the run's)")
 
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
-    module.setup("predict")
-    return module.eval()
+
+def add_device_options(page: Parser) -> None:
+    """Where and how a model computes; see `editing.ready`."""
+    page.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    page.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks (float32)"
+    )
+    page.add_argument("--compile", action="store_true", help="torch.compile: pays off after some minutes of work")
+
+
+def sampler_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of `add_sampler_options` that were given."""
+    names = ("text_scale", "image_scale", "steps", "scheduler")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def overridden(sampler: Any, args: argparse.Namespace) -> Any:
+    """A sampler like `sampler`, with the settings that were given.
+
+    Raises:
+        UserError: a setting that it does not have, or a value out of range.
+    """
+    given = sampler_settings(args)
+    for name in given:
+        if name not in vars(sampler):
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} does not apply: {type(sampler).__name__}, this run's sampler, has no {name}")
+    return type(sampler)(**(vars(sampler) | given))
 
 
 def shown(path: Path) -> str:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.commands import Parser, at_least, device, quiet_libraries, run, shown
+from ip2p_lightning.commands import (
+    Parser,
+    add_device_options,
+    add_sampler_options,
+    at_least,
+    overridden,
+    quiet_libraries,
+    run,
+    shown,
+)
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.photos import Fit, Job, plan
+from ip2p_lightning.photos import Job, asked, listed, plan
 
 USAGE = "ip2p-edit RUN|PIPELINE IMAGE... PROMPT [-o OUT] [options]"
 EXAMPLES = """
@@ -20,15 +29,17 @@ arguments:
   PROMPT                the instruction, last
 
 The edit has the photo's own name and size, upright. A latent model sees the photo at the next smaller multiple of 8,
-as diffusers' pipeline does; --max-side bounds what the model sees, not what is written. The same seed on the same
-photo gives the same pixels, whatever else is edited beside it. Each PNG carries the command, run, seed and prompt.
+as diffusers' pipeline does; --max-side bounds what the model sees, not what is written. Photos of one size are edited
+together; the same seed on the same photo gives the same pixels, up to 1 of 255, whatever else is edited beside it (to
+the last bit with --batch-size 1). Each PNG carries the command, run, seed and prompt.
 
 examples:
   ip2p-edit runs/demo photo.jpg "take the noise out"                       writes photo-edit.png beside it
   ip2p-edit runs/demo photo.jpg "take the noise out" -o clean.png
   ip2p-edit runs/demo holiday/ 'rain/*.jpg' "make it a cartoon" -o out/    out/NAME.png for each
+  ip2p-edit runs/demo --prompts wishes.csv -o out/                         an instruction for each photo: photo,prompt
   ip2p-edit runs/cartoon photo.jpg "make it a cartoon" --text-scale 7 --image-scale 1.5 --steps 50
-  ip2p-edit timbrooks/instruct-pix2pix photo.jpg "make it a cartoon" --scheduler euler-a
+  ip2p-edit timbrooks/instruct-pix2pix holiday/ "make it a cartoon" -o out/ --dtype bfloat16 --throughput
 
 Exit codes: 0 done, 2 usage, 3 image refused, 5 disk or permission, 6 damaged weights, 7 refused for safety.
 """
@@ -42,19 +53,17 @@ def parser() -> Parser:
         "-o", "--out", type=Path, help="FILE.png for one image, a folder for several (default: beside it)"
     )
     page.add_argument(
-        "--text-scale", type=float, metavar="X", help="how strongly the instruction is followed (default: the run's)"
+        "--prompts", type=Path, metavar="FILE", help="csv or jsonl with photo and prompt, in place of IMAGE and PROMPT"
     )
-    page.add_argument(
-        "--image-scale", type=float, metavar="X", help="how strongly the photo is kept (default: the run's)"
-    )
-    page.add_argument("--steps", type=at_least(1), metavar="N", help="sampling steps (default: the run's)")
-    page.add_argument("--scheduler", metavar="NAME", help="ddim, dpm++, unipc or euler-a (default: the run's)")
+    add_sampler_options(page)
     page.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of each photo's noise (default: 0)")
     page.add_argument("--max-side", type=at_least(8), metavar="PIXELS", help="longest side the model sees")
     page.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of a run (default: ema)")
     page.add_argument(
-        "--batch-size", type=at_least(1), metavar="N", default=1, help="photos of one size at a time (default: 1)"
+        "--batch-size", type=_batch_size, metavar="N", help="photos of one size at a time, or auto (default: auto)"
     )
+    add_device_options(page)
+    page.add_argument("--throughput", action="store_true", help="print images a second, and where the time went")
     page.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     return page
 
@@ -64,30 +73,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser(), _edit, argv)
 
 
+def _batch_size(text: str) -> int | None:
+    return None if text == "auto" else at_least(1)(text)
+
+
 def _edit(args: argparse.Namespace) -> int:
+    model, wanted = _wanted(args)
+    jobs = plan(wanted, args.out, args.overwrite)
+    sizes = _sizes(jobs)
+    module, described = _open(model, args.weights)
+    from ip2p_lightning.editing import BatchEditor, Clock, ready
+    from ip2p_lightning.photo_batches import batched
+
+    sampler = overridden(module.sampler, args)
+    module = ready(module, args.device, args.dtype, args.compile)
+    batches = batched(jobs, sizes, module, args.max_side, args.batch_size)
+    clock = Clock(module.device if args.throughput else None)
+    _edit_all(batches, BatchEditor(module, sampler, args.batch_size, clock), described, args)
+    if args.throughput:
+        print(clock.told())
+    return 0
+
+
+def _wanted(args: argparse.Namespace) -> tuple[str, list[tuple[Path, str]]]:
+    """The model, and the photos with their instructions."""
+    if args.prompts is not None:
+        if len(args.words) != 1:
+            raise UserError(f"--prompts names photos and instructions; give RUN alone beside it, not {args.words[1:]}")
+        return args.words[0], listed(args.prompts)
     if len(args.words) < 3:
         raise UserError(f"give a run, at least one image and the instruction: {USAGE}")
     model, *names, prompt = args.words
     if not prompt.strip() or prompt.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
         raise UserError(f"the last argument is the instruction, not '{prompt}': {USAGE}")
-    jobs = plan(names, args.out, args.overwrite)
-    _check_photos(jobs)
-    module, described = _open(model, args.weights)
-    module = device(module)
-    sampler = overridden(module.sampler, args)
-    text = {"command": args.typed, "run": described, "seed": str(args.seed), "prompt": prompt}
-    for group in _groups(jobs, args.batch_size):
-        for job, pixels in zip(group, _edited(module, group, prompt, sampler, args), strict=True):
-            _save(pixels, job.out, text)
-            print(f"{shown(job.photo)} -> {shown(job.out)}")
-    return 0
+    return model, asked(names, prompt)
 
 
-def _check_photos(jobs: Sequence[Job]) -> None:
+def _sizes(jobs: Sequence[Job]) -> dict[Path, tuple[int, int]]:
+    """(width, height) of each photo; all are decoded, so that a bad one is refused before anything is written."""
     from ip2p_lightning.data.image import open_image
 
-    for job in jobs:
-        open_image(job.photo)
+    return {photo: open_image(photo).shape[1::-1] for photo in dict.fromkeys(job.photo for job in jobs)}
+
+
+def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argparse.Namespace) -> None:
+    from tqdm.auto import tqdm
+
+    from ip2p_lightning.photo_batches import edit_photos
+
+    text = {"command": args.typed, "run": described, "seed": str(args.seed)}
+    form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} photos [{elapsed}<{remaining}]"
+    count = sum(len(batch.jobs) for batch in batches)
+    with tqdm(total=count, desc="edit", bar_format=form, disable=None, leave=False) as bar:
+        editor.progress = bar.update
+        edit_photos(
+            batches,
+            editor,
+            args.seed,
+            save=lambda pixels, job: _save(pixels, job.out, text | {"prompt": job.prompt}),
+            done=lambda job: tqdm.write(f"{shown(job.photo)} -> {shown(job.out)}"),
+        )
 
 
 def _open(path: str, weights: str) -> tuple[Any, str]:
@@ -103,54 +148,6 @@ def _open(path: str, weights: str) -> tuple[Any, str]:
         return opened.module, f"{path} step {opened.step} {weights}"
     quiet_libraries()
     return open_pipeline(path), path
-
-
-def overridden(sampler: Any, args: argparse.Namespace) -> Any:
-    """A sampler like `sampler`, with the settings that were given.
-
-    Raises:
-        UserError: a setting that it does not have, or a value out of range.
-    """
-    names = ("text_scale", "image_scale", "steps", "scheduler")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    for name in given:
-        if name not in vars(sampler):
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} does not apply: {type(sampler).__name__}, this run's sampler, has no {name}")
-    return type(sampler)(**(vars(sampler) | given))
-
-
-def _groups(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
-    """Jobs in batches of one photo size, in order as far as that allows."""
-    from tqdm.auto import tqdm
-
-    from ip2p_lightning.data.image import open_image
-
-    by_size: dict[tuple[int, ...], list[Job]] = {}
-    for job in jobs if batch_size > 1 else ():
-        by_size.setdefault(open_image(job.photo).shape, []).append(job)
-    same = by_size.values() if batch_size > 1 else [list(jobs)]
-    groups = [group[i : i + batch_size] for group in same for i in range(0, len(group), batch_size)]
-    yield from tqdm(groups, desc="edit", unit="batch", disable=None if len(groups) > 1 else True)
-
-
-def _edited(module: Any, group: Sequence[Job], prompt: str, sampler: Any, args: argparse.Namespace) -> list[Any]:
-    """The edits of photos of one size, at that size.  -> [H W 3] uint8 each"""
-    import torch
-
-    from ip2p_lightning.data.image import open_image
-
-    photos = [open_image(job.photo) for job in group]
-    fit = Fit.of(photos[0], module, args.max_side)
-    original = torch.stack([fit.to_model(photo) for photo in photos]).to(module.device)
-    try:
-        edits = module.edit(original, [prompt] * len(group), [args.seed] * len(group), sampler)
-    except RuntimeError as error:
-        if "memory" not in str(error):
-            raise
-        width, height = fit.model
-        raise UserError(f"{group[0].photo}: not enough memory for {width} x {height} pixels; give --max-side") from None
-    return [fit.back(edit) for edit in edits]
 
 
 def _save(pixels: Any, out: Path, text: dict[str, str]) -> None:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.editing import Clock
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.metrics import psnr, ssim
-from ip2p_lightning.networks import Conditioner, apply_unet
+from ip2p_lightning.networks import Conditioner, apply_unet, constant_text
 from ip2p_lightning.randomness import seed_of, torch_rng
 from ip2p_lightning.training import LearningRate, TrainedModule
 
@@ -188,32 +189,40 @@ class EditDiffusion(TrainedModule):
 
     @torch.no_grad()
     def edit(
-        self, original: Tensor, prompts: Sequence[str], seeds: Sequence[int], sampler: Any = None
+        self,
+        original: Tensor,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampler: Any = None,
+        clock: Clock | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:  # [B 3 H W] -> [B 3 H W]
         """Follow an instruction on each image.
 
         Args:
-            original: [B 3 H W] in [-1, 1]; H and W multiples of the autoencoder's factor.
+            original: [B 3 H W] in [-1, 1], H and W multiples of the autoencoder's factor; or its moments [B 2C h w].
             prompts: one instruction per image.
             seeds: one seed per image: an image's edit does not depend on its neighbours in the batch.
             sampler: in place of the configured one.
+            clock: told what encoding, sampling and decoding cost.
+            progress: called after each step with the steps done and the steps in all.
 
         Returns:
             [B 3 H W] in [-1, 1].
         """
-        image = self.autoencoder.mode(self.autoencoder.moments(original))
-        condition = self.conditioner.encode(image, list(prompts))
-        # on the CPU, as diffusers' pipelines advise: a seed then gives the same pixels on every device
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        z = (sampler or self.sampler).sample(
-            self._net,
-            self.objective,
-            condition,
-            self.conditioner.null(condition),
-            image * self.autoencoder.scaling_factor,
-            generators,
-        )
-        return self.autoencoder.decode(z).clamp(-1, 1)
+        clock = clock or Clock()
+        with clock("encode"):
+            image = self.autoencoder.mode(self._moments(original))
+            full = self.conditioner.encode(image, list(prompts))
+            full = full._replace(text=full.text.to(next(self.unet.parameters()).dtype))  # here, not at each step
+            null = self.conditioner.null(full)
+            # on the CPU, as diffusers' pipelines advise: a seed then gives the same pixels on every device
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with clock("sample"), constant_text(self.unet):
+            z, net = image * self.autoencoder.scaling_factor, clock.counting(self._net)
+            z = (sampler or self.sampler).sample(net, self.objective, full, null, z, generators, progress)
+        with clock("decode"):
+            return self.autoencoder.decode(z).clamp(-1, 1)
 
     def validation_step(self, batch: EditExample, batch_idx: int) -> dict[str, Tensor]:
         """Scores of the model and of the identity edit, per example; `callbacks` gathers them."""

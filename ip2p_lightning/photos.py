@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ip2p_lightning.data.image import SUFFIXES
+from ip2p_lightning.data.pairs.table import cell, records
 from ip2p_lightning.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -21,31 +23,73 @@ PIXEL_STRIDE = 8  # what the data modules cut evaluation images to
 
 
 class Job(NamedTuple):
-    """One photo and where its edit goes."""
+    """One edit: a photo, where the edit goes, and the instruction."""
 
     photo: Path
     out: Path
+    prompt: str
 
 
-def plan(names: Sequence[str], out: Path | None, overwrite: bool) -> list[Job]:
-    """Which photo goes where; decided, and refused, before any model is loaded.
+def asked(names: Sequence[str], prompt: str) -> list[tuple[Path, str]]:
+    """The photos of files, folders and globs, each with the one instruction.
 
     Raises:
-        UserError: nothing to edit, or an output that exists, is named twice or is a photo to be edited.
+        DataError: a name that stands for no photo.
     """
-    photos = list(dict.fromkeys(photo for name in names for photo in _expand(name)))
-    if out is None:
-        jobs = [Job(photo, photo.with_name(f"{photo.stem}-edit.png")) for photo in photos]
-    elif out.suffix.lower() in SUFFIXES and not out.is_dir():
-        if out.suffix.lower() != ".png" or len(photos) > 1:
+    return [(photo, prompt) for photo in dict.fromkeys(photo for name in names for photo in _expand(name))]
+
+
+def listed(path: Path) -> list[tuple[Path, str]]:
+    """The photos and instructions of a ``.csv`` or ``.jsonl`` file with the fields ``photo`` and ``prompt``.
+
+    A photo's path is relative to the file's folder, or absolute; it may come with several instructions.
+
+    Raises:
+        UserError: no such file, or of another kind.
+        DataError: a line without a photo that exists, or without an instruction; or no line at all.
+    """
+    found: list[tuple[Path, str]] = []
+    for number, record in records(path):
+        where = f"{path}, line {number}"
+        photo = path.parent / Path(cell(record, "photo", where)).expanduser()
+        if not photo.is_file():
+            raise DataError(f"{where}: '{record['photo']}': no such file")
+        found.append((photo, cell(record, "prompt", where).strip()))
+    if not found:
+        raise DataError(f"{path}: no line with a photo and a prompt")
+    return list(dict.fromkeys(found))
+
+
+def plan(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite: bool) -> list[Job]:
+    """Which photo goes where; decided, and refused, before any model is loaded.
+
+    Edits of a photo with several instructions are numbered in their order: NAME-1, NAME-2, ...
+
+    Raises:
+        UserError: an output that exists, is named twice or is a photo to be edited.
+    """
+    if out is not None and out.suffix.lower() in SUFFIXES and not out.is_dir():
+        if out.suffix.lower() != ".png" or len(wanted) > 1:
             raise UserError(
-                f"-o {out}: edits are written as PNG; give FILE.png for one image, a folder for {len(photos)}"
+                f"-o {out}: edits are written as PNG; give FILE.png for one image, a folder for {len(wanted)}"
             )
-        jobs = [Job(photos[0], out)]
+        jobs = [Job(wanted[0][0], out, wanted[0][1])]
     else:
-        jobs = [Job(photo, out / f"{photo.stem}.png") for photo in photos]
+        jobs = [Job(photo, _out(photo, number, out), prompt) for photo, number, prompt in _numbered(wanted)]
     _check_outputs(jobs, overwrite)
     return jobs
+
+
+def _numbered(wanted: Sequence[tuple[Path, str]]) -> Iterator[tuple[Path, int | None, str]]:
+    counts, seen = Counter(photo for photo, _ in wanted), Counter[Path]()
+    for photo, prompt in wanted:
+        seen[photo] += 1
+        yield photo, seen[photo] if counts[photo] > 1 else None, prompt
+
+
+def _out(photo: Path, number: int | None, folder: Path | None) -> Path:
+    stem = photo.stem if number is None else f"{photo.stem}-{number}"
+    return photo.with_name(f"{stem}-edit.png") if folder is None else folder / f"{stem}.png"
 
 
 def _expand(name: str) -> list[Path]:
@@ -67,7 +111,7 @@ def _expand(name: str) -> list[Path]:
 def _check_outputs(jobs: Sequence[Job], overwrite: bool) -> None:
     photos = {job.photo.resolve() for job in jobs}
     seen: dict[Path, Path] = {}
-    for photo, out in jobs:
+    for photo, out, _ in jobs:
         if out.resolve() in photos:
             raise UserError(f"{out} is a photo to be edited; give another -o")
         if out in seen:
@@ -92,13 +136,12 @@ class Fit:
     model: tuple[int, int]
 
     @classmethod
-    def of(cls, pixels: np.ndarray, module: Any, max_side: int | None = None) -> Fit:
-        """The fit of a photo ``[H W 3]`` to a model.
+    def of(cls, size: tuple[int, int], module: Any, max_side: int | None = None) -> Fit:
+        """The fit of a photo of `size` (width, height) to a model.
 
         A latent model gets the photo resampled to the multiple below, as diffusers' pipeline does. A model that works
         on the pixels themselves gets it padded: resampling would blur what it is to restore.
         """
-        size = (pixels.shape[1], pixels.shape[0])
         scale = min(1.0, max_side / max(size)) if max_side else 1.0
         work = tuple(max(1, round(side * scale)) for side in size) if scale < 1 else size
         stride = module.autoencoder.factor

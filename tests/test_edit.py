@@ -180,7 +180,7 @@ def test_a_pixel_model_sees_every_pixel_once(factor):
     lossless = SimpleNamespace(autoencoder=SimpleNamespace(factor=factor, model=None))
     for height, width in [(8, 8), (9, 15), (67, 101), (16, 24), (31, 8)]:
         source = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        fit = Fit.of(source, lossless)
+        fit = Fit.of(source.shape[1::-1], lossless)
         x = fit.to_model(source)
         assert x.shape[1] % 8 == 0 and x.shape[2] % 8 == 0 and x.shape[1] - height < 8 and x.shape[2] - width < 8
         assert np.array_equal(fit.back(x), source)
@@ -188,8 +188,7 @@ def test_a_pixel_model_sees_every_pixel_once(factor):
 
 def test_a_latent_model_sees_the_multiple_below():
     latent = SimpleNamespace(autoencoder=SimpleNamespace(factor=8, model=object()))
-    source = np.zeros((67, 101, 3), np.uint8)
-    assert Fit.of(source, latent).model == (96, 64)
-    assert Fit.of(source, latent, max_side=50).model == (48, 32)
-    assert Fit.of(source, latent, max_side=500).model == (96, 64)
-    assert Fit.of(source[:9, :9], latent, max_side=8).model == (8, 8)
+    assert Fit.of((101, 67), latent).model == (96, 64)
+    assert Fit.of((101, 67), latent, max_side=50).model == (48, 32)
+    assert Fit.of((101, 67), latent, max_side=500).model == (96, 64)
+    assert Fit.of((9, 9), latent, max_side=8).model == (8, 8)

@@ -52,6 +52,7 @@ class GuidedNet:
         self.net, self.null = net, null
         self.scales = (text_scale, image_scale)
         self.names = branches(text_scale, image_scale)
+        self._stacked: tuple[ConditionLike, ConditionLike] | None = None  # a condition, and what is made of it
 
     def _shown(self, name: str, condition: ConditionLike) -> ConditionLike:
         if name == "full":
@@ -62,7 +63,10 @@ class GuidedNet:
         """The guided output at `z_t`; one plain call of `net` where nothing but the full branch is needed."""
         if self.names == ("full",):
             return self.net(z_t, t, condition)
-        k, shown = len(self.names), [self._shown(name, condition) for name in self.names]
-        stacked = condition._replace(image=torch.cat([c.image for c in shown]), text=torch.cat([c.text for c in shown]))
+        if self._stacked is None or self._stacked[0] is not condition:  # once for all steps
+            shown = [self._shown(name, condition) for name in self.names]
+            both = (torch.cat([c.image for c in shown]), torch.cat([c.text for c in shown]))
+            self._stacked = condition, condition._replace(image=both[0], text=both[1])
+        k, stacked = len(self.names), self._stacked[1]
         outs = dict(zip(self.names, self.net(torch.cat([z_t] * k), t.repeat(k), stacked).chunk(k), strict=True))
         return edit_guidance(*(outs.get(name) for name in BRANCHES), *self.scales)

@@ -18,6 +18,7 @@ _HOMES = {
     "TextEncoder": "text_encoder",
     "TinyText": "text_encoder",
     "apply_unet": "unet",
+    "constant_text": "cross_attention",
     "load_unet": "unet",
     "widen": "unet",
 }

@@ -14,6 +14,7 @@ from ip2p_lightning.errors import UserError
 
 _DATA = """Loader Photos Folder Manifest HubDataset PromptPool MixtureDataModule EditDataModule CartoonDataModule
 DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule Built"""
+_TEXT = ("ClipText", "TinyText")
 _MAKERS = "degrade.GaussianNoise degrade.PoissonGaussianNoise degrade.SensorNoise degrade.Rain degrade.LowLight"
 
 # Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
@@ -24,8 +25,7 @@ ALLOWED_TARGETS = frozenset(
     + ["ip2p_lightning.teachers.GeneratorTeacher"]
     + [
         f"ip2p_lightning.networks.{name}"
-        for name in ["load_unet", "Lora", "PixelEditor", "KLAutoencoder", "TAESD", "PixelUnshuffle"]
-        + ["ClipText", "TinyText"]
+        for name in ["load_unet", "Lora", "PixelEditor", "KLAutoencoder", "TAESD", "PixelUnshuffle", *_TEXT]
     ]
     + [
         f"ip2p_lightning.diffusion.{n}"

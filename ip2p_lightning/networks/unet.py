@@ -29,7 +29,7 @@ def load_unet(
     With C latent channels (its output channels), a checkpoint of C inputs (text to image) is widened to
     C + `image_channels`, one of C + `image_channels` (already an editor) is taken as it is. `copy_bias` False
     reproduces diffusers' training script (diffusers#4960), see `widen`. `subfolder`, `revision` and `variant` say which
-    files; `gradient_checkpointing` trades time for memory; with `lora`, all is frozen but that. Raises UserError for any
+    files; `gradient_checkpointing` trades time for memory; `lora` freezes all but itself. Raises UserError for any
     other number of inputs and for missing weights, DamagedError for weights that cannot be read.
     """
     from diffusers import UNet2DConditionModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +15,17 @@ from torch import nn
 from ip2p_lightning.activations import kept
 from ip2p_lightning.config import build
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.pipeline import is_hub_id
 
 GIB = 2**30
 BASE = {"cpu": 0.7, "cuda": 1.2}  # GiB of libraries and workspaces, measured on the CPU, usual on a GPU
 SPARE = 0.1  # part of a device that is left free where a choice is made by the estimate
 _MUCH = 2.0  # GiB above which it pays to name a part
-SD15 = {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 768}  # the rest are the class's own defaults
-SD15_SHAPED = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "timbrooks/instruct-pix2pix")
+SD15_SHAPED = {  # where the class's own defaults are not SD 1.5's
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768},
+    "timbrooks/instruct-pix2pix": {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 768},
+}
+ENCODE, DECODE = 2560, 4600  # bytes a pixel in float32: the peak of SD 1.5's autoencoder, measured on a CPU
 FROZEN = {"KLAutoencoder": 335e6, "TAESD": 10e6, "ClipText": 492e6}  # bytes of SD 1.5's parts in float32
 
 
@@ -67,7 +72,7 @@ def estimate(config: Mapping[str, Any]) -> Memory | None:
         optimizer=trained * _optimizer_share(config["optimizer"]) / GIB,
         average=(trained if model.get("ema") is not None else 0) / GIB,
         copies=saved.copies / GIB,
-        activations=loader["batch_size"] * loader.get("merge", 1) * saved.image / GIB,
+        activations=max(loader["batch_size"] * loader.get("merge", 1) * saved.image, _pictures(config)) / GIB,
         base=BASE["cpu" if config["trainer"].get("accelerator") == "cpu" else "cuda"],
     )
 
@@ -94,17 +99,14 @@ def _unet(node: Mapping[str, Any]) -> Any:
 
 def _shape(path: str, subfolder: str | None) -> dict[str, Any] | None:
     """A UNet's config: of a folder, of the hub's cache, or known by its name."""
-    from diffusers import UNet2DConditionModel
+    from huggingface_hub import try_to_load_from_cache
 
-    place = Path(path).expanduser()
-    try:
-        return dict(
-            UNet2DConditionModel.load_config(
-                str(place) if place.is_dir() else path, subfolder=subfolder, local_files_only=True
-            )
-        )
-    except (OSError, ValueError):
-        return dict(SD15, in_channels=4 if "stable-diffusion" in path else 8) if path in SD15_SHAPED else None
+    name = f"{subfolder}/config.json" if subfolder else "config.json"
+    place = Path(path).expanduser() / name
+    cached = try_to_load_from_cache(path, name) if is_hub_id(path) and not place.is_file() else place
+    if isinstance(cached, str | Path) and Path(cached).is_file():
+        return json.loads(Path(cached).read_text())
+    return SD15_SHAPED.get(path)
 
 
 def _frozen_bytes(config: Mapping[str, Any]) -> float:
@@ -117,6 +119,16 @@ def _frozen_bytes(config: Mapping[str, Any]) -> float:
             sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
             total += max(sizes, default=FROZEN.get(config[name]["_target_"].rpartition(".")[2], 0))
     return total
+
+
+def _pictures(config: Mapping[str, Any]) -> float:
+    """Bytes that SD's autoencoder needs while it encodes a batch or decodes one of a validation; all of it is let go."""
+    loader = config["loader"]
+    if not config["autoencoder"]["_target_"].endswith("KLAutoencoder"):
+        return 0.0
+    shown = (loader.get("eval_batch_size") or loader["batch_size"]) * (loader.get("eval_size") or loader["size"]) ** 2
+    encoded = loader["batch_size"] * loader.get("merge", 1) * loader["size"] ** 2
+    return max(ENCODE * encoded, DECODE * shown if config.get("val_every") else 0)
 
 
 def _optimizer_share(node: Mapping[str, Any]) -> float:
@@ -171,6 +183,7 @@ def advice(config: Mapping[str, Any], memory: Memory) -> str:
     words = {
         "loader.merge=1": config["loader"].get("merge", 1) > 1,
         "a smaller loader.batch_size with a larger trainer.accumulate_grad_batches": config["loader"]["batch_size"] > 1,
+        "loader.eval_batch_size=1": _pictures(config) > GIB,
         "model.gradient_checkpointing=true": not model.get("gradient_checkpointing"),
         "optimizer=adamw8bit": memory.optimizer > _MUCH,
         "model.ema=null": memory.average > _MUCH,

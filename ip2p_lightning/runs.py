@@ -35,6 +35,7 @@ FREE_KEYS = (
     "keep",
     "loader.workers",
     "loader.timeout",
+    "model.gradient_checkpointing",
 )
 
 

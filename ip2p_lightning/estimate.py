@@ -122,7 +122,7 @@ def _frozen_bytes(config: Mapping[str, Any]) -> float:
 
 
 def _pictures(config: Mapping[str, Any]) -> float:
-    """Bytes that SD's autoencoder needs while it encodes a batch or decodes one of a validation; all of it is let go."""
+    """Bytes that SD's autoencoder needs to encode a batch or decode one of a validation; soon let go."""
     loader = config["loader"]
     if not config["autoencoder"]["_target_"].endswith("KLAutoencoder"):
         return 0.0

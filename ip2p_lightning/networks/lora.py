@@ -78,8 +78,8 @@ class Lora:
 
         if unet.conv_in.weight.requires_grad:
             raise UserError(
-                "its base has no input for the photo: the widened conv_in was trained too, and a LoRA file cannot hold "
-                "it; export the whole model, without --adapter"
+                "the adapters alone are not this run: its base has no input for the photo, so the widened conv_in was "
+                "trained too, which a LoRA file cannot hold; export the whole model, without --adapter"
             )
         return get_peft_model_state_dict(unet), unet.peft_config["default"].to_dict()
 

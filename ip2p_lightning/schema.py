@@ -43,7 +43,7 @@ def import_target(name: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         library = name.partition(".")[0]
-        if error.name != library:
+        if str(error.name).partition(".")[0] != library:
             raise
         raise UserError(f"{name} needs the library {library}, which is not installed: pip install {library}") from None
 

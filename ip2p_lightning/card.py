@@ -22,7 +22,7 @@ Follows editing instructions on photos. Trained with ip2p-lightning.
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 
-pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("DIR")
+{load}
 edit = pipeline("{prompt}", photo, {settings}, generator=torch.Generator().manual_seed(0)).images[0]
 ```
 
@@ -53,6 +53,10 @@ The terms of the base model apply to these weights. The safety checker is not pa
 ```
 """
 
+LOAD = 'pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("DIR")'
+LOAD_ADAPTER = """pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("{base}")
+pipeline.load_lora_weights("DIR")  # needs peft"""
+
 
 def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     """The card of an opened run, as Markdown."""
@@ -64,6 +68,7 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     settings |= {"image_guidance_scale": sampler.image_scale}
     pools = {name: _sentences(config, name) for name in task_names(config)}
     return PAGE.format(
+        load=LOAD_ADAPTER.format(base=config["model"]["path"]) if getattr(opened.module.unet, "lora", None) else LOAD,
         name=opened.folder.resolve().name,
         prompt=next((pool[0] for pool in pools.values() if pool), "INSTRUCTION").replace('"', "'"),
         settings=", ".join(f"{k}={v:g}" for k, v in settings.items()),

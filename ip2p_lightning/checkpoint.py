@@ -167,7 +167,7 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             sweep_temporaries(self.folder)
             # parameters, two moments, gradients are not saved, the average: four times the weights, and one to spare
-            weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
+            weights = sum(p.numel() * p.element_size() for p in pl_module.parameters() if p.requires_grad)
             require_space(self.folder, 5 * weights)
             identify(self.folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,13 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from ip2p_lightning.activations import kept
+from ip2p_lightning.config import build
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.meters import saved_bytes
+from ip2p_lightning.pipeline import is_hub_id
 
 GIB = 2**30
 BASE = {"cpu": 0.7, "cuda": 1.2}  # GiB of libraries and workspaces, measured on the CPU, usual on a GPU
-_AVERAGED = 2.0  # GiB above which it pays to say that the averaged weights cost memory
+SPARE = 0.1  # part of a device that is left free where a choice is made by the estimate
+_MUCH = 2.0  # GiB above which it pays to name a part
+SD15_SHAPED = {  # where the class's own defaults are not SD 1.5's
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768},
+    "timbrooks/instruct-pix2pix": {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 768},
+}
+ENCODE, DECODE = 2560, 4600  # bytes a pixel in float32: the peak of SD 1.5's autoencoder, measured on a CPU
+FROZEN = {"KLAutoencoder": 335e6, "TAESD": 10e6, "ClipText": 492e6}  # bytes of SD 1.5's parts in float32
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class Memory:
     gradients: float
     optimizer: float
     average: float
+    copies: float  # of weights in 16 bits, which autocast makes
     activations: float
     base: float
 
@@ -35,64 +47,98 @@ class Memory:
         return sum(vars(self).values())
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {value:.1f}" for name, value in vars(self).items())
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in vars(self).items() if value >= 0.05)
         return f"memory: about {self.total:.1f} GiB ({parts})"
 
 
 def estimate(config: Mapping[str, Any]) -> Memory | None:
     """Of a checked config; None where the UNet's shape is not known without a download.
 
-    Activations are what autograd keeps of one image, counted on tensors without data, times the micro-batch; bf16 and
-    fp16 are taken to halve them. Good to about a quarter.
+    Weights are counted, what the optimizer keeps is asked of it, activations are counted on tensors without data. A
+    compiled step is counted as an eager one, which keeps more.
     """
-    made = _unet(config["unet"])
-    if made is None:
+    unet = _unet(config["unet"])
+    if unet is None:
         return None
-    unet, count = made, sum(p.numel() for p in made.parameters())
     loader, model = config["loader"], config["model"]
+    half = "16" in str(config["trainer"].get("precision", "32"))
     side = loader["size"] // (config["autoencoder"].get("factor") or 8)
-    width = unet.config.cross_attention_dim
-    kept = saved_bytes(unet, side, 77, width, bool(model.get("gradient_checkpointing")))
-    half = 0.5 if "16" in str(config["trainer"].get("precision", "32")) else 1.0
-    images = loader["batch_size"] * loader.get("merge", 1)
-    frozen = _frozen_bytes(config)
+    held = sum(p.numel() * p.element_size() for p in unet.parameters())
+    trained = 4 * sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    saved = kept(unet, side, 77, unet.config.cross_attention_dim, half, model.get("gradient_checkpointing") is True)
     return Memory(
-        weights=(4 * count + frozen) / GIB,
-        gradients=4 * count / GIB,
-        optimizer=8 * count / GIB,
-        average=(4 * count if model.get("ema") is not None else 0) / GIB,
-        activations=images * kept * half / GIB,
+        weights=(held + _frozen_bytes(config)) / GIB,
+        gradients=trained / GIB,
+        optimizer=trained * _optimizer_share(config["optimizer"]) / GIB,
+        average=(trained if model.get("ema") is not None else 0) / GIB,
+        copies=saved.copies / GIB,
+        activations=max(loader["batch_size"] * loader.get("merge", 1) * saved.image, _pictures(config)) / GIB,
         base=BASE["cpu" if config["trainer"].get("accelerator") == "cpu" else "cuda"],
     )
 
 
 def _unet(node: Mapping[str, Any]) -> Any:
-    """The run's UNet without data."""
+    """The run's UNet without data, frozen where the run's is."""
     settings = {k: v for k, v in node.items() if not k.startswith("_")}
     with torch.device("meta"):
         if node["_target_"].endswith("PixelEditor"):
             from ip2p_lightning.networks import PixelEditor
 
             return PixelEditor(**settings)
-        folder = Path(str(settings["path"])).expanduser() / (settings.get("subfolder", "unet") or "")
-        if not (folder / "config.json").is_file():
-            return None
         from diffusers import UNet2DConditionModel
 
-        shape = dict(UNet2DConditionModel.load_config(folder))
-        shape["in_channels"] = 2 * shape["out_channels"]
-        return UNet2DConditionModel.from_config(shape)
+        shape = _shape(str(settings["path"]), settings.get("subfolder", "unet"))
+        if shape is None:
+            return None
+        inputs = 2 * shape["out_channels"]
+        unet = UNet2DConditionModel.from_config({**shape, "in_channels": inputs})
+        if settings.get("lora"):
+            build(settings["lora"]).apply(unet, widened=shape["in_channels"] != inputs)
+        return unet
 
 
-def _frozen_bytes(config: Mapping[str, Any]) -> int:
-    """Autoencoder and text encoder: the size of their files."""
-    total = 0
+def _shape(path: str, subfolder: str | None) -> dict[str, Any] | None:
+    """A UNet's config: of a folder, of the hub's cache, or known by its name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = f"{subfolder}/config.json" if subfolder else "config.json"
+    place = Path(path).expanduser() / name
+    cached = try_to_load_from_cache(path, name) if is_hub_id(path) and not place.is_file() else place
+    if isinstance(cached, str | Path) and Path(cached).is_file():
+        return json.loads(Path(cached).read_text())
+    return SD15_SHAPED.get(path)
+
+
+def _frozen_bytes(config: Mapping[str, Any]) -> float:
+    """Autoencoder and text encoder: the size of their files, or of SD 1.5's where they are not here."""
+    total = 0.0
     for name, default in (("autoencoder", "vae"), ("text_encoder", "text_encoder")):
         path = config[name].get("path")
         if path:
             folder = Path(str(path)).expanduser() / (config[name].get("subfolder", default) or "")
-            total += max((f.stat().st_size for f in folder.glob("*.safetensors")), default=0)
+            sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
+            total += max(sizes, default=FROZEN.get(config[name]["_target_"].rpartition(".")[2], 0))
     return total
+
+
+def _pictures(config: Mapping[str, Any]) -> float:
+    """Bytes that SD's autoencoder needs to encode a batch or decode one of a validation; soon let go."""
+    loader = config["loader"]
+    if not config["autoencoder"]["_target_"].endswith("KLAutoencoder"):
+        return 0.0
+    shown = (loader.get("eval_batch_size") or loader["batch_size"]) * (loader.get("eval_size") or loader["size"]) ** 2
+    encoded = loader["batch_size"] * loader.get("merge", 1) * loader["size"] ** 2
+    return max(ENCODE * encoded, DECODE * shown if config.get("val_every") else 0)
+
+
+def _optimizer_share(node: Mapping[str, Any]) -> float:
+    """Bytes that an optimizer keeps for each byte of float32 weights: asked of it, with one matrix."""
+    weight = nn.Parameter(torch.zeros(256, 256))
+    optimizer = build(node)([weight])
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    state = [x for x in optimizer.state[weight].values() if isinstance(x, torch.Tensor)]
+    return sum(x.numel() * x.element_size() for x in state) / (4 * weight.numel())
 
 
 def room(config: Mapping[str, Any]) -> float | None:
@@ -102,31 +148,48 @@ def room(config: Mapping[str, Any]) -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else None
 
 
+def decided(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with model.gradient_checkpointing=auto made true or false: true where it would not fit otherwise."""
+    if config["model"].get("gradient_checkpointing") != "auto":
+        return dict(config)
+    without = {**config, "model": {**config["model"], "gradient_checkpointing": False}}
+    memory, there = estimate(without), room(config)
+    tight = memory is not None and there is not None and memory.total > (1 - SPARE) * there
+    return {**config, "model": {**config["model"], "gradient_checkpointing": tight}}
+
+
 def told(config: Mapping[str, Any]) -> str:
     """The estimate in a line.
 
     Raises:
         UserError: the run cannot fit; with advice.
     """
+    asked, config = config["model"].get("gradient_checkpointing"), decided(config)
     memory, there = estimate(config), room(config)
     if memory is None:
         return "memory: not known before the weights are here"
     if there is not None and memory.total > there:
         raise UserError(f"{memory}, but there are {there:.1f} GiB; {advice(config, memory)}")
-    return f"{memory}" + (f" of {there:.1f} GiB" if there is not None else "; the device is not in this machine")
+    chosen = config["model"].get("gradient_checkpointing")
+    how = f"; gradient checkpointing {'on' if chosen else 'off'}" if asked == "auto" else ""
+    return f"{memory}" + (f" of {there:.1f} GiB" if there is not None else "; the device is not in this machine") + how
 
 
 def advice(config: Mapping[str, Any], memory: Memory) -> str:
     """What would need less, the most harmless first."""
-    found = []
-    if config["loader"].get("merge", 1) > 1:
-        found.append("loader.merge=1")
-    if config["loader"]["batch_size"] > 1:
-        found.append("a smaller loader.batch_size with a larger trainer.accumulate_grad_batches")
-    if not config["model"].get("gradient_checkpointing"):
-        found.append("model.gradient_checkpointing=true")
-    if memory.average > _AVERAGED:
-        found.append("model.ema=null")
-    if config["loader"]["size"] > 256:
-        found.append("a smaller loader.size")
+    model, unet = config["model"], config["unet"]
+    cpu = config["trainer"].get("accelerator") == "cpu"
+    whole = not unet["_target_"].endswith("PixelEditor") and not unet.get("lora")
+    words = {
+        "loader.merge=1": config["loader"].get("merge", 1) > 1,
+        "a smaller loader.batch_size with a larger trainer.accumulate_grad_batches": config["loader"]["batch_size"] > 1,
+        "loader.eval_batch_size=1": _pictures(config) > GIB,
+        "model.gradient_checkpointing=true": not model.get("gradient_checkpointing"),
+        "optimizer=adamw8bit": memory.optimizer > _MUCH,
+        "model.ema=null": memory.average > _MUCH,
+        "unet=sd_lora": whole,
+        "unet.lora.dtype=bfloat16": bool(unet.get("lora")) and unet["lora"].get("dtype") != "bfloat16" and not cpu,
+        "a smaller loader.size": config["loader"]["size"] > 256,
+    }
+    found = [word for word, applies in words.items() if applies]
     return "try " + ", then ".join(found) if found else "it needs a larger device or a smaller model"

@@ -1,4 +1,4 @@
-"""``ip2p-export``: a run as a folder that diffusers' ``StableDiffusionInstructPix2PixPipeline`` loads."""
+"""``ip2p-export``: a run as a folder that diffusers' ``StableDiffusionInstructPix2PixPipeline`` loads, or as a LoRA."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from typing import Any
 
 from ip2p_lightning.commands import Parser, quiet_libraries, run, shown
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.pipeline import INDEX, PIPELINE, weights_of, write_pipeline
+from ip2p_lightning.pipeline import ADAPTER, INDEX, PIPELINE, weights_of, write_adapter, write_pipeline
 
 EXAMPLES = f"""
 writes OUT/: {INDEX}, unet, vae, text_encoder, tokenizer, scheduler as safetensors and JSON; README.md, the model card;
 weights.json, a digest of all weights; SHA256SUMS, of all files (ip2p-inspect verify OUT). OUT is complete or absent.
+A run with unet=sd_lora is merged into a whole model; --adapter writes its adapters alone: {ADAPTER}, README.md,
+weights.json.
 
 examples:
   ip2p-export runs/cartoon exported/cartoon
   ip2p-export runs/cartoon exported/cartoon --weights raw --overwrite
+  ip2p-export runs/lora exported/lora --adapter
 
   from diffusers import {PIPELINE}
   pipeline = {PIPELINE}.from_pretrained("exported/cartoon")
   pipeline("make it a cartoon", photo, generator=torch.Generator().manual_seed(0)).images[0]
+  pipeline.load_lora_weights("exported/lora")          # onto the model that the run started from
 
 A run that this pipeline cannot sample (objective=bridge, the embedded pixel model) is refused: use ip2p-edit RUN.
 Exit codes: 0 done, 2 usage, 5 disk or permission, 6 damaged checkpoint, 7 refused for safety.
@@ -38,6 +42,7 @@ def parser() -> Parser:
     page.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     page.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     page.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
+    page.add_argument("--adapter", action="store_true", help="only the low-rank adapters of a run with unet=sd_lora")
     page.add_argument("--overwrite", action="store_true", help="replace an earlier export at OUT")
     return page
 
@@ -57,12 +62,14 @@ def _export(args: argparse.Namespace) -> int:
     config = read_config(args.run)
     check(config, Recipe)
     _refuse(config, args.run)
+    if args.adapter and not config["unet"].get("lora"):
+        raise UserError(f"{args.run} has no adapters: all of its unet was trained; export it without --adapter")
     _check_out(args.out, args.overwrite)
     quiet_libraries()
-    opened = open_run(args.run, args.weights)
+    opened = open_run(args.run, args.weights, merged=not args.adapter)
     require_space(args.out, sum(w.numel() * w.element_size() for w in weights_of(opened.module).values()))
     with new_folder(args.out) as folder:
-        digest = write_pipeline(opened.module, folder)
+        digest = (write_adapter if args.adapter else write_pipeline)(opened.module, folder)
         _write_card(folder, opened, digest, args.typed)
         write_sums(folder)
     print(f"wrote {shown(args.out)}: step {opened.step}, {args.weights} weights, sha256 {digest['sha256'][:16]}")
@@ -90,7 +97,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{out} exists; give --overwrite or another folder")
-    if not (out / INDEX).is_file():
+    if not (out / INDEX).is_file() and not (out / ADAPTER).is_file():
         raise UserError(f"{out} is no diffusers folder (it has no {INDEX}): not replaced; give another folder")
 
 

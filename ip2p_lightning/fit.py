@@ -36,7 +36,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
 
     _quiet()
     quiet_libraries()
-    module = build_module(config)
+    module = build_module(_prepared(config, folder))
     module.any_world = "world" in config["resume_allow"]
     module.merge = config["loader"].get("merge", 1)
     trainer = _trainer(config, folder, data, request)
@@ -61,6 +61,26 @@ def _tell_what_is_cut(data: Any, encoder: Any) -> None:
         told = token_report(task.prompts, encoder.count, encoder.length)
         if told:
             print(f"prompts of {name}: {told}")
+
+
+def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Set how this device multiplies, and choose what the config leaves to it; the choice is in the status."""
+    import torch
+
+    torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
+    trainer = config["trainer"]
+    able = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if trainer.get("accelerator") == "cpu" and "16" in str(trainer.get("precision")) and not able:
+        print("trainer.precision: this CPU has no arithmetic in 16 bits; 32-true is 4 to 16 times faster")
+    if config["model"].get("gradient_checkpointing") != "auto":
+        return config
+    from ip2p_lightning.estimate import decided
+    from ip2p_lightning.runs import note
+
+    config = decided(config)
+    if group.rank() == 0:
+        note(folder, gradient_checkpointing=config["model"]["gradient_checkpointing"])
+    return config
 
 
 @contextmanager

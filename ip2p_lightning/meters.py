@@ -119,35 +119,3 @@ def flops_of_shape(unet: nn.Module, side: int, tokens: int, width: int) -> int:
     with torch.no_grad(), _Counting() as counting:
         twin(sample, t, encoder_hidden_states=text, return_dict=False)
     return counting.flops
-
-
-def saved_bytes(unet: nn.Module, side: int, tokens: int, width: int, checkpointing: bool = False) -> int:
-    """Bytes that autograd keeps of one example for the backward pass through a UNet of this shape; nothing is computed.
-
-    Args:
-        unet: a diffusers model; its weights are not touched.
-        side: h = w.
-        tokens, width: L and D.
-        checkpointing: with gradient checkpointing.
-    """
-    with torch.device("meta"):
-        twin = type(unet).from_config(unet.config).train()
-        sample = torch.empty(1, unet.config.in_channels, side, side, requires_grad=True)
-        text, t = torch.empty(1, tokens, width), torch.empty(1)
-    if checkpointing:
-        twin.enable_gradient_checkpointing()
-    own, saved = {p.untyped_storage()._cdata for p in twin.parameters()}, dict[int, int]()
-    kept: list[Any] = []
-    grids = {max(1, side >> k) ** 2 for k in range(4)}  # positions per level: on a device, attention maps are not kept
-
-    def keep(x: torch.Tensor) -> torch.Tensor:
-        storage = x.untyped_storage()
-        is_map = x.ndim > 2 and x.shape[-2] in grids and x.shape[-1] in grids | {tokens}
-        if not is_map and storage._cdata not in own:
-            saved[storage._cdata] = storage.nbytes()
-            kept.append(x)  # a freed storage's number may be used again
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        twin(sample, t, encoder_hidden_states=text, return_dict=False)
-    return sum(saved.values())

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ip2p_lightning.compiling import How, compile_unet, eager
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.editing import Clock
 from ip2p_lightning.errors import UserError
@@ -45,10 +46,10 @@ class EditDiffusion(TrainedModule):
         ema: decay of the averaged weights, ramped as min(decay, (1 + n) / (10 + n)); None = no average.
         balance_tasks: divide each task's loss by its running identity error, so that a task whose pairs lie far apart
             does not drown the others.
-        gradient_checkpointing: recompute activations in the backward pass.
+        gradient_checkpointing: recompute activations in the backward pass; ``auto`` is decided before (`estimate`).
         channels_last: keep the unet's weights in that memory format; the same numbers, often faster.
-        compile: torch.compile of the unet: regional (each kind of transformer block once) or full; takes minutes at
-            the first step.
+        compile: torch.compile of the unet in training: regional (each kind of block once), full, or graphs (full, as
+            CUDA graphs); takes minutes at the first step.
         max_skips: non-finite optimizer steps that are skipped before training stops.
 
     Raises:
@@ -70,9 +71,9 @@ class EditDiffusion(TrainedModule):
         drop: float = 0.05,
         ema: float | None = 0.9999,
         balance_tasks: bool = False,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | Literal["auto"] = False,
         channels_last: bool = False,
-        compile: Literal["off", "regional", "full"] = "off",
+        compile: How = "off",
         max_skips: int = 3,
     ) -> None:
         super().__init__(optimizer, schedule, max_skips)
@@ -85,11 +86,11 @@ class EditDiffusion(TrainedModule):
         self.conditioner = Conditioner(text_encoder, p=drop, drop_image=objective.start == "noise")
         self.tasks, self.seed, self.path = list(tasks), seed, path
         self.balance_tasks = balance_tasks
-        if gradient_checkpointing:
+        if gradient_checkpointing is True:
             unet.enable_gradient_checkpointing()
         if channels_last:
             unet.to(memory_format=torch.channels_last)
-        _compile(unet, compile)
+        self.compiled = compile
         self.register_buffer("identity_error", torch.zeros(max(1, len(self.tasks))))
         self.register_buffer("identity_count", torch.zeros(max(1, len(self.tasks))))
         self.ema = self._average(ema)
@@ -165,6 +166,8 @@ class EditDiffusion(TrainedModule):
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self._trainer else 0
 
     def training_step(self, batch: EditExample, batch_idx: int) -> Tensor:
+        if self.compiled == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs wrote in the step before is done with
         draws = self._keyed_draws(batch)
         losses = self.loss(batch, draws)
         self.latent_side = draws.noise.shape[-1]
@@ -186,6 +189,8 @@ class EditDiffusion(TrainedModule):
     def setup(self, stage: str) -> None:
         self.autoencoder.to(self.device)
         self.text_encoder.to(self.device)
+        if stage == "fit":
+            compile_unet(self.unet, self.compiled)
 
     @torch.no_grad()
     def edit(
@@ -218,7 +223,7 @@ class EditDiffusion(TrainedModule):
             null = self.conditioner.null(full)
             # on the CPU, as diffusers' pipelines advise: a seed then gives the same pixels on every device
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with clock("sample"), constant_text(self.unet):
+        with clock("sample"), eager(self.compiled), constant_text(self.unet):
             z, net = image * self.autoencoder.scaling_factor, clock.counting(self._net)
             z = (sampler or self.sampler).sample(net, self.objective, full, null, z, generators, progress)
         with clock("decode"):
@@ -235,16 +240,6 @@ class EditDiffusion(TrainedModule):
             "psnr_identity": psnr(batch.original, batch.edited),
             "ssim_identity": ssim(batch.original, batch.edited),
         }
-
-
-def _compile(unet: Any, how: str) -> None:
-    """Compile a unet in place: its parameters keep their names."""
-    if how == "full":
-        unet.compile()
-    elif how == "regional":
-        if not getattr(unet, "_repeated_blocks", None):
-            raise UserError("model.compile=regional needs repeated blocks, which this unet has not; use off or full")
-        unet.compile_repeated_blocks()
 
 
 def _check_fit(unet: Any, autoencoder: Any, text_encoder: Any) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.weights import weight_digest
 
 INDEX = "model_index.json"
+ADAPTER = "pytorch_lora_weights.safetensors"
 PIPELINE = "StableDiffusionInstructPix2PixPipeline"
 
 
@@ -102,6 +103,23 @@ def write_pipeline(module: Any, folder: Path) -> dict[str, Any]:
     return digest
 
 
+def write_adapter(module: Any, folder: Path) -> dict[str, Any]:
+    """Write a module's low-rank adapters as a pipeline's ``load_lora_weights`` reads them; returns their digest.
+
+    Raises:
+        UserError: more than the adapters was trained.
+    """
+    from diffusers import StableDiffusionInstructPix2PixPipeline as Pipeline
+
+    from ip2p_lightning.storage import write_json
+
+    weights, settings = module.unet.lora.adapters(module.unet)
+    Pipeline.save_lora_weights(folder, weights, unet_lora_adapter_metadata=settings, weight_name=ADAPTER)
+    digest = weight_digest(weights)
+    write_json(folder / "weights.json", digest)
+    return digest
+
+
 def weights_of(module: Any) -> dict[str, Any]:
     """All tensors of a pipeline, by part and name."""
     parts = {"unet": module.unet, "vae": module.autoencoder.model, "text_encoder": module.text_encoder.model}
@@ -144,15 +162,3 @@ def scheduler_config(sampler: Any, objective: Any) -> dict[str, Any]:
         hidden = {*built.get("_use_default_values", ()), "trained_betas"}
         config |= {k: v for k, v in built.items() if k not in hidden and not k.startswith("_")}
     return config
-
-
-def weight_digest(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """sha256 over names, shapes, dtypes and bytes of tensors, in the order of their names."""
-    import torch
-
-    found = hashlib.sha256()
-    for name, weight in sorted(weights.items()):
-        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        found.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    count = sum(weight.numel() for weight in weights.values())
-    return {"sha256": found.hexdigest(), "over": "name, shape, dtype, bytes", "tensors": len(weights), "numbers": count}

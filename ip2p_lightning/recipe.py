@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ip2p_lightning.config import build, check, plain
 from ip2p_lightning.rules import contradictions, parts_fit
+from ip2p_lightning.step_rules import step_contradictions
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Recipe:
     cache_variants: int = 4
     cache_draws: int = 0
     cache_dtype: str = "float32"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
     profile_steps: int = 0
     fault: str | None = None
     timeout: int = 600
@@ -88,4 +90,5 @@ def checked(composed: Any) -> dict[str, Any]:
     parts_fit(config)
     check(config, Recipe)
     contradictions(config)
+    step_contradictions(config)
     return config

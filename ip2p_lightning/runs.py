@@ -38,6 +38,7 @@ FREE_KEYS = (
     "keep",
     "loader.workers",
     "loader.timeout",
+    "model.gradient_checkpointing",
 )
 
 
@@ -210,12 +211,13 @@ class Run:
     weights: str
 
 
-def open_run(folder: str | Path, weights: str = "ema") -> Run:
+def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> Run:
     """Rebuild a run's model from its config and its newest intact checkpoint.
 
     Args:
         folder: the run's folder.
         weights: ``ema`` (the averaged ones) or ``raw``.
+        merged: add low-rank adapters to the weights they stand beside; the model is then a plain one.
 
     Raises:
         UserError: not a run, no checkpoint yet, or no averaged weights in it.
@@ -229,17 +231,19 @@ def open_run(folder: str | Path, weights: str = "ema") -> Run:
         raise UserError(f"{folder} has no checkpoint yet; continue it with the command in its {STATUS}")
     content = load(path)
     module = build_module(config)
-    module.load_state_dict(content["state_dict"])
+    whole = module.completed(content)
     if weights == "ema":
-        _load_average(module, content, folder)
+        whole |= _average(content, folder)
+    module.load_state_dict(whole)
+    if merged and getattr(module.unet, "lora", None):
+        module.unet.lora.merge(module.unet)
     return Run(folder, config, module.eval(), step_of(path), weights)
 
 
-def _load_average(module: Any, content: Mapping[str, Any], folder: Path) -> None:
+def _average(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if "ema" not in content:
         raise UserError(f"{folder} was trained without averaged weights (model.ema=null); ask for weights=raw")
-    if content["ema"]["step"] > 0:
-        module.load_state_dict({**content["state_dict"], **content["ema"]["weights"]})
+    return content["ema"]["weights"] if content["ema"]["step"] > 0 else {}
 
 
 def commit() -> str | None:

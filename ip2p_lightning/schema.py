@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from ip2p_lightning.errors import UserError
+
 _DATA = """Loader Photos Folder Manifest HubDataset PromptPool MixtureDataModule EditDataModule CartoonDataModule
 DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule Built"""
+_TEXT = ("ClipText", "TinyText")
 _MAKERS = "degrade.GaussianNoise degrade.PoissonGaussianNoise degrade.SensorNoise degrade.Rain degrade.LowLight"
 
 # Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
@@ -22,21 +25,27 @@ ALLOWED_TARGETS = frozenset(
     + ["ip2p_lightning.teachers.GeneratorTeacher"]
     + [
         f"ip2p_lightning.networks.{name}"
-        for name in ["load_unet", "PixelEditor", "KLAutoencoder", "TAESD", "PixelUnshuffle", "ClipText", "TinyText"]
+        for name in ["load_unet", "Lora", "PixelEditor", "KLAutoencoder", "TAESD", "PixelUnshuffle", *_TEXT]
     ]
     + [
         f"ip2p_lightning.diffusion.{n}"
         for n in ["DiffusionObjective", "BridgeObjective", "DiffusionSampler", "BridgeSampler"]
     ]
     + ["ip2p_lightning.module.EditDiffusion", "ip2p_lightning.module.LearningRate", "lightning.pytorch.Trainer"]
-    + ["torch.optim.AdamW", "timm.optim.create_optimizer_v2"]
+    + ["torch.optim.AdamW", "timm.optim.create_optimizer_v2", "bitsandbytes.optim.AdamW8bit"]
 )
 
 
 def import_target(name: str) -> Callable[..., Any]:
-    """The class or function that an allowed ``_target_`` names."""
+    """The class or function that an allowed ``_target_`` names. Raises UserError for an optional library not there."""
     module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        library = name.partition(".")[0]
+        if str(error.name).partition(".")[0] != library:
+            raise
+        raise UserError(f"{name} needs the library {library}, which is not installed: pip install {library}") from None
 
 
 def conforms(value: Any, hint: Any) -> bool:

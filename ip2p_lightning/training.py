@@ -6,17 +6,19 @@ Nothing in this file knows what is learnt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ip2p_lightning.errors import NonFiniteError, UserError
+from ip2p_lightning.errors import DamagedError, NonFiniteError, UserError
 from ip2p_lightning.guard import Guard, can_mask
 from ip2p_lightning.sharding import exchange, gathered, like, shard, whole
+from ip2p_lightning.weights import weight_digest
 
 _HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
 
@@ -60,6 +62,7 @@ class TrainedModule(LightningModule):
         self.optimizer, self.schedule, self.max_skips = optimizer, schedule or LearningRate(), max_skips
         self.ema: Any = None
         self.grad_norm = torch.tensor(0.0)
+        self.path: str | None = None  # where the weights came from
         self.any_world = False  # whether a checkpoint of another number of ranks may be continued
         self.guard, self._skip, self._sharded = Guard(), False, False
         self._window: list[tuple[Any, ...]] = []  # ids, prompts, t and losses of the optimizer step under way
@@ -190,7 +193,34 @@ class TrainedModule(LightningModule):
             else:
                 parameter.data, shadow[place] = shadow[place], parameter.data
 
+    @cached_property
+    def base(self) -> dict[str, Any] | None:
+        """What identifies the frozen weights, which a checkpoint does not hold; None where all are trained."""
+        frozen = self._frozen()
+        return {"path": self.path, **weight_digest(frozen)} if frozen else None
+
+    def _frozen(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
+
+    def completed(self, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+        """A checkpoint's weights beside the frozen ones that it was trained with.
+
+        Raises:
+            DamagedError: the frozen ones here are others.
+        """
+        held = checkpoint.get("base") or {"sha256": "none"}
+        if self.base is not None and held["sha256"] != self.base["sha256"]:
+            raise DamagedError(
+                f"the base weights at {self.path} are not those that this run was trained with: sha256 "
+                f"{self.base['sha256'][:16]}, then {held['sha256'][:16]} at {held.get('path')}; put those back"
+            )
+        return {**self._frozen(), **checkpoint["state_dict"]}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.base is not None:
+            frozen = self._frozen()
+            checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
+            checkpoint["base"] = self.base
         checkpoint["skipped"] = self.skipped
         checkpoint["world"] = self.trainer.world_size
         if self.ema is not None:
@@ -208,6 +238,7 @@ class TrainedModule(LightningModule):
         return full.cpu() if self.trainer.is_global_zero else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = self.completed(checkpoint)
         self.skipped = checkpoint.get("skipped", 0)
         world = checkpoint.get("world")
         if self._trainer and world not in (None, self.trainer.world_size) and not self.any_world:

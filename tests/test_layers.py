@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "ip2p_lightning"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ENTRY_POINTS = {"train", "data_cli", "cache", "evaluate", "edit", "export", "report", "inspect_cli", "app"}
 # The noun of a file -> the nouns of ours it may import. Leaves may be imported by all.
-LEAVES = {"errors", "randomness", "storage", "seals", "_torchvision", "_torchmetrics"}
+LEAVES = {"errors", "randomness", "storage", "seals", "weights", "_torchvision", "_torchmetrics"}
 MAY = {
     "diffusion": set(),
     "data": set(),
@@ -17,11 +17,12 @@ MAY = {
     "teachers": {"data.image", "data.degrade", "commands"},
     "metrics": set(),
     "pictures": set(),
-    "module": {"diffusion", "networks", "metrics", "data.example", "training"},
+    "module": {"diffusion", "networks", "metrics", "data.example", "training", "compiling", "editing"},
     "training": {"guard", "averaging", "sharding"},
     "guard": set(),
     "averaging": {"sharding"},
     "sharding": set(),
+    "compiling": set(),
     "caching": {"data"},
     "callbacks": {"pictures", "module", "meters"},
     "meters": set(),
@@ -30,6 +31,7 @@ MAY = {
     "schema": set(),
     "config": {"schema"},
     "rules": set(),
+    "step_rules": {"rules"},
     "refusal": {"config"},
 }
 HYDRA_HOMES = {"config", "runs", "refusal", "launchers", "sweepers", "conf"} | ENTRY_POINTS

@@ -10,7 +10,7 @@ from ip2p_lightning.averaging import Average
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.estimate import estimate, told
 from ip2p_lightning.guard import Guard
-from ip2p_lightning.meters import PEAKS, count_next_pass, flops_of_shape, passes, saved_bytes
+from ip2p_lightning.meters import PEAKS, count_next_pass, flops_of_shape, passes
 from tests.conftest import train_run
 
 
@@ -50,10 +50,6 @@ def test_weights_that_are_not_trained_cost_no_gradient(unet):
     unet.requires_grad_(False)
     assert passes(unet) == 2
     unet.requires_grad_(True)
-
-
-def test_checkpointing_keeps_less(unet):
-    assert saved_bytes(unet, 8, 77, 32, checkpointing=True) < saved_bytes(unet, 8, 77, 32)
 
 
 def test_peaks_are_found_by_the_longest_name(monkeypatch):

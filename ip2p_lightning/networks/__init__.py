@@ -13,6 +13,7 @@ _HOMES = {
     "Autoencoder": "autoencoder",
     "Condition": "conditioner",
     "Conditioner": "conditioner",
+    "Lora": "lora",
     "PixelEditor": "pixel_editor",
     "ClipText": "text_encoder",
     "TextEncoder": "text_encoder",

@@ -102,6 +102,7 @@ class PixelEditor(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _repeated_blocks = ("EditBlock",)  # what regional compilation compiles
 
     @register_to_config
     def __init__(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.conditioner import Condition
+from ip2p_lightning.networks.lora import Lora
 from ip2p_lightning.networks.pretrained import load_part
 
 
@@ -21,14 +22,15 @@ def load_unet(
     revision: str | None = None,
     variant: str | None = None,
     gradient_checkpointing: bool = False,
+    lora: Lora | None = None,
 ) -> nn.Module:
     """A ``UNet2DConditionModel`` of [z_t | image latents], float32, in eval mode, from folder or hub repository `path`.
 
     With C latent channels (its output channels), a checkpoint of C inputs (text to image) is widened to
     C + `image_channels`, one of C + `image_channels` (already an editor) is taken as it is. `copy_bias` False
     reproduces diffusers' training script (diffusers#4960), see `widen`. `subfolder`, `revision` and `variant` say which
-    files; `gradient_checkpointing` trades time for memory. Raises UserError for any other number of inputs
-    and for missing weights, DamagedError for weights that cannot be read.
+    files; `gradient_checkpointing` trades time for memory; `lora` freezes all but itself. Raises UserError for any
+    other number of inputs and for missing weights, DamagedError for weights that cannot be read.
     """
     from diffusers import UNet2DConditionModel
 
@@ -43,6 +45,8 @@ def load_unet(
         )
     if gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    if lora is not None:
+        lora.apply(unet, widened=inputs == latent)
     return unet
 
 

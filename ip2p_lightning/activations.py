@@ -1,0 +1,121 @@
+"""What autograd keeps for the backward pass, counted on a UNet without data, typed as a GPU's autocast types it.
+
+Shapes: h w latent size, L tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# torch's lists (ATen/autocast_mode.h) as far as a UNet meets them.
+_LOWERED = {F.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
+_RAISED = {F.group_norm, F.layer_norm, F.softmax}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that live until the backward pass: of each image, and 16-bit copies of weights."""
+
+    image: int
+    copies: int
+
+
+class Autocast(TorchFunctionMode):
+    """What autocast does to 16 bits on a GPU, for tensors without data: matrix products lowered, norms raised.
+
+    The copy of a trained weight is made once and lives as long as the forward pass; that of a frozen one is made anew.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained: dict[int, Tensor] = {}
+        self.copies: set[int] = set()  # storages
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _LOWERED or func in _RAISED:
+            wanted = torch.bfloat16 if func in _LOWERED else torch.float32
+            args = [self._cast(x, wanted) for x in args]
+            kwargs = {name: self._cast(x, wanted) for name, x in kwargs.items()}
+        return func(*args, **kwargs)
+
+    def _cast(self, x: Any, wanted: torch.dtype) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype == wanted:
+            return x
+        if id(x) in self.trained:
+            return self.trained[id(x)]
+        copy = x.to(wanted)
+        if isinstance(x, nn.Parameter):
+            self.copies.add(_storage(copy))
+            if x.requires_grad:
+                self.trained[id(x)] = copy
+        return copy
+
+
+class _Keeper:
+    """Takes what autograd saves; attention maps, which no fused kernel keeps, are let go."""
+
+    def __init__(self, own: set[int], positions: set[int], tokens: int) -> None:
+        self.own, self.positions, self.tokens = own, positions, tokens
+        self.held: dict[int, Tensor] = {}  # by storage: a freed storage's number may be used again
+
+    def __call__(self, x: Tensor) -> Tensor:
+        is_map = x.ndim > 2 and x.shape[-2] in self.positions and x.shape[-1] in self.positions | {self.tokens}
+        if not is_map and _storage(x) not in self.own:
+            self.held[_storage(x)] = x
+        return x
+
+
+def kept(unet: Any, side: int, tokens: int, width: int, half: bool = False, checkpointing: bool = False) -> Kept:
+    """Count one image's forward pass.
+
+    Args:
+        unet: a diffusers model on the meta device; its blocks' checkpointing is switched on if asked.
+        side: h = w.
+        tokens, width: L and D.
+        half: under autocast to 16 bits.
+        checkpointing: keep the inputs of each block, and what the largest block keeps while it is computed again.
+    """
+    cast, own = Autocast(), {_storage(p) for p in unet.parameters()}
+    positions = {max(1, side >> level) ** 2 for level in range(4)}
+    keeper, blocks = _Keeper(own, positions, tokens), [0]
+
+    def again(block: nn.Module, *args: Any) -> Any:
+        inside = _Keeper(own, positions, tokens)
+        for x in args:
+            if isinstance(x, Tensor):
+                keeper(x)
+        with torch.autograd.graph.saved_tensors_hooks(inside, _same):
+            out = block(*args)
+        blocks.append(_bytes({s: x for s, x in inside.held.items() if s not in cast.copies}))
+        return out
+
+    if checkpointing:
+        unet.enable_gradient_checkpointing(again)
+    with torch.device("meta"):
+        sample, text = torch.empty(1, unet.config.in_channels, side, side), torch.empty(1, tokens, width)
+        t = torch.empty(1)
+    with torch.autograd.graph.saved_tensors_hooks(keeper, _same), cast if half else nullcontext():
+        unet.train()(sample, t, encoder_hidden_states=text, return_dict=False)
+    copies = {s: x for s, x in keeper.held.items() if s in cast.copies}
+    images = {s: x for s, x in keeper.held.items() if s not in copies}
+    return Kept(_bytes(images) + max(blocks), _bytes(copies | {_storage(x): x for x in cast.trained.values()}))
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage()._cdata
+
+
+def _bytes(held: dict[int, Tensor]) -> int:
+    return sum(x.untyped_storage().nbytes() for x in held.values())

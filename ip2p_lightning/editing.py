@@ -8,8 +8,6 @@ Shapes: N images of one size, H W pixels.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ip2p_lightning.allocator import keep_pages
 from ip2p_lightning.errors import UserError
 
 CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/edit_speed_cpu_202611.md): more at once gain nothing
 BESIDE = ("load", "save")  # parts that run in threads of their own
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 GPU_PIXELS, GPU_MOST = 2**16, 32  # pixels per GiB of memory: a guess, not measured; halved where it does not fit
 
 
@@ -174,7 +172,7 @@ def ready(module: Any, device: str | None = None, dtype: str = "float32", compil
         for part in (module.unet, module.autoencoder, module.text_encoder):
             part.to(dtype=getattr(torch, dtype))
     if place.type == "cpu":
-        _keep_pages()
+        keep_pages()
         for part in filter(None, (module.unet, module.autoencoder.model)):
             part.to(memory_format=torch.channels_last)
     if compile:
@@ -190,13 +188,3 @@ def _device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return place
-
-
-def _keep_pages() -> None:
-    """Let glibc keep what is freed: it would give large blocks back, and each activation be paged in anew."""
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # none in musl
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**30)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

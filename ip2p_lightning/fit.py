@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning import group
+from ip2p_lightning.allocator import keep_pages
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.storage import full_disk_named, storage_errors
@@ -69,6 +70,8 @@ def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
 
     torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
     trainer = config["trainer"]
+    if trainer.get("accelerator") == "cpu":
+        keep_pages()
     able = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     if trainer.get("accelerator") == "cpu" and "16" in str(trainer.get("precision")) and not able:
         print("trainer.precision: this CPU has no arithmetic in 16 bits; 32-true is 4 to 16 times faster")

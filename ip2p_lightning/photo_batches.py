@@ -44,8 +44,9 @@ def batched(
         group.fits.append(fit)
     batches = []
     for (width, height), group in groups.items():
-        count = at_once or images_at_once(module.device, width * height)
-        starts = range(0, len(group.jobs), count)
+        most, photos = at_once or images_at_once(module.device, width * height), len(group.jobs)
+        count = -(-photos // -(-photos // most))  # five photos, at most four: three and two
+        starts = range(0, photos, count)
         batches += [PhotoBatch(group.jobs[i : i + count], group.fits[i : i + count]) for i in starts]
     return batches
 

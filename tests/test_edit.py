@@ -1,5 +1,7 @@
 """``ip2p-edit`` through its command: sizes, names, seeds, refusals. Pixels against diffusers: ``test_export.py``."""
 
+import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ from PIL import Image
 
 from ip2p_lightning.data.image import open_image
 from ip2p_lightning.edit import main
+from ip2p_lightning.errors import StorageError
 from ip2p_lightning.photos import Fit
 
 PROMPT = "take the noise out"
@@ -71,14 +74,85 @@ def test_a_turned_photo_is_edited_upright(tiny_run, tmp_path):
 
 
 def test_an_edit_does_not_depend_on_its_neighbours(sd_run, tmp_path):
-    names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (64, 48), (40, 56)])]
-    assert edit(sd_run, names[1], PROMPT, "-o", tmp_path / "alone") == 0
-    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "one") == 0
-    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "many", "--batch-size", 2) == 0
+    names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (65, 50), (40, 56), (64, 48)])]
+    ones = ("--batch-size", 1)
+    assert edit(sd_run, names[1], PROMPT, "-o", tmp_path / "alone", *ones) == 0
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "one", *ones) == 0
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "two", "--batch-size", 2) == 0
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "auto") == 0
     assert np.array_equal(pixels(tmp_path / "alone" / "1.png"), pixels(tmp_path / "one" / "1.png"))
     for name in names:
-        one, many = pixels(tmp_path / "one" / name.name), pixels(tmp_path / "many" / name.name)
-        assert one.shape == many.shape and np.abs(one - many).max() <= 1
+        one, two, auto = (pixels(tmp_path / how / name.name) for how in ("one", "two", "auto"))
+        assert one.shape == two.shape == auto.shape and max(np.abs(one - two).max(), np.abs(one - auto).max()) <= 1
+
+
+def test_photos_that_the_model_sees_at_one_size_are_edited_together(sd_run, tmp_path, monkeypatch):
+    from ip2p_lightning.module import EditDiffusion
+
+    seen, whole = [], EditDiffusion.edit
+
+    def watched(self, x, prompts, *rest):
+        seen.append((tuple(x.shape), *prompts))
+        return whole(self, x, prompts, *rest)
+
+    monkeypatch.setattr(EditDiffusion, "edit", watched)
+    sizes = [(64, 48), (40, 56), (67, 50), (64, 48), (71, 55), (65, 48), (64, 49)]
+    names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate(sizes)]
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "out", "--batch-size", 4) == 0
+    assert [shape for shape, *_ in seen] == [(3, 3, 48, 64), (3, 3, 48, 64), (1, 3, 56, 40)]  # not four and two
+    assert [Image.open(tmp_path / "out" / name.name).size for name in names] == sizes
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_each_photo_with_its_own_instruction(sd_run, tmp_path, kind):
+    wanted = [("a.png", "make it, say, a cartoon"), ("b.png", PROMPT), ("a.png", PROMPT), ("a.png", PROMPT)]
+    (tmp_path / "in").mkdir()
+    for seed, name in enumerate(("a.png", "b.png")):
+        photo(tmp_path / "in" / name, (64, 48), seed)
+    table = tmp_path / "in" / f"wishes.{kind}"
+    rows = [f'{name},"{prompt}"' for name, prompt in wanted]
+    lines = [json.dumps({"photo": name, "prompt": prompt}) for name, prompt in wanted]
+    table.write_text("\n".join(["photo,prompt", *rows] if kind == "csv" else lines))
+    assert edit(sd_run, "--prompts", table, "-o", tmp_path / "out") == 0
+    made = {path.name: Image.open(path).text["prompt"] for path in (tmp_path / "out").iterdir()}
+    assert made == {"a-1.png": wanted[0][1], "a-2.png": PROMPT, "b.png": PROMPT}  # the same wish twice is one
+    for name, prompt in {"a-1": wanted[0][1], "b": PROMPT}.items():
+        lone = tmp_path / "lone" / f"{name}.png"
+        assert edit(sd_run, tmp_path / "in" / f"{name[0]}.png", prompt, "-o", lone) == 0
+        assert np.abs(pixels(lone) - pixels(tmp_path / "out" / f"{name}.png")).max() <= 1
+    assert edit(sd_run, "--prompts", table) == 0
+    assert sorted(p.name for p in (tmp_path / "in").glob("*-edit.png")) == [
+        *("a-1-edit.png", "a-2-edit.png", "b-edit.png")
+    ]
+
+
+def test_a_bad_list_of_instructions_is_refused(tmp_path, refused):
+    photo(tmp_path / "a.png")
+    table = tmp_path / "wishes.csv"
+    cases = {
+        "line 2: 'b.png': no such file": (3, "photo,prompt\nb.png,x\n"),
+        "line 3: field 'prompt' is empty": (3, "photo,prompt\na.png,x\na.png,\n"),
+        "no field 'photo', it has foto, prompt; did you mean 'foto'": (3, "foto,prompt\na.png,x\n"),
+        "no line with a photo": (3, "photo,prompt\n"),
+        "not as many fields": (3, "photo,prompt\na.png,make it, say, a cartoon\n"),
+    }
+    for word, (expected, text) in cases.items():
+        table.write_text(text)
+        code, line = refused(main, "run", "--prompts", table)
+        assert code == expected and word in line, line
+    assert refused(main, "run", "--prompts", tmp_path / "none.csv")[0] == 2
+    assert refused(main, "run", "--prompts", tmp_path / "a.png")[0] == 2
+    code, line = refused(main, "run", tmp_path / "a.png", "--prompts", table)
+    assert code == 2 and "RUN alone" in line
+
+
+def test_throughput_is_told(sd_run, tmp_path, capsys):
+    names = [photo(tmp_path / f"{i}.png", (64, 48), i) for i in range(3)]
+    assert edit(sd_run, *names, PROMPT, "--steps", 2, "--image-scale", 1, "--throughput") == 0
+    told = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(r"3 images in [\d.]+ s: [\d.]+ images/s, [\d.]+ evaluations of the net/s", told[0])
+    for part in ("encode", "sample", "decode", "wait", "load", "save"):
+        assert re.search(rf"{part} \d+\.\d\d s", told[1]), told
 
 
 def test_settings_reach_the_sampler(sd_run, tmp_path):
@@ -129,6 +203,8 @@ def test_outputs_are_refused_before_a_model_is_read(tmp_path, refused, monkeypat
         "' is neither a run": (model, a, PROMPT, "-o", tmp_path / "o"),
         "'runs/demo' is neither": ("runs/demo", a, PROMPT, "-o", tmp_path / "o"),
         "unrecognized": (model, a, PROMPT, "--step", 3),
+        "whole number": (model, a, PROMPT, "--batch-size", 0),
+        "whole number of": (model, a, PROMPT, "--batch-size", "all"),
     }
     for word, words in cases.items():
         code, line = refused(main, *words)
@@ -147,19 +223,55 @@ def test_bad_photos_are_refused_before_anything_is_written(tiny_run, tmp_path, r
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupt_leaves_what_was_written(tiny_run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (StorageError("cannot write b: disk full"), 5, "disk full")],
+)
+def test_what_was_written_before_an_interrupt_or_a_full_disk_stays(
+    tiny_run, tmp_path, monkeypatch, capsys, fault, code, said
+):
     from ip2p_lightning import edit as command
 
     def stop(pixels, out, text, save=command._save):
         if out.name.startswith("b"):
-            raise KeyboardInterrupt
+            raise fault
         save(pixels, out, text)
 
     monkeypatch.setattr(command, "_save", stop)
-    names = [photo(tmp_path / name, (24, 16)) for name in ("a.png", "b.png")]
-    assert edit(tiny_run, *names, PROMPT) == 130
-    assert "interrupted" in capsys.readouterr().err
+    names = [photo(tmp_path / name, (24, 16)) for name in ("a.png", "b.png", "c.png")]
+    assert edit(tiny_run, *names, PROMPT) == code
+    out, err = capsys.readouterr()
+    assert said in err and "a-edit.png" in out and "b-edit.png" not in out
     assert (tmp_path / "a-edit.png").exists() and not (tmp_path / "b-edit.png").exists()
+    assert (tmp_path / "c-edit.png").exists() == ("c-edit.png" in out)
+
+
+def test_a_photo_that_goes_away_is_told_and_what_came_before_it_stays(sd_run, tmp_path, monkeypatch, capsys):
+    from ip2p_lightning import photo_batches
+
+    names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (40, 56), (32, 32)])]
+    read = photo_batches._read
+
+    def late(batch, editor):
+        names[1].unlink(missing_ok=True)
+        return read(batch, editor)
+
+    monkeypatch.setattr(photo_batches, "_read", late)
+    assert edit(sd_run, *names, PROMPT, "--steps", 1) == 3
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and "1.png" in err and "0-edit.png" in out
+    assert sorted(p.name for p in tmp_path.glob("*-edit.png")) == ["0-edit.png"]
+
+
+def test_a_photo_too_large_for_the_memory_is_named(sd_run, tmp_path, monkeypatch, refused):
+    from ip2p_lightning.module import EditDiffusion
+
+    def fail(*args):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(EditDiffusion, "edit", fail)
+    code, line = refused(main, sd_run, photo(tmp_path / "a.png"), PROMPT)
+    assert code == 2 and "a.png" in line and "96 x 64" in line and "--max-side" in line
 
 
 def test_models_that_do_not_fit_are_refused(tiny_run, sd_folder, tmp_path, refused):
@@ -168,6 +280,8 @@ def test_models_that_do_not_fit_are_refused(tiny_run, sd_folder, tmp_path, refus
         "no image_scale": (tiny_run, source, PROMPT, "--image-scale", 2),
         "no scheduler": (tiny_run, source, PROMPT, "--scheduler", "ddim"),
         "text-to-image": (sd_folder, source, PROMPT),
+        "cuda:9": (tiny_run, source, PROMPT, "--device", "cuda:9"),
+        "float16 needs a GPU": (tiny_run, source, PROMPT, "--dtype", "float16", "--device", "cpu"),
         "is not a run": (tmp_path, source, PROMPT),
     }
     for word, words in cases.items():

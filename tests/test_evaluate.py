@@ -116,6 +116,22 @@ def test_batches_do_not_change_what_is_scored(run):
         assert new["psnr"] == pytest.approx(old["psnr"], abs=1e-2)
 
 
+def test_another_sampler_is_scored_beside_the_runs_own(run, capsys):
+    before = outputs(run)
+    assert main([str(run), "--steps", "3", "--sheet-examples", "1"]) == 0
+    assert outputs(run) == before and "speed" in capsys.readouterr().out
+    found = outputs(run / "steps-3")
+    assert set(found) == set(before) and len(table(run / "steps-3")) == 12
+    changed = [a["psnr"] != b["psnr"] for a, b in zip(lines(run), lines(run / "steps-3"), strict=True)]
+    assert any(changed) and not all(changed)  # the identity edit has no steps
+
+
+def test_a_sampler_that_does_not_fit_is_refused(run, refused):
+    for words in (("--image-scale", "2"), ("--scheduler", "ddim"), ("--steps", "0"), ("--dtype", "half")):
+        assert refused(main, run, *words)[0] == 2
+    assert not [p for p in run.iterdir() if p.is_dir() and "scale" in p.name]
+
+
 def test_table_is_printed_with_gains_and_places(run, capsys):
     assert main([str(run)]) == 0
     out, err = capsys.readouterr()

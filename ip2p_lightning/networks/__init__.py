@@ -19,7 +19,7 @@ _HOMES = {
     "TextEncoder": "text_encoder",
     "TinyText": "text_encoder",
     "apply_unet": "unet",
-    "constant_text": "cross_attention",
+    "lean_unet": "lean",
     "load_unet": "unet",
     "widen": "unet",
 }

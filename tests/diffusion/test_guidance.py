@@ -67,3 +67,14 @@ def test_the_net_is_asked_once_in_the_pipelines_order(scales):
 
 def _three(condition, null):
     return (condition.image, condition.text), (condition.image, null.text), (null.image, null.text)
+
+
+def test_what_the_branches_are_shown_is_stacked_once():
+    shown = []
+    guided = GuidedNet(
+        lambda z, t, c: shown.append(c) or z, Condition(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1)), 5, 2
+    )
+    one, other = (Condition(torch.full((2, 1, 1, 1), x), torch.full((2, 1, 1), x)) for x in (1.0, 2.0))
+    for condition in (one, one, other, one):
+        guided(torch.zeros(2, 1, 1, 1), torch.zeros(2), condition)
+    assert shown[0] is shown[1] and [c.text[0].item() for c in shown] == [1, 1, 2, 1]

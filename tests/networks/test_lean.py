@@ -1,0 +1,86 @@
+"""The UNet while it samples: the same outputs for less, and afterwards as it was."""
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from sd_checkpoint import TEXT_WIDTH, write_sd_checkpoint
+
+from ip2p_lightning.networks import Condition, PixelEditor, apply_unet, lean_unet, load_unet
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory):
+    return load_unet(str(write_sd_checkpoint(tmp_path_factory.mktemp("sd") / "8", in_channels=8)))
+
+
+def inputs(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    condition = Condition(torch.randn(2, 4, 8, 8, generator=g), torch.randn(2, 7, TEXT_WIDTH, generator=g))
+    return torch.randn(2, 4, 8, 8, generator=g), torch.tensor([3, 900]), condition
+
+
+@torch.no_grad()
+def test_outputs_are_the_same_up_to_float_noise(unet):
+    z, t, condition = inputs()
+    plain = apply_unet(unet, z, t, condition)
+    with lean_unet(unet):
+        first, again = apply_unet(unet, z, t, condition), apply_unet(unet, z, t, condition)
+        other = apply_unet(unet, z, t, inputs(1)[2])
+    assert torch.equal(first, again) and (first - plain).abs().max() <= 1e-5 * plain.abs().max()
+    assert (other - apply_unet(unet, z, t, inputs(1)[2])).abs().max() <= 1e-5 * plain.abs().max()
+    assert torch.equal(apply_unet(unet, z, t, condition), plain)  # and it is as it was
+    assert not [m for m in unet.modules() if "forward" in vars(m)]
+
+
+class Counted(nn.Linear):
+    """A layer that counts its calls."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+@torch.no_grad()
+def test_keys_and_values_are_computed_once_a_text(unet):
+    unet = copy.deepcopy(unet)
+    cross, own = [], []
+    for name, part in unet.named_modules():
+        if name.endswith(("to_k", "to_v")):
+            part.__class__ = Counted
+            (cross if ".attn2." in name else own).append(part)
+    z, t, condition = inputs()
+    twin = condition._replace(text=condition.text.clone())  # equal, but another tensor: nothing is assumed
+    with lean_unet(unet):
+        for shown in (condition, condition, condition, twin):
+            apply_unet(unet, z, t, shown)
+    assert cross and {layer.calls for layer in cross} == {2} and {layer.calls for layer in own} == {4}
+
+
+def test_an_error_inside_leaves_the_unet_as_it_was(unet):
+    with pytest.raises(RuntimeError, match="stop"), lean_unet(unet):
+        assert [m for m in unet.modules() if "forward" in vars(m)]
+        raise RuntimeError("stop")
+    assert not [m for m in unet.modules() if "forward" in vars(m)]
+
+
+def test_other_networks_and_other_peoples_layers_are_left_alone(unet):
+    editor = PixelEditor()
+    with lean_unet(editor):
+        assert not [m for m in editor.modules() if "forward" in vars(m)]
+    unet = copy.deepcopy(unet)
+    layer = next(m for n, m in unet.named_modules() if n.endswith("attn2.to_k"))
+    layer.forward = own = lambda text: text
+    with lean_unet(unet):
+        assert layer.forward is own
+    assert layer.forward is own
+    unet.compile(backend="eager")
+    with lean_unet(unet):
+        assert [m for m in unet.modules() if "forward" in vars(m)] == [layer]

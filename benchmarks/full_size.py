@@ -1,6 +1,6 @@
 """Does a Stable-Diffusion-1.5-sized model train on a CPU, and in how much memory?
 
-usage: python -m benchmarks.full_size [--work DIR]
+usage: python -m benchmarks.full_size [--work DIR] [WORD=VALUE ...]
 
 Writes a random folder of SD 1.5's sizes (860 M + 84 M + 123 M parameters, 4.3 GB; removed afterwards), trains it
 for two optimizer steps at 256 px, batch 1, fp32, with AdamW and EMA through ``ip2p-train``, prints time and memory.
@@ -49,14 +49,18 @@ def main() -> int:
     """Write, train, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("/tmp/full_size"))
-    work = parser.parse_args().work
+    parser.add_argument("words", nargs="*", metavar="WORD=VALUE", help="more for ip2p-train")
+    args = parser.parse_args()
+    work = args.work
     shutil.rmtree(work, ignore_errors=True)
     writer = [sys.executable, "-c", f"from benchmarks.full_size import *; write(Path({str(work / 'sd')!r}))"]
     subprocess.run(writer, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     started = time.perf_counter()
-    words = ["model=local", f"model.path={work / 'sd'}", *WORDS, f"hydra.run.dir={work / 'run'}"]
-    done = subprocess.run([sys.executable, "-m", "ip2p_lightning.train", *words])
+    words = ["model=local", f"model.path={work / 'sd'}", *WORDS, *args.words]
+    train = [sys.executable, "-m", "ip2p_lightning.train", *words, f"hydra.run.dir={work / 'run'}"]
+    subprocess.run([*train, "dry_run=true"], check=True)
+    done = subprocess.run(train)
     seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     more = "" if peak > before else " at most"
     print(f"exit code {done.returncode}, {seconds:.0f} s, peak memory{more} {peak / 2**20:.1f} GB (limit {LIMIT:g})")

@@ -5,7 +5,6 @@ Shapes: h w latent size, L tokens, D text width.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,23 +26,37 @@ class Kept:
     copies: int
 
 
-class Autocast(TorchFunctionMode):
-    """What autocast does to 16 bits on a GPU, for tensors without data: matrix products lowered, norms raised.
+class _Attention(torch.autograd.Function):
+    """What a fused kernel keeps: its inputs, its output and a number per row, but not the attention map."""
 
-    The copy of a trained weight is made once and lives as long as the forward pass; that of a frozen one is made anew.
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+
+class Device(TorchFunctionMode):
+    """What a device does with tensors that have no data and are on none: fused attention and, to 16 bits, autocast.
+
+    Autocast lowers matrix products and raises norms. The copy of a trained weight is made once and lives as long as the
+    forward pass; that of a frozen one is made anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, half: bool) -> None:
         super().__init__()
+        self.half = half
         self.trained: dict[int, Tensor] = {}
         self.copies: set[int] = set()  # storages
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _LOWERED or func in _RAISED:
+        if self.half and (func in _LOWERED or func in _RAISED):
             wanted = torch.bfloat16 if func in _LOWERED else torch.float32
             args = [self._cast(x, wanted) for x in args]
             kwargs = {name: self._cast(x, wanted) for name, x in kwargs.items()}
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
         return func(*args, **kwargs)
 
     def _cast(self, x: Any, wanted: torch.dtype) -> Any:
@@ -60,15 +73,14 @@ class Autocast(TorchFunctionMode):
 
 
 class _Keeper:
-    """Takes what autograd saves; attention maps, which no fused kernel keeps, are let go."""
+    """Takes what autograd saves, but for the weights themselves."""
 
-    def __init__(self, own: set[int], positions: set[int], tokens: int) -> None:
-        self.own, self.positions, self.tokens = own, positions, tokens
+    def __init__(self, own: set[int]) -> None:
+        self.own = own
         self.held: dict[int, Tensor] = {}  # by storage: a freed storage's number may be used again
 
     def __call__(self, x: Tensor) -> Tensor:
-        is_map = x.ndim > 2 and x.shape[-2] in self.positions and x.shape[-1] in self.positions | {self.tokens}
-        if not is_map and _storage(x) not in self.own:
+        if _storage(x) not in self.own:
             self.held[_storage(x)] = x
         return x
 
@@ -83,18 +95,17 @@ def kept(unet: Any, side: int, tokens: int, width: int, half: bool = False, chec
         half: under autocast to 16 bits.
         checkpointing: keep the inputs of each block, and what the largest block keeps while it is computed again.
     """
-    cast, own = Autocast(), {_storage(p) for p in unet.parameters()}
-    positions = {max(1, side >> level) ** 2 for level in range(4)}
-    keeper, blocks = _Keeper(own, positions, tokens), [0]
+    device, own = Device(half), {_storage(p) for p in unet.parameters()}
+    keeper, blocks = _Keeper(own), [0]
 
     def again(block: nn.Module, *args: Any) -> Any:
-        inside = _Keeper(own, positions, tokens)
+        inside = _Keeper(own)
         for x in args:
             if isinstance(x, Tensor):
                 keeper(x)
         with torch.autograd.graph.saved_tensors_hooks(inside, _same):
             out = block(*args)
-        blocks.append(_bytes({s: x for s, x in inside.held.items() if s not in cast.copies}))
+        blocks.append(_bytes({s: x for s, x in inside.held.items() if s not in device.copies}))
         return out
 
     if checkpointing:
@@ -102,11 +113,11 @@ def kept(unet: Any, side: int, tokens: int, width: int, half: bool = False, chec
     with torch.device("meta"):
         sample, text = torch.empty(1, unet.config.in_channels, side, side), torch.empty(1, tokens, width)
         t = torch.empty(1)
-    with torch.autograd.graph.saved_tensors_hooks(keeper, _same), cast if half else nullcontext():
+    with torch.autograd.graph.saved_tensors_hooks(keeper, _same), device:
         unet.train()(sample, t, encoder_hidden_states=text, return_dict=False)
-    copies = {s: x for s, x in keeper.held.items() if s in cast.copies}
+    copies = {s: x for s, x in keeper.held.items() if s in device.copies}
     images = {s: x for s, x in keeper.held.items() if s not in copies}
-    return Kept(_bytes(images) + max(blocks), _bytes(copies | {_storage(x): x for x in cast.trained.values()}))
+    return Kept(_bytes(images) + max(blocks), _bytes(copies | {_storage(x): x for x in device.trained.values()}))
 
 
 def _same(x: Tensor) -> Tensor:

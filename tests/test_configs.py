@@ -28,6 +28,9 @@ MANDATORY = {
     "task=cartoon_whitebox": ["task.make.weights=/x"],
     "text_encoder=clip": ["model=local", "model.path=/x"],
     "unet=sd": ["model=local", "model.path=/x"],
+    "unet=sd_lora": ["model=local", "model.path=/x"],
+    "trainer=gpu_12g": ["model=sd15"],
+    "trainer=gpu_8g": ["model=sd15"],
     "autoencoder=sd": ["model=local", "model.path=/x"],
     "autoencoder=ft-mse": ["model=local", "model.path=/x"],
     "autoencoder=taesd": ["model=local", "model.path=/x"],
@@ -64,6 +67,8 @@ def default() -> dict:
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_every_member_of_every_group_composes_and_passes(member):
+    if member == "optimizer=adamw8bit":
+        pytest.importorskip("bitsandbytes")
     config_of(member, *MANDATORY.get(member, []))
 
 

@@ -285,7 +285,7 @@ def test_layers_that_are_not_there_and_a_missing_library_are_refused(bases, monk
     with pytest.raises(UserError, match=r"unet\.lora\.targets=\['to_qq'\]"):
         adapted(bases[8], targets=["to_qq"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install peft"):
+    with pytest.raises(UserError, match="sd_lora needs peft; pip install"):
         adapted(bases[8])
 
 

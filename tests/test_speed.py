@@ -108,6 +108,7 @@ def config(sd_folder, **more):
         "loader": {"size": 64, "batch_size": 2, "merge": 1} | more.pop("loader", {}),
         "model": {"ema": 0.9999, "gradient_checkpointing": False} | more,
         "trainer": {"accelerator": "cpu", "precision": "32-true"},
+        "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True},
     }
 
 

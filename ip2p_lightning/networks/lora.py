@@ -46,7 +46,7 @@ class Lora:
             UserError: peft is not installed, or no layer has such a name.
         """
         if importlib.util.find_spec("peft") is None:
-            raise UserError("unet=sd_lora needs the library peft, which is not installed: pip install peft")
+            raise UserError("unet=sd_lora needs peft; pip install 'ip2p-lightning[lora]'")
         from peft import LoraConfig
 
         adapters = LoraConfig(

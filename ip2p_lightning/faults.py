@@ -3,11 +3,12 @@
 ``fault=KIND@WHERE=VALUE[,rank=R][,seed=S]``, several divided by ``;``, with
 
 =======  ====================================================================================
-kill     ``kill@step=50``: SIGKILL before that step; ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes
+kill     ``kill@step=50``: SIGKILL before that step; ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes;
+         ``kill@pair=3``: of the process that reads pair 3
 nan      ``nan@step=50``: the loss of that step is NaN
 raise    ``raise@step=50``, ``raise@val=1`` (n-th validation)
 exit     ``exit@step=50``: the process leaves with exit code 7
-hang     ``hang@step=50``: the process sleeps
+hang     ``hang@step=50``, ``hang@pair=3``: the process sleeps
 enospc   ``enospc@ckpt_write=0.5``: the disk is full half-way in a checkpoint
 =======  ====================================================================================
 
@@ -27,14 +28,15 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from ip2p_lightning import checkpoint
+from ip2p_lightning.data import tolerance
 from ip2p_lightning.errors import UserError
 
 _PLACES = {
-    "kill": ("step", "ckpt_write"),
+    "kill": ("step", "ckpt_write", "pair"),
     "nan": ("step",),
     "raise": ("step", "val"),
     "exit": ("step",),
-    "hang": ("step",),
+    "hang": ("step", "pair"),
     "enospc": ("ckpt_write",),
 }
 
@@ -78,6 +80,8 @@ class Faults(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if trainer.global_rank == self.fault.rank and self.fault.where == "ckpt_write":
             checkpoint.on_write = _interrupter(self.fault, pl_module)
+        if trainer.global_rank == self.fault.rank and self.fault.where == "pair":
+            tolerance.on_example = lambda key: _ACTS[self.fault.kind]() if key.index == self.fault.value else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_rank == self.fault.rank and self._here("step", trainer.global_step):

@@ -35,6 +35,7 @@ FREE_KEYS = (
     "keep",
     "loader.workers",
     "loader.timeout",
+    "loader.max_bad",
 )
 
 

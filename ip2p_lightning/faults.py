@@ -4,14 +4,14 @@
 
 =======  ====================================================================================
 kill     ``kill@step=50``: SIGKILL before that step; ``kill@micro_step=7``: inside that step of a window;
-         ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes
-term     SIGTERM to itself, at the same places
+         ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes; ``kill@pair=3``: of the process that reads pair 3
+term     SIGTERM to itself, at the same places but the last
 nan      ``nan@step=50``: the loss of that step is NaN
 inf      ``inf@step=50``: its loss overflows, and its gradient with it
 raise    ``raise@step=50``, ``raise@micro_step=7``, ``raise@val=1`` (n-th validation), ``raise@log=1`` (n-th log line)
 exit     ``exit@step=50``: the process leaves with exit code 7
 oom      ``oom@step=50``: the process asks for more memory than there is
-hang     ``hang@step=50``: the process sleeps
+hang     ``hang@step=50``, ``hang@pair=3``: the process sleeps
 enospc   ``enospc@ckpt_write=0.5``: the disk is full half-way in a checkpoint
 =======  ====================================================================================
 
@@ -32,17 +32,18 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from ip2p_lightning import checkpoint
+from ip2p_lightning.data import tolerance
 from ip2p_lightning.errors import UserError
 
 _PLACES = {
-    "kill": ("step", "micro_step", "ckpt_write"),
+    "kill": ("step", "micro_step", "ckpt_write", "pair"),
     "term": ("step", "micro_step", "ckpt_write"),
     "nan": ("step",),
     "inf": ("step",),
     "raise": ("step", "micro_step", "val", "log"),
     "exit": ("step",),
     "oom": ("step",),
-    "hang": ("step",),
+    "hang": ("step", "pair"),
     "enospc": ("ckpt_write",),
 }
 
@@ -93,6 +94,8 @@ class Faults(Callback):
         elif self.fault.where == "log":
             logger = trainer.loggers[-1]
             logger.log_metrics = self._first(logger.log_metrics, self._count_line)
+        elif self.fault.where == "pair":
+            tolerance.on_example = lambda key: _ACTS[self.fault.kind]() if key.index == self.fault.value else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_rank == self.fault.rank and self._here("step", trainer.global_step):

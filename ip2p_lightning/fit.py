@@ -44,11 +44,12 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     if group.rank() == 0:
         _tell_what_is_cut(data, module.text_encoder)
     started = time.perf_counter()
-    with full_disk_named(folder), _caching(config, folder, data, module, trainer):
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    step = trainer.global_step
-    if config["val_every"] and step % config["val_every"]:
-        trainer.validate(module, datamodule=data, verbose=False)  # a run ends with the scores of its last weights
+    with _tolerating(folder, data):
+        with full_disk_named(folder), _caching(config, folder, data, module, trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        step = trainer.global_step
+        if config["val_every"] and step % config["val_every"]:
+            trainer.validate(module, datamodule=data, verbose=False)  # a run ends with the scores of its last weights
     if trainer.is_global_zero:
         print(f"trained to step {step} in {time.perf_counter() - started:.0f} s")
     return step
@@ -84,6 +85,31 @@ def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     if group.rank() == 0:
         note(folder, gradient_checkpointing=config["model"]["gradient_checkpointing"])
     return config
+
+
+@contextmanager
+def _tolerating(folder: Path, data: Any) -> Iterator[None]:
+    """Leave out what `loader.max_bad` allows, and say what it was; word what torch says of a worker that died."""
+    from ip2p_lightning.data.tolerance import RECORD, BadPairs
+    from ip2p_lightning.runs import note
+
+    bad = BadPairs(folder / RECORD, data.loader.max_bad)
+    data.bad = bad if bad.most else None
+    try:
+        yield
+    except RuntimeError as error:  # torch raises it wherever the main process happens to be
+        raise next(filter(None, map(data.explained, _chain(error))), error) from None
+    finally:
+        if group.rank() == 0 and bad.path.exists():
+            note(folder, bad_pairs=bad.lines())
+            print(f"left out, because they could not be read: {len(bad)} pairs, listed in {bad.path}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised upon: Lightning's own teardown may fail after a worker did."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -39,6 +39,7 @@ FREE_KEYS = (
     "loader.workers",
     "loader.timeout",
     "model.gradient_checkpointing",
+    "loader.max_bad",
 )
 
 

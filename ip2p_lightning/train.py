@@ -107,7 +107,8 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
             print(f"already complete: {run.path}")
             return DONE
         splits = ("train", "val") if config["val_every"] else ("train",)
-        data_record.adopt_data(run, data.contents(splits), checkpoint is None, config["resume_allow"])
+        bad = data_record.left_out(run, checkpoint is None)
+        data_record.adopt_data(run, data.contents(splits), checkpoint is None, config["resume_allow"], bad)
         _lead(config, run, data, checkpoint, folder)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
     return DONE

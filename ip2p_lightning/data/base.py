@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.loader import Batches, Loader
 from ip2p_lightning.data.pairs.protocol import Split
 from ip2p_lightning.data.plan import EvalBatches, Key, Merged, TrainBatches, TrainPlan
+from ip2p_lightning.data.tolerance import BadPairs
+from ip2p_lightning.errors import DataError
 
 if TYPE_CHECKING:
     from ip2p_lightning.data.datamodules import EditDataModule
@@ -22,6 +25,7 @@ class TasksDataModule(LightningDataModule):
 
     val_examples: pairs per task that `val_dataloader` shows; None: all of them.
     cache: makes the training batches in place of `Batches` (see ``caching.train``); None: nothing is cached.
+    bad: where training pairs that cannot be read are kept; None: the first of them is an error.
     """
 
     def __init__(self, loader: Loader, seed: int) -> None:
@@ -30,6 +34,8 @@ class TasksDataModule(LightningDataModule):
         self.loader, self.seed = loader, seed
         self.val_examples: int | None = None
         self.cache: Any = None
+        self.bad: BadPairs | None = None
+        self._loaders: list[weakref.ref[Batches]] = []
         self._opened: dict[tuple[str, bool], TaskDatasets] = {}
 
     @property
@@ -74,7 +80,9 @@ class TasksDataModule(LightningDataModule):
         merge, total = self.loader.merge, self._total()
         done, whole = (lambda: self._done() * merge), None if total is None else total * merge
         keys = TrainBatches(plan, self.loader.batch_size, rank, world, done, whole)
-        return (self.cache or Batches)(data, Merged(keys, merge) if merge > 1 else keys, self.loader)
+        batches = (self.cache or Batches)(data, Merged(keys, merge) if merge > 1 else keys, self.loader)
+        batches.examples.bad = self.bad
+        return self._watched(batches)
 
     def val_dataloader(self) -> Batches:
         """Validation batches: the same crops, degradations and prompts every time."""
@@ -99,7 +107,16 @@ class TasksDataModule(LightningDataModule):
         data, (rank, world) = self.datasets(split, held_out_prompts), self._place()
         sizes = {name: size if examples is None else min(size, examples) for name, size in data.sizes.items()}
         keys = EvalBatches(sizes, self.loader.eval_draws, self.loader.batch_size_of_eval, rank, world)
-        return Batches(data, keys, self.loader)
+        return self._watched(Batches(data, keys, self.loader))
+
+    def explained(self, error: RuntimeError) -> DataError | None:
+        """What a hanging or dead worker of one of the loaders comes to; None: the error is another one."""
+        living = (loader() for loader in self._loaders)
+        return next(filter(None, (loader.explained(error) for loader in living if loader)), None)
+
+    def _watched(self, batches: Batches) -> Batches:
+        self._loaders.append(weakref.ref(batches))
+        return batches
 
     def fixed_examples(self, per_task: int, split: Split = "val") -> list[EditExample]:
         """`per_task` examples of each task, the same in every run; more draws of the same pairs where there are few."""

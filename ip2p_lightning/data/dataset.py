@@ -84,6 +84,10 @@ class TaskDatasets(Dataset[EditExample]):
     def __getitem__(self, key: Key) -> EditExample:
         return self.tasks[key.task][key.epoch, key.index, key.draw]
 
+    def id(self, key: Key) -> str:
+        """Name of the pair that `key` asks for."""
+        return self.tasks[key.task].pairs.id(key.index)
+
 
 def to_tensor(image: Image) -> Tensor:
     """``[H W 3]`` float32 in [0, 1] to ``[3 H W]`` in [-1, 1]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,8 +13,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.plan import Key
+from ip2p_lightning.data.tolerance import Watched
 from ip2p_lightning.data.view import MULTIPLE, View
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import DataError, UserError
+from ip2p_lightning.orphans import die_with_parent
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Loader:
         divisor of the trainer's accumulate_grad_batches.
     pin_memory: page-locked batches, for a GPU.
     timeout: seconds after which a batch that no worker delivers is an error; 0 waits for ever.
+    max_bad: training pairs that may turn out to be unreadable while a run goes on: they are left out, and listed in its
+        bad.jsonl; one more is an error.
     Raises `UserError` on values outside these.
     """
 
@@ -49,13 +55,15 @@ class Loader:
     merge: int = 1
     pin_memory: bool = False
     timeout: float = 0
+    max_bad: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_batch_size", "epoch_size", "eval_draws", "merge"):
             _check(name, getattr(self, name), 1)
         for name in ("size", "eval_size"):
             _check(name, getattr(self, name), MULTIPLE, MULTIPLE)
-        _check("workers", self.workers, 0)
+        for name in ("workers", "max_bad"):
+            _check(name, getattr(self, name), 0)
         if not self.timeout >= 0:
             raise UserError(f"loader.timeout={self.timeout}: give seconds, 0 or more")
         if self.eval_size is None and (self.eval_batch_size or 1) > 1:
@@ -77,6 +85,11 @@ class Loader:
         return self.eval_batch_size or (1 if self.eval_size is None else self.batch_size)
 
 
+def _begin_worker(number: int) -> None:
+    """A worker that hangs must not outlive its run."""
+    die_with_parent()
+
+
 def _check(name: str, value: int | None, least: int, step: int = 1) -> None:
     if value is not None and (value < least or value % step):
         what = f"a multiple of {step}" if step > 1 else f"a whole number, {least} or more"
@@ -91,15 +104,17 @@ class Batches:
     """
 
     def __init__(self, dataset: Any, keys: Sampler[list[Key]], loader: Loader, collate: Any = None) -> None:
-        self.dataset, self.keys = dataset, keys
+        self.examples, self.keys = Watched(dataset, loader.workers), keys
+        self._pids: list[int] = []
         self._loader = DataLoader(
-            dataset,
+            self.examples,
             batch_sampler=keys,
             num_workers=loader.workers,
             collate_fn=collate,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout if loader.workers else 0,
             persistent_workers=loader.workers > 0,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # its seeds for workers are not ours to use, nor to take from the global state
         )
 
@@ -108,18 +123,53 @@ class Batches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[EditExample]:
-        return self._one_line_errors(iter(self._loader))  # iter() here and now: it reads the place
+        batches = iter(self._loader)  # here and now: it reads the place
+        self._pids = [worker.pid for worker in getattr(batches, "_workers", ())]
+        return self._one_line_errors(batches)
 
     def _one_line_errors(self, batches: Iterator[EditExample]) -> Iterator[EditExample]:
         """A worker's error arrives with its traceback as text; users get the one line it began as."""
         try:
             yield from batches
+        except RuntimeError as error:
+            raise self.explained(error) or error from None
         except UserError as error:
             self.close()
             text = str(error).strip()
             if "Traceback" not in text:
                 raise
             raise type(error)(text.splitlines()[-1].partition("Error: ")[2]) from None
+
+    def explained(self, error: RuntimeError) -> DataError | None:
+        """A hanging or dead worker as one line that names it, and the pair it was at; None: the error is another one.
+
+        Ends all workers at once: one that hangs does not listen.
+        """
+        text = str(error)
+        if not text.startswith("DataLoader"):  # torch has no class for it
+            return None
+        busy = [n for n in range(self.examples.workers) if self.examples.at(n)]
+        dead = [n for n, pid in enumerate(self._pids) if str(pid) in re.findall(r"\d+", text)]
+        if "timed out" in text:
+            what, how = f"no batch for {self._loader.timeout:g} s (loader.timeout)", "look at the disk, or wait longer"
+        elif dead or busy:
+            what, how = " ".join(text.split()), "for want of memory, perhaps: lower loader.workers or loader.size"
+        else:
+            return None  # another loader's
+        self._kill()
+        named = [f"worker {n} was at {self.examples.at(n)}" for n in busy if n in dead or not dead]
+        return DataError(f"{what}; {', '.join(named) or 'at no pair'}; {how}; the same command continues")
+
+    def _kill(self) -> None:
+        """End the workers, whatever they are doing."""
+        workers = getattr(self._iterator, "_workers", ())
+        for _ in range(2):  # torch's handler of SIGCHLD takes the first death for a failure, in the middle of this
+            with contextlib.suppress(RuntimeError):
+                for worker in workers:
+                    worker.kill()
+                for worker in workers:
+                    worker.join(5)
+        self.close()
 
     def close(self) -> None:
         """End the worker processes now (left to the garbage collector, each takes 5 s); the next iter() starts anew."""

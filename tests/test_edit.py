@@ -134,7 +134,7 @@ def test_a_bad_list_of_instructions_is_refused(tmp_path, refused):
         "line 3: field 'prompt' is empty": (3, "photo,prompt\na.png,x\na.png,\n"),
         "no field 'photo', it has foto, prompt; did you mean 'foto'": (3, "foto,prompt\na.png,x\n"),
         "no line with a photo": (3, "photo,prompt\n"),
-        "not as many fields": (3, "photo,prompt\na.png,make it, say, a cartoon\n"),
+        "fields, the header has": (3, "photo,prompt\na.png,make it, say, a cartoon\n"),
     }
     for word, (expected, text) in cases.items():
         table.write_text(text)

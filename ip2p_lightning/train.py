@@ -89,6 +89,7 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
         UserError and its kin: see ``errors``.
     """
     from ip2p_lightning import data_record, group, recipe, runs
+    from ip2p_lightning.digests import MEMO, Digests
 
     data = recipe.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
@@ -108,7 +109,10 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
             return DONE
         splits = ("train", "val") if config["val_every"] else ("train",)
         bad = data_record.left_out(run, checkpoint is None)
-        data_record.adopt_data(run, data.contents(splits), checkpoint is None, config["resume_allow"], bad)
+        memo = Path(config["cache_dir"]).expanduser() / MEMO if config["cache"] != "off" else None
+        data_record.adopt_data(
+            run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
+        )
         _lead(config, run, data, checkpoint, folder)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
     return DONE

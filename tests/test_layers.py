@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "ip2p_lightning"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ENTRY_POINTS = {"train", "data_cli", "cache", "evaluate", "edit", "export", "report", "inspect_cli", "app"}
 # The noun of a file -> the nouns of ours it may import. Leaves may be imported by all.
-LEAVES = {"errors", "randomness", "storage", "seals", "weights", "allocator", "orphans"}
+LEAVES = {"errors", "randomness", "storage", "seals", "weights", "allocator", "orphans", "records", "digests"}
 LEAVES |= {"_torchvision", "_torchmetrics"}
 MAY = {
     "diffusion": set(),

@@ -13,6 +13,7 @@ from ip2p_lightning import export, inspect_cli, runs
 from ip2p_lightning.caching.content import Contents
 from ip2p_lightning.caching.space import Space
 from ip2p_lightning.checkpoint import FOLDER
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.intact import verified
 from ip2p_lightning.seals import read_sealed, write_sealed
@@ -67,7 +68,7 @@ def test_a_flip_in_a_cache_is_noticed_and_never_read(tmp_path, kind):
     space.create()
     entries = {hashlib.sha256(bytes([i])).digest(): bytes([i] * 256) for i in range(40)}
     space.put(list(entries.items()))
-    Contents(tmp_path / "sources").of(SimpleNamespace(sources=lambda i: [Path(__file__)]), 0)
+    Contents(Digests(tmp_path / "sources")).of(SimpleNamespace(sources=lambda i: [Path(__file__)]), 0)
     for path in tmp_path.glob(kind):
         for flip in bit_flips(path, FLIPS):
             fresh = Space(tmp_path, {"what": "test"}, 256)

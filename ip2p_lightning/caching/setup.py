@@ -22,6 +22,7 @@ from ip2p_lightning.data import image, view
 from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.loader import Loader
 from ip2p_lightning.data.view import View
+from ip2p_lightning.digests import MEMO, Digests
 from ip2p_lightning.errors import UserError
 
 FORMAT = 1  # of the files; raise it when their meaning changes
@@ -90,7 +91,7 @@ class Cache:
             root = in_memory() if settings.mode == "ram" else Path(settings.folder).expanduser()
             self.space = Space(root, self._description(base), self.codec.payload)
             self.space.create()
-            self.contents = Contents(root / "sources")
+            self.contents = Contents(Digests(root / MEMO))
             self.filler = Filler(self.space, self.codec, autoencoder)
             self.tasks = CachedTasks(base, {share.task: self._task(base, share) for share in self.shares})
 
@@ -125,7 +126,9 @@ class Cache:
         """For ``status.json``."""
         if self.reason:
             return {"mode": "off", "reason": self.reason}
-        counts = {"damaged": self.space.damaged + self.space.index.damaged, "changed_sources": self.contents.changed}
+        digests = self.contents.digests
+        counts = {"damaged": self.space.damaged + self.space.index.damaged}
+        counts |= {"sources_read": digests.read, "changed_sources": digests.changed}
         tasks = {s.task: s.reason or f"{s.views} views" for s in self.shares}
         return {"folder": str(self.space.folder), "tasks": tasks} | asdict(self.filler.counts) | counts
 

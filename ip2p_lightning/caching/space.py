@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.caching.claims import Claims
-from ip2p_lightning.caching.records import RecordLog
 from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.records import RecordLog
 from ip2p_lightning.seals import read_sealed, write_sealed
 from ip2p_lightning.storage import storage_errors
 

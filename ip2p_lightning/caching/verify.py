@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ip2p_lightning.caching.content import Contents
 from ip2p_lightning.caching.space import DESCRIPTION, Space
+from ip2p_lightning.digests import MEMO, Digests
 from ip2p_lightning.errors import DamagedError
-
-MEMO = "sources"
 
 
 def is_cache(folder: Path) -> bool:
@@ -21,8 +19,8 @@ def verified(root: Path) -> Iterator[tuple[Path, str | None]]:
     """Each part of a folder of caches, and what is wrong with it."""
     for path in sorted(Path(root).glob(f"*/{DESCRIPTION}")):
         yield path.parent, _space(path.parent)
-    log = Contents(Path(root) / MEMO).memo
-    if log.path.exists():
+    log = Digests(Path(root) / MEMO).memo
+    if log is not None and log.path.exists():
         log.refresh()
         yield log.path, f"{log.damaged} damaged records" if log.damaged else None
 

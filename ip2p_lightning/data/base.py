@@ -14,6 +14,7 @@ from ip2p_lightning.data.loader import Batches, Loader
 from ip2p_lightning.data.pairs.protocol import Split
 from ip2p_lightning.data.plan import EvalBatches, Key, Merged, TrainBatches, TrainPlan
 from ip2p_lightning.data.tolerance import BadPairs
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError
 
 if TYPE_CHECKING:
@@ -123,10 +124,13 @@ class TasksDataModule(LightningDataModule):
         data = self.datasets(split)
         return [data[Key(task, 0, i % size, i // size)] for task, size in data.sizes.items() for i in range(per_task)]
 
-    def contents(self, splits: Sequence[Split] = ("train", "val")) -> dict[str, dict[str, str]]:
+    def contents(
+        self, splits: Sequence[Split] = ("train", "val"), digests: Digests | None = None
+    ) -> dict[str, dict[str, str]]:
         """Hashes of what the data consists of, by ``task/split`` and name. Raises as the sources do."""
+        digests = digests or Digests()
         return {
-            f"{name}/{split}": dataset.pairs.contents()
+            f"{name}/{split}": dataset.pairs.contents(digests)
             for split in splits
             for name, dataset in self.datasets(split).tasks.items()
         }

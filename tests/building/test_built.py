@@ -83,6 +83,18 @@ def test_rows_are_read_by_number_in_any_order(built, memory):
     assert np.array_equal(whole(again, 3)[0], whole(pairs, 3)[0])
 
 
+def test_a_cached_row_is_not_read_again(built, tmp_path, monkeypatch):
+    from ip2p_lightning.caching.content import Contents
+    from ip2p_lightning.digests import Digests
+
+    pairs = Built(str(built)).pairs("train")
+    first = [Contents(Digests(tmp_path / "memo")).of(pairs, i) for i in range(len(pairs))]
+    assert len(set(first)) == len(pairs)
+    again, digests = Built(str(built)).pairs("train"), Digests(tmp_path / "memo")
+    monkeypatch.setattr(type(again), "sources", None)
+    assert [Contents(digests).of(again, i) for i in range(len(again))] == first and digests.read == 0
+
+
 def test_memory_is_bounded_by_the_budget(built):
     pairs = Built(str(built), memory=0.05).pairs("train")
     for i in range(len(pairs)):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pieces import Counting, counting_fixture, fill, open_cache, write_pairs  # noqa: F401
 
-from ip2p_lightning.caching.records import RecordLog
 from ip2p_lightning.caching.space import Space
+from ip2p_lightning.records import RecordLog
 
 fork = multiprocessing.get_context("fork")
 

@@ -14,6 +14,7 @@ from ip2p_lightning.caching import setup
 from ip2p_lightning.caching.content import Contents, described
 from ip2p_lightning.data import Loader, Photos
 from ip2p_lightning.data.degrade import GaussianNoise, Rain
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.networks.autoencoder import KLAutoencoder
 
 LOADER = Loader(batch_size=2, size=32, crop="center")
@@ -130,10 +131,10 @@ def test_a_remembered_digest_spares_the_reading(pairs, tmp_path, monkeypatch):
         def sources(self, i):
             return (path,)
 
-    monkeypatch.setattr("ip2p_lightning.caching.content._SETTLED", 0)
-    digest = Contents(tmp_path / "memo").of(OnePair(), 0)
+    monkeypatch.setattr("ip2p_lightning.digests._SETTLED", 0)
+    digest = Contents(Digests(tmp_path / "memo")).of(OnePair(), 0)
     monkeypatch.setattr("hashlib.file_digest", None)
-    assert Contents(tmp_path / "memo").of(OnePair(), 0) == digest
+    assert Contents(Digests(tmp_path / "memo")).of(OnePair(), 0) == digest
 
 
 def test_degradations_are_fresh_unless_frozen(tmp_path):

@@ -13,6 +13,7 @@ from ip2p_lightning.data.pairs.files import ImageStore, checked_folder, image_st
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
 from ip2p_lightning.data.pairs.splits import checked_fractions, fingerprint, split_groups
 from ip2p_lightning.data.view import View
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError
 
 
@@ -112,15 +113,15 @@ class FilePairs:
         """Both files."""
         return self._files[i]
 
-    def contents(self) -> dict[str, str]:
+    def contents(self, digests: Digests) -> dict[str, str]:
         """Hashes of both files of every pair."""
-        return pair_hashes(dict(zip(self._ids, self._files, strict=True)))
+        return pair_hashes(dict(zip(self._ids, self._files, strict=True)), digests)
 
 
-def pair_hashes(files: Mapping[str, tuple[str | Path, str | Path]]) -> dict[str, str]:
+def pair_hashes(files: Mapping[str, tuple[str | Path, str | Path]], digests: Digests) -> dict[str, str]:
     """Hashes of both files of every pair, by the pair's name and side."""
     originals = {f"{name} (original)": original for name, (original, _) in files.items()}
-    return file_hashes(originals | {f"{name} (edited)": edited for name, (_, edited) in files.items()})
+    return file_hashes(originals | {f"{name} (edited)": edited for name, (_, edited) in files.items()}, digests)
 
 
 def paired_view(

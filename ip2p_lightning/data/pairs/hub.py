@@ -14,6 +14,7 @@ from ip2p_lightning.data.pairs.hub_tables import load_tables, own_split, train_s
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
 from ip2p_lightning.data.pairs.splits import checked_fractions, split_groups
 from ip2p_lightning.data.view import View
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError, UserError, suggest
 
 if TYPE_CHECKING:
@@ -169,11 +170,11 @@ class HubPairs:
         stored = (row[self._columns.original] or {}, row[self._columns.edited] or {})
         return tuple(image.get("bytes") or Path(image.get("path") or "") for image in stored)
 
-    def contents(self) -> dict[str, str]:
+    def contents(self, digests: Digests) -> dict[str, str]:
         """Hashes of the Arrow files behind the rows, and of which rows they are."""
         files = [entry["filename"] for entry in self._table.cache_files]
         rows = {f"rows of {self._split}": text_hash(self._rows.tolist(), self._columns)}
-        return rows | file_hashes({f"file {number}": path for number, path in enumerate(files)})
+        return rows | file_hashes({f"file {number}": path for number, path in enumerate(files)}, digests)
 
     def _decode(self, row: dict[str, Any], column: str, name: str) -> np.ndarray:
         stored, where = row[column], f"{name}, column '{column}'"

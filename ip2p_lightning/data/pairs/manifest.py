@@ -18,6 +18,7 @@ from ip2p_lightning.data.pairs.splits import checked_fractions, split_groups
 from ip2p_lightning.data.pairs.table import PathCheck, cell, connected, records, same_name
 from ip2p_lightning.data.prompts import cleaned_prompt
 from ip2p_lightning.data.view import View
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError
 
 
@@ -151,7 +152,7 @@ class ManifestPairs:
         """Both files."""
         return Path(self._rows[i].original), Path(self._rows[i].edited)
 
-    def contents(self) -> dict[str, str]:
+    def contents(self, digests: Digests) -> dict[str, str]:
         """Hashes of both files and of the instruction of every line."""
         prompts = {f"{row.id} (prompt)": text_hash(row.prompt) for row in self._rows if row.prompt is not None}
-        return pair_hashes({row.id: (row.original, row.edited) for row in self._rows}) | prompts
+        return pair_hashes({row.id: (row.original, row.edited) for row in self._rows}, digests) | prompts

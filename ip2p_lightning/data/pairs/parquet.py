@@ -15,6 +15,7 @@ from ip2p_lightning.data.pairs.files import checked_folder
 from ip2p_lightning.data.pairs.folder import check_sizes
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
 from ip2p_lightning.data.view import View
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DamagedError, DataError, UserError, suggest
 from ip2p_lightning.seals import read_sealed
 
@@ -69,7 +70,7 @@ class Built:
                     f"{path}: missing, or not the {size} bytes that were written; copy or build it again"
                 )
         table = _Table([root / name for name in files], int(self.memory * 2**20))
-        hashes = {name: mark["files"][name]["sha256"][:16] for name in files}
+        hashes = {name: mark["files"][name]["sha256"] for name in files}
         pairs = BuiltPairs(table, self.task, self.prompts == "own", hashes)
         if not len(pairs):
             which = f" of task '{self.task}'" if self.task else ""
@@ -93,7 +94,8 @@ class BuiltPairs:
     """Rows of one split."""
 
     def __init__(self, table: _Table, task: str | None, own_prompts: bool, hashes: dict[str, str]) -> None:
-        self._table, self._own, self._hashes = table, own_prompts, hashes
+        self._table, self._own, self._version = table, own_prompts, text_hash(*hashes.values())
+        self._hashes = {name: sha256[:16] for name, sha256 in hashes.items()}
         texts = table.columns(["id", "edit_prompt", "task"])
         rows = np.arange(texts.num_rows)
         if task is not None and texts.num_rows:
@@ -127,7 +129,11 @@ class BuiltPairs:
         """Both encoded images."""
         return self._table.images(int(self._rows[i]))
 
-    def contents(self) -> dict[str, str]:
+    def row_name(self, i: int) -> str:
+        """What row `i` is in these very files: its sources need not be read to know that they are the same."""
+        return f"{self._version} {int(self._rows[i])}"
+
+    def contents(self, digests: Digests) -> dict[str, str]:
         """Hashes of the files as they were built (reading verifies their pages), and of which rows are used."""
         return self._hashes | {"rows": text_hash(self._rows.tolist())}
 

@@ -13,6 +13,7 @@ from ip2p_lightning.data.pairs.files import ImageStore, checked_folder, image_st
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split, makes
 from ip2p_lightning.data.pairs.splits import checked_fractions, fingerprint, split_groups
 from ip2p_lightning.data.view import View
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError, UserError
 
 # The colour photographs in the scikit-image wheel. The two motorcycles are one scene: both are in train.
@@ -123,6 +124,6 @@ class PhotoPairs:
         """The photo's file."""
         return (self._files[i],)
 
-    def contents(self) -> dict[str, str]:
+    def contents(self, digests: Digests) -> dict[str, str]:
         """Hash of every photo."""
-        return file_hashes({self.id(i): path for i, path in enumerate(self._files)})
+        return file_hashes({self.id(i): path for i, path in enumerate(self._files)}, digests)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ip2p_lightning.data.image import Image
 from ip2p_lightning.data.view import View
+from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import UserError, suggest
 
 Split = Literal["train", "val", "test"]
@@ -46,7 +47,7 @@ class Pairs(Protocol):
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
         """The files, or the encoded images, that pair `i` is made from: what a cache goes by."""
 
-    def contents(self) -> dict[str, str]:
+    def contents(self, digests: Digests) -> dict[str, str]:
         """Hash of everything the pairs are made from, by name: equal only where all pairs are equal."""
 
 

@@ -27,10 +27,10 @@ def troubled(work: Path, seed: int, launcher: Sequence[str] = ("hydra.launcher.j
     """Drill 47, 49, 50: of eight jobs #2 raises, #4 exits, #5 is killed, #6 is NaN, #7 out of memory; then again."""
     folder, words = work / "sweep", [*SMALL, "max_skips=0", "seed=1,2,3,4,5,6,7,8", *launcher]
     code, output = sweep(folder, *words, TROUBLE, timeout=LONG)
-    first = {"exit code": code, "states": seeds(folder), **table_of(output, folder)}
+    first = {"exit code": code, "states": told(folder), **table_of(output)}
     before = {seed: mtimes(path) for seed, path in by_seed(folder).items() if seed not in FAILING}
     code, output = sweep(folder, *words, timeout=LONG)
-    second = {"exit code": code, "states": seeds(folder), "jobs that ran again": run_twice(folder)}
+    second = {"exit code": code, "states": told(folder), "jobs that ran again": run_twice(folder)}
     second["untouched jobs' files unchanged"] = before == {s: mtimes(by_seed(folder)[s]) for s in before}
     whole = {seed: mtimes(path) for seed, path in by_seed(folder).items()}
     code, output = sweep(folder, *words, timeout=LONG)
@@ -48,6 +48,11 @@ def seeds(folder: Path) -> dict[int, str]:
     return {seed: read_status(path).get("state", "not started") for seed, path in by_seed(folder).items()}
 
 
+def told(folder: Path) -> str:
+    """The same in a line."""
+    return ", ".join(f"{seed} {state}" for seed, state in seeds(folder).items())
+
+
 def mtimes(folder: Path) -> dict[str, int]:
     """Each file of a run, and when it was last written."""
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -58,7 +63,7 @@ def run_twice(folder: Path) -> list[int]:
     return [seed for seed, path in by_seed(folder).items() if len(list(path.glob("events*"))) > 1]
 
 
-def table_of(output: str, folder: Path) -> dict[str, object]:
+def table_of(output: str) -> dict[str, object]:
     """The failures that a sweep's last table names."""
     rows = [line for line in output.splitlines() if "(log: " in line]
     named = {}

@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
     wanted = write_photos(work / ("distinct" if options.distinct else "photos"), options.distinct, options.count)
-    ours, theirs = _Ours(options, wanted), _Stock(options)
+    ours, theirs = Ours(options, wanted), Stock(options)
     for _ in range(options.rounds):
         for number, batch in list(enumerate(ours.batches))[options.part - 1 :: options.parts]:
             spent = {name: _clocked(side, batch) for name, side in (("theirs", theirs), ("ours", ours))}
@@ -107,7 +107,7 @@ def write_photos(folder: Path, distinct: bool, count: int) -> list[tuple[Path, s
     return wanted
 
 
-class _Ours:
+class Ours:
     """``ip2p-edit``, from where the model has been read."""
 
     def __init__(self, options: argparse.Namespace, wanted: list[tuple[Path, str]]) -> None:
@@ -137,12 +137,15 @@ class _Ours:
         edit_photos([batch], self.editor, SEED, lambda pixels, job: _save(pixels, job.out, {}), lambda job: None)
 
 
-class _Stock:
+class Stock:
     """The pipeline as its users call it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         import diffusers
 
+        from ip2p_lightning.commands import quiet_libraries
+
+        quiet_libraries()
         self.options = options
         self.out = Path(options.work) / "theirs"
         self.out.mkdir(exist_ok=True)
@@ -168,7 +171,7 @@ class _Stock:
             edited.save(self.out / job.photo.name)
 
 
-def _clocked(side: _Ours | _Stock, batch: Any) -> dict[str, float]:
+def _clocked(side: Ours | Stock, batch: Any) -> dict[str, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     side.edit(batch)
     return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}

@@ -23,15 +23,13 @@ Forward = Callable[..., Tensor]
 def leaner(*networks: nn.Module | None) -> Iterator[None]:
     """Within, keys and values of cross-attention, gated layers and upsamplers of `networks` are computed for less.
 
-    Not for training: nothing here has a gradient. Compiled networks, and layers of another kind (LoRA's, say), are left
-    alone; None is none.
+    Not for training: nothing here has a gradient. What is compiled, and layers of another kind (LoRA's, say), are left
+    alone; None is no network.
     """
     changed: dict[nn.Module, Forward] = {}
     for network in filter(None, networks):
-        parts = list(network.modules())
-        if not any(getattr(part, "_compiled_call_impl", None) for part in parts):
-            for part in parts:
-                changed |= _kept(part) | _halved(part) | _quartered(part)
+        for part in _eager(network):
+            changed |= _kept(part) | _halved(part) | _quartered(part)
     changed = {part: forward for part, forward in changed.items() if "forward" not in vars(part)}  # another's stays
     for part, forward in changed.items():
         part.forward = forward
@@ -40,6 +38,14 @@ def leaner(*networks: nn.Module | None) -> Iterator[None]:
     finally:
         for part in changed:
             del part.forward  # the class's own shows again
+
+
+def _eager(part: nn.Module) -> Iterator[nn.Module]:
+    """A module and those in it, but for what is compiled."""
+    if getattr(part, "_compiled_call_impl", None) is None:
+        yield part
+        for child in part.children():
+            yield from _eager(child)
 
 
 def _kept(part: Any) -> dict[nn.Module, Forward]:

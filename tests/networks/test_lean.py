@@ -110,6 +110,7 @@ def test_other_networks_and_other_peoples_layers_are_left_alone(unet):
     with leaner(unet):
         assert layer.forward is own
     assert layer.forward is own
-    unet.compile(backend="eager")
+    unet.compile_repeated_blocks(backend="eager")
     with leaner(unet):
-        assert [m for m in unet.modules() if "forward" in vars(m)] == [layer]
+        changed = [type(m).__name__ for m in unet.modules() if "forward" in vars(m) and m is not layer]
+    assert changed == ["Upsample2D"]

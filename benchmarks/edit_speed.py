@@ -32,7 +32,7 @@ SIDES += [(192, 256), (224, 224), (256, 256), (255, 251)]  # width, height: a fo
 PROMPTS = ["remove the noise", "make it a cartoon", "brighten the photo", "wipe the rain off"]
 COUNT, SEED, TEXT_SCALE = 64, 7, 7.5
 RESULTS = "edit_speed.jsonl"
-GLIBC = (32 << 20, 64 << 20)  # where glibc's own thresholds end up by themselves (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)
+GLIBC = {-3: 32 << 20, -1: 64 << 20}  # where M_MMAP_THRESHOLD and M_TRIM_THRESHOLD end up by themselves
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -130,10 +130,10 @@ class Ours:
     def edit(self, batch: Any) -> None:
         """One batch."""
         from ip2p_lightning.edit import _save
-        from ip2p_lightning.editing import _keep_pages
+        from ip2p_lightning.editing import keep_pages
         from ip2p_lightning.photo_batches import edit_photos
 
-        _keep_pages()
+        keep_pages()
         edit_photos([batch], self.editor, SEED, lambda pixels, job: _save(pixels, job.out, {}), lambda job: None)
 
 
@@ -156,9 +156,7 @@ class Stock:
 
     def edit(self, batch: Any) -> None:
         """The photos of a batch, one after the other."""
-        with contextlib.suppress(AttributeError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-3, GLIBC[0]), libc.mallopt(-1, GLIBC[1])
+        as_glibc_does()
         for job in batch.jobs:
             edited = self.pipeline(
                 job.prompt,
@@ -169,6 +167,14 @@ class Stock:
                 generator=torch.Generator().manual_seed(SEED),
             ).images[0]
             edited.save(self.out / job.photo.name)
+
+
+def as_glibc_does() -> None:
+    """The thresholds of malloc as they were before ours changed them."""
+    with contextlib.suppress(AttributeError):
+        libc = ctypes.CDLL(None)
+        for name, value in GLIBC.items():
+            libc.mallopt(name, value)
 
 
 def _clocked(side: Ours | Stock, batch: Any) -> dict[str, float]:

@@ -174,7 +174,7 @@ def ready(module: Any, device: str | None = None, dtype: str = "float32", compil
         for part in (module.unet, module.autoencoder, module.text_encoder):
             part.to(dtype=getattr(torch, dtype))
     if place.type == "cpu":
-        _keep_pages()
+        keep_pages()
         for part in filter(None, (module.unet, module.autoencoder.model)):
             part.to(memory_format=torch.channels_last)
     if compile:
@@ -192,7 +192,7 @@ def _device(name: str | None) -> torch.device:
     return place
 
 
-def _keep_pages() -> None:
+def keep_pages() -> None:
     """Let glibc keep what is freed: it would give large blocks back, and each activation be paged in anew."""
     if sys.platform != "linux":
         return

@@ -8,7 +8,7 @@ Shapes: B batch, C channels, h w size, L tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,19 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Forward = Callable[..., Tensor]
+Rule = Callable[[Any], dict[nn.Module, Forward]]  # of a module: the layers that it changes, and how they compute then
 
 
 @contextmanager
-def leaner(*networks: nn.Module | None) -> Iterator[None]:
-    """Within, keys and values of cross-attention, gated layers and upsamplers of `networks` are computed for less.
+def leaner(*networks: nn.Module | None, rules: Sequence[Rule] | None = None) -> Iterator[None]:
+    """Within, layers of `networks` compute by other `rules`; by default by all: `kept`, `halved`, `quartered`.
 
     Not for training: nothing here has a gradient. What is compiled, and layers of another kind (LoRA's, say), are left
     alone; None is no network.
     """
-    changed: dict[nn.Module, Forward] = {}
+    rules, changed = rules or (kept, halved, quartered), dict[nn.Module, Forward]()
     for network in filter(None, networks):
         for part in _eager(network):
-            changed |= _kept(part) | _halved(part) | _quartered(part)
+            for rule in rules:
+                changed |= rule(part)
     changed = {part: forward for part, forward in changed.items() if "forward" not in vars(part)}  # another's stays
     for part, forward in changed.items():
         part.forward = forward
@@ -48,7 +50,7 @@ def _eager(part: nn.Module) -> Iterator[nn.Module]:
             yield from _eager(child)
 
 
-def _kept(part: Any) -> dict[nn.Module, Forward]:
+def kept(part: Any) -> dict[nn.Module, Forward]:
     """Keys and values of a cross-attention, kept for as long as the same text tensor is given."""
     if getattr(part, "is_cross_attention", False) is not True:
         return {}
@@ -66,7 +68,7 @@ def _kept(part: Any) -> dict[nn.Module, Forward]:
     return {layer: keeping(layer.forward) for layer in (part.to_k, part.to_v)}
 
 
-def _halved(part: Any) -> dict[nn.Module, Forward]:
+def halved(part: Any) -> dict[nn.Module, Forward]:
     """A GEGLU without a tensor of both its halves, nor one of their product."""
     if type(part).__name__ != "GEGLU" or not _is_plain(part.proj, nn.Linear):
         return {}
@@ -80,7 +82,7 @@ def _halved(part: Any) -> dict[nn.Module, Forward]:
     return {part: gated}
 
 
-def _quartered(part: Any) -> dict[nn.Module, Forward]:
+def quartered(part: Any) -> dict[nn.Module, Forward]:
     """Nearest-neighbour doubling and a 3x3 convolution as four 2x2 convolutions of the small image: 4/9 of the work."""
     conv = getattr(part, "conv", None)
     if type(part).__name__ != "Upsample2D" or not _is_plain(conv, nn.Conv2d):

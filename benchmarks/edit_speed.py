@@ -32,7 +32,7 @@ SIDES += [(192, 256), (224, 224), (256, 256), (255, 251)]  # width, height: a fo
 PROMPTS = ["remove the noise", "make it a cartoon", "brighten the photo", "wipe the rain off"]
 COUNT, SEED, TEXT_SCALE = 64, 7, 7.5
 RESULTS = "edit_speed.jsonl"
-GLIBC = (32 << 20, 64 << 20)  # where glibc's own thresholds end up by themselves (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)
+GLIBC = {-3: 32 << 20, -1: 64 << 20}  # where M_MMAP_THRESHOLD and M_TRIM_THRESHOLD end up by themselves
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
     wanted = write_photos(work / ("distinct" if options.distinct else "photos"), options.distinct, options.count)
-    ours, theirs = _Ours(options, wanted), _Stock(options)
+    ours, theirs = Ours(options, wanted), Stock(options)
     for _ in range(options.rounds):
         for number, batch in list(enumerate(ours.batches))[options.part - 1 :: options.parts]:
             spent = {name: _clocked(side, batch) for name, side in (("theirs", theirs), ("ours", ours))}
@@ -107,7 +107,7 @@ def write_photos(folder: Path, distinct: bool, count: int) -> list[tuple[Path, s
     return wanted
 
 
-class _Ours:
+class Ours:
     """``ip2p-edit``, from where the model has been read."""
 
     def __init__(self, options: argparse.Namespace, wanted: list[tuple[Path, str]]) -> None:
@@ -129,20 +129,23 @@ class _Ours:
 
     def edit(self, batch: Any) -> None:
         """One batch."""
+        from ip2p_lightning.allocator import keep_pages
         from ip2p_lightning.edit import _save
-        from ip2p_lightning.editing import _keep_pages
         from ip2p_lightning.photo_batches import edit_photos
 
-        _keep_pages()
+        keep_pages()
         edit_photos([batch], self.editor, SEED, lambda pixels, job: _save(pixels, job.out, {}), lambda job: None)
 
 
-class _Stock:
+class Stock:
     """The pipeline as its users call it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         import diffusers
 
+        from ip2p_lightning.commands import quiet_libraries
+
+        quiet_libraries()
         self.options = options
         self.out = Path(options.work) / "theirs"
         self.out.mkdir(exist_ok=True)
@@ -153,9 +156,7 @@ class _Stock:
 
     def edit(self, batch: Any) -> None:
         """The photos of a batch, one after the other."""
-        with contextlib.suppress(AttributeError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-3, GLIBC[0]), libc.mallopt(-1, GLIBC[1])
+        as_glibc_does()
         for job in batch.jobs:
             edited = self.pipeline(
                 job.prompt,
@@ -168,7 +169,15 @@ class _Stock:
             edited.save(self.out / job.photo.name)
 
 
-def _clocked(side: _Ours | _Stock, batch: Any) -> dict[str, float]:
+def as_glibc_does() -> None:
+    """The thresholds of malloc as they were before ours changed them."""
+    with contextlib.suppress(AttributeError):
+        libc = ctypes.CDLL(None)
+        for name, value in GLIBC.items():
+            libc.mallopt(name, value)
+
+
+def _clocked(side: Ours | Stock, batch: Any) -> dict[str, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     side.edit(batch)
     return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,9 @@ def _sizes(jobs: Sequence[Job]) -> dict[Path, tuple[int, int]]:
     """(width, height) of each photo; all are decoded, so that a bad one is refused before anything is written."""
     from ip2p_lightning.data.image import open_image
 
-    return {photo: open_image(photo).shape[1::-1] for photo in dict.fromkeys(job.photo for job in jobs)}
+    photos = list(dict.fromkeys(job.photo for job in jobs))
+    with ThreadPoolExecutor(4) as readers:
+        return dict(zip(photos, readers.map(lambda photo: open_image(photo).shape[1::-1], photos), strict=True))
 
 
 def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argparse.Namespace) -> None:

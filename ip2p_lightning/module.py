@@ -16,7 +16,7 @@ from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.editing import Clock
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.metrics import psnr, ssim
-from ip2p_lightning.networks import Conditioner, apply_unet, lean_unet
+from ip2p_lightning.networks import Conditioner, apply_unet, leaner
 from ip2p_lightning.randomness import seed_of, torch_rng
 from ip2p_lightning.training import LearningRate, TrainedModule
 
@@ -223,10 +223,10 @@ class EditDiffusion(TrainedModule):
             null = self.conditioner.null(full)
             # on the CPU, as diffusers' pipelines advise: a seed then gives the same pixels on every device
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with clock("sample"), eager(self.compiled), lean_unet(self.unet):
+        with clock("sample"), eager(self.compiled), leaner(self.unet):
             z, net = image * self.autoencoder.scaling_factor, clock.counting(self._net)
             z = (sampler or self.sampler).sample(net, self.objective, full, null, z, generators, progress)
-        with clock("decode"):
+        with clock("decode"), leaner(self.autoencoder.model):
             return self.autoencoder.decode(z).clamp(-1, 1)
 
     def validation_step(self, batch: EditExample, batch_idx: int) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from ip2p_lightning.editing import BatchEditor, images_at_once
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.photos import Fit, Job
 
-UNWRITTEN = 64  # edits that may wait for the disk
+UNWRITTEN = 16  # edits that may wait for the disk
 
 
 class PhotoBatch(NamedTuple):

@@ -19,7 +19,7 @@ _HOMES = {
     "TextEncoder": "text_encoder",
     "TinyText": "text_encoder",
     "apply_unet": "unet",
-    "lean_unet": "lean",
+    "leaner": "lean",
     "load_unet": "unet",
     "widen": "unet",
 }

@@ -1,12 +1,14 @@
-"""The UNet while it samples: what the text alone decides is computed once, and the widest layers take less memory.
+"""diffusers' networks while they sample: the same outputs, up to float noise, for less arithmetic and less memory.
 
-Measured on a CPU at a quarter of Stable Diffusion's widths, four photos of 256 px at once: 7 % less time
-(benchmarks/edit_speed_cpu_202611.md).
+What each rewriting gains on a CPU is measured in benchmarks/edit_speed_cpu_202611.md. On a GPU, where none of them was
+measured, only the keys and values are kept.
+
+Shapes: B batch, C channels, h w size, L tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,56 +16,110 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Forward = Callable[..., Tensor]
+Rule = Callable[[Any], dict[nn.Module, Forward]]  # of a module: the layers that it changes, and how they compute then
+
 
 @contextmanager
-def lean_unet(unet: nn.Module) -> Iterator[None]:
-    """Within, diffusers' UNet gives the same outputs for less, up to float noise; other networks are left alone.
+def leaner(*networks: nn.Module | None, rules: Sequence[Rule] | None = None) -> Iterator[None]:
+    """Within, layers of `networks` compute by other `rules`; by default by all: `kept`, `halved`, `quartered`.
 
-    Keys and values of cross-attention are kept for as long as the UNet is given the same text tensor. On a CPU, the two
-    halves of a gated layer are computed one by one and in place. Not for training: nothing here has a gradient. A
-    compiled network is left alone too.
+    Not for training: nothing here has a gradient. What is compiled, and layers of another kind (LoRA's, say), are left
+    alone; None is no network.
     """
-    parts = [] if any(getattr(m, "_compiled_call_impl", None) for m in unet.modules()) else list(unet.modules())
-    changed = {layer: _kept(layer.forward) for m in parts if _is_cross_attention(m) for layer in (m.to_k, m.to_v)}
-    changed |= {m: _halved(m.proj) for m in parts if _is_gated(m)}
-    changed = {m: forward for m, forward in changed.items() if "forward" not in vars(m)}  # somebody else's stays
-    for layer, forward in changed.items():
-        layer.forward = forward
+    rules, changed = rules or (kept, halved, quartered), dict[nn.Module, Forward]()
+    for network in filter(None, networks):
+        for part in _eager(network):
+            for rule in rules:
+                changed |= rule(part)
+    changed = {part: forward for part, forward in changed.items() if "forward" not in vars(part)}  # another's stays
+    for part, forward in changed.items():
+        part.forward = forward
     try:
         yield
     finally:
-        for layer in changed:
-            del layer.forward  # the class's own shows again
+        for part in changed:
+            del part.forward  # the class's own shows again
 
 
-def _is_cross_attention(part: Any) -> bool:
-    return getattr(part, "is_cross_attention", False) is True and hasattr(part, "to_k")
+def _eager(part: nn.Module) -> Iterator[nn.Module]:
+    """A module and those in it, but for what is compiled."""
+    if getattr(part, "_compiled_call_impl", None) is None:
+        yield part
+        for child in part.children():
+            yield from _eager(child)
 
 
-def _kept(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`forward`, answering the same tensor from memory."""
-    last: list[Tensor] = []
+def kept(part: Any) -> dict[nn.Module, Forward]:
+    """Keys and values of a cross-attention, kept for as long as the same text tensor is given."""
+    if getattr(part, "is_cross_attention", False) is not True:
+        return {}
 
-    def once(text: Tensor) -> Tensor:
-        if not last or last[0] is not text:
-            last[:] = [text, forward(text)]
-        return last[1]
+    def keeping(forward: Forward) -> Forward:
+        last: list[Tensor] = []
 
-    return once
+        def once(text: Tensor) -> Tensor:
+            if not last or last[0] is not text:
+                last[:] = [text, forward(text)]
+            return last[1]
+
+        return once
+
+    return {layer: keeping(layer.forward) for layer in (part.to_k, part.to_v)}
 
 
-def _is_gated(part: Any) -> bool:
-    """Whether this is a GEGLU over a plain linear layer (of LoRA, say, we know less) on a CPU."""
-    plain = type(part).__name__ == "GEGLU" and type(part.proj) is nn.Linear and part.proj.bias is not None
-    return plain and part.proj.weight.device.type == "cpu"
+def halved(part: Any) -> dict[nn.Module, Forward]:
+    """A GEGLU without a tensor of both its halves, nor one of their product."""
+    if type(part).__name__ != "GEGLU" or not _is_plain(part.proj, nn.Linear):
+        return {}
+    weight, bias, width = part.proj.weight, part.proj.bias, part.proj.out_features // 2
+
+    def gated(x: Tensor) -> Tensor:  # [B L D] -> [B L width]
+        """x W_1 * gelu(x W_2)  (Shazeer 2020, eq. 6)."""
+        gate = torch.ops.aten.gelu_(F.linear(x, weight[width:], bias[width:]))
+        return F.linear(x, weight[:width], bias[:width]).mul_(gate)
+
+    return {part: gated}
 
 
-def _halved(proj: nn.Linear) -> Callable[..., Tensor]:
-    """x W_1 * gelu(x W_2)  (Shazeer 2020, eq. 6), without a tensor of both halves, nor of their product."""
+def quartered(part: Any) -> dict[nn.Module, Forward]:
+    """Nearest-neighbour doubling and a 3x3 convolution as four 2x2 convolutions of the small image: 4/9 of the work."""
+    conv = getattr(part, "conv", None)
+    if type(part).__name__ != "Upsample2D" or not _is_plain(conv, nn.Conv2d):
+        return {}
+    if part.norm is not None or (conv.kernel_size, conv.stride, conv.padding) != ((3, 3), (1, 1), (1, 1)):
+        return {}
+    kernels: list[list[Tensor]] = []
+    whole = part.forward
 
-    def gated(x: Tensor) -> Tensor:
-        width = proj.out_features // 2
-        gate = torch.ops.aten.gelu_(F.linear(x, proj.weight[width:], proj.bias[width:]))
-        return F.linear(x, proj.weight[:width], proj.bias[:width]).mul_(gate)
+    def doubled(x: Tensor, output_size: Any = None) -> Tensor:  # [B C h w] -> [B C' 2h 2w]
+        height, width = x.shape[-2:]
+        if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
+            return whole(x, output_size)
+        if not kernels:
+            kernels.append(_phases(conv.weight))
+        padded = F.pad(x, (1, 1, 1, 1))
+        out = x.new_empty(len(x), 2 * height, 2 * width, conv.out_channels).permute(0, 3, 1, 2)
+        for phase, kernel in enumerate(kernels[0]):
+            top, left = divmod(phase, 2)
+            seen = padded[:, :, top : top + height + 1, left : left + width + 1]
+            out[:, :, top::2, left::2] = F.conv2d(seen, kernel, conv.bias)
+        return out
 
-    return gated
+    return {part: doubled}
+
+
+def _phases(weight: Tensor) -> list[Tensor]:  # [C' C 3 3] -> four of [C' C 2 2]
+    """Of each of the four pixels that a small one becomes, the taps that fall on the same small pixel, added."""
+
+    def both(kernel: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        before, here, after = kernel.unbind(dim)
+        return torch.stack([before, here + after], dim), torch.stack([before + here, after], dim)
+
+    layout = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return [kernel.contiguous(memory_format=layout) for rows in both(weight, 2) for kernel in both(rows, 3)]
+
+
+def _is_plain(layer: Any, kind: type[nn.Module]) -> bool:
+    """Whether this is torch's own layer, with a bias, on a CPU."""
+    return type(layer) is kind and layer.bias is not None and layer.weight.device.type == "cpu"

@@ -11,7 +11,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from sd_checkpoint import TEXT_WIDTH, write_sd_checkpoint
 
-from ip2p_lightning.networks import Condition, PixelEditor, apply_unet, lean_unet, load_unet
+from ip2p_lightning.networks import Condition, PixelEditor, apply_unet, leaner, load_unet
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def inputs(seed=0):
 def test_outputs_are_the_same_up_to_float_noise(unet):
     z, t, condition = inputs()
     plain = apply_unet(unet, z, t, condition)
-    with lean_unet(unet):
+    with leaner(unet):
         first, again = apply_unet(unet, z, t, condition), apply_unet(unet, z, t, condition)
         other = apply_unet(unet, z, t, inputs(1)[2])
     assert torch.equal(first, again) and (first - plain).abs().max() <= 1e-5 * plain.abs().max()
@@ -58,14 +58,43 @@ def test_keys_and_values_are_computed_once_a_text(unet):
             (cross if ".attn2." in name else own).append(part)
     z, t, condition = inputs()
     twin = condition._replace(text=condition.text.clone())  # equal, but another tensor: nothing is assumed
-    with lean_unet(unet):
+    with leaner(unet):
         for shown in (condition, condition, condition, twin):
             apply_unet(unet, z, t, shown)
     assert cross and {layer.calls for layer in cross} == {2} and {layer.calls for layer in own} == {4}
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 2)])
+def test_a_doubling_is_four_small_convolutions(layout, size):
+    from diffusers.models.upsampling import Upsample2D
+
+    part = Upsample2D(3, use_conv=True, out_channels=5).to(memory_format=layout)
+    x = torch.randn(2, 3, *size).to(memory_format=layout)
+    plain, odd = part(x), part(x, (2 * size[0] - 1, 2 * size[1]))
+    with leaner(part):
+        found, same = part(x), part(x, (2 * size[0] - 1, 2 * size[1]))
+        assert torch.equal(part(x, (2 * size[0], 2 * size[1])), found)
+    assert found.shape == plain.shape and (found - plain).abs().max() <= 1e-5
+    assert torch.equal(odd, same)  # not a doubling: left to the layer itself
+
+
+@torch.no_grad()
+def test_a_decoder_gives_the_same_image(tmp_path):
+    from ip2p_lightning.networks import KLAutoencoder
+
+    autoencoder = KLAutoencoder(str(write_sd_checkpoint(tmp_path / "8", in_channels=8)))
+    z = torch.randn(2, 4, 5, 7)
+    plain = autoencoder.decode(z)
+    with leaner(autoencoder.model):
+        assert (autoencoder.decode(z) - plain).abs().max() <= 1e-4 * plain.std()
+    with leaner(None):  # an autoencoder without weights
+        pass
+
+
 def test_an_error_inside_leaves_the_unet_as_it_was(unet):
-    with pytest.raises(RuntimeError, match="stop"), lean_unet(unet):
+    with pytest.raises(RuntimeError, match="stop"), leaner(unet):
         assert [m for m in unet.modules() if "forward" in vars(m)]
         raise RuntimeError("stop")
     assert not [m for m in unet.modules() if "forward" in vars(m)]
@@ -73,14 +102,15 @@ def test_an_error_inside_leaves_the_unet_as_it_was(unet):
 
 def test_other_networks_and_other_peoples_layers_are_left_alone(unet):
     editor = PixelEditor()
-    with lean_unet(editor):
+    with leaner(editor):
         assert not [m for m in editor.modules() if "forward" in vars(m)]
     unet = copy.deepcopy(unet)
     layer = next(m for n, m in unet.named_modules() if n.endswith("attn2.to_k"))
     layer.forward = own = lambda text: text
-    with lean_unet(unet):
+    with leaner(unet):
         assert layer.forward is own
     assert layer.forward is own
-    unet.compile(backend="eager")
-    with lean_unet(unet):
-        assert [m for m in unet.modules() if "forward" in vars(m)] == [layer]
+    unet.compile_repeated_blocks(backend="eager")
+    with leaner(unet):
+        changed = [type(m).__name__ for m in unet.modules() if "forward" in vars(m) and m is not layer]
+    assert changed == ["Upsample2D"]

@@ -1,0 +1,90 @@
+"""What each measure of ``ip2p-edit`` gains on a CPU: one evaluation of the UNet a photo, three branches, one thread.
+
+``python -m benchmarks.edit_parts [--size small] [--rounds 5] [--latents 16 24 32]``: CPU seconds a photo, each line one
+measure more than the one above; all lines in turn, the best of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ip2p_lightning  # noqa: F401  makes torchvision importable
+from benchmarks.edit_speed import as_glibc_does
+from benchmarks.material import SIZES, write_editor
+
+PHOTOS = 4  # at once
+
+
+def main() -> int:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--latents", type=int, nargs="+", default=[16, 24, 32])
+    parser.add_argument("--work", type=Path, default=Path("/tmp/ip2p-bench"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    path = write_editor(options.work / f"editor-{options.size}", options.size)
+    for side in options.latents:
+        with torch.no_grad(), ExitStack() as stack:
+            best = _best(_lines(str(path), side, stack), options.rounds)
+        first = next(iter(best.values()))
+        for name, seconds in best.items():
+            print(f"| {8 * side} px | {name} | {seconds:.3f} | {first / seconds:.2f} |", flush=True)
+    return 0
+
+
+def _lines(path: str, side: int, stack: ExitStack) -> dict[str, Callable[[], Any]]:
+    from ip2p_lightning.allocator import keep_pages
+    from ip2p_lightning.networks import load_unet
+    from ip2p_lightning.networks.lean import halved, kept, leaner, quartered
+
+    plain = load_unet(path)
+    twins = [copy.deepcopy(plain).to(memory_format=torch.channels_last) for _ in range(4)]
+    for number, twin in enumerate(twins[1:], start=1):
+        stack.enter_context(leaner(twin, rules=(kept, halved, quartered)[:number]))
+    one, several = _inputs(plain, side, 1), _inputs(plain, side, PHOTOS)
+    return {
+        "one photo, as diffusers' pipeline": partial(_run, plain, one, as_glibc_does),
+        f"{PHOTOS} photos at once": partial(_run, plain, several, as_glibc_does),
+        "pages kept": partial(_run, plain, several, keep_pages),
+        "channels last": partial(_run, twins[0], several, keep_pages),
+        "keys and values kept": partial(_run, twins[1], several, keep_pages),
+        "gates in halves, in place": partial(_run, twins[2], several, keep_pages),
+        "upsamplers in quarters": partial(_run, twins[3], several, keep_pages),
+    }
+
+
+def _inputs(unet: Any, side: int, photos: int) -> tuple[torch.Tensor, torch.Tensor]:
+    text = torch.randn(3 * photos, 77, unet.config.cross_attention_dim)
+    return torch.randn(3 * photos, unet.config.in_channels, side, side), text
+
+
+def _run(unet: Any, inputs: tuple[torch.Tensor, torch.Tensor], prepare: Callable[[], None]) -> float:
+    """CPU seconds a photo; the first of two calls pages in what the thresholds before had given back."""
+    prepare()
+    x, text = inputs
+    for _ in range(2):
+        began = time.process_time()
+        unet(x, torch.full((len(x),), 500), encoder_hidden_states=text, return_dict=False)
+        spent = time.process_time() - began
+    return spent / (len(x) // 3)
+
+
+def _best(lines: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    found = [{name: run() for name, run in lines.items()} for _ in range(rounds)]
+    return {name: min(measured[name] for measured in found) for name in lines}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -60,5 +60,5 @@ def test_a_library_that_is_not_there_is_named(monkeypatch):
 
 def test_sharded_weights_are_not_for_eight_bits():
     pytest.importorskip("bitsandbytes")
-    with pytest.raises(UserError, match="optimizer=adamw8bit and trainer.strategy=fsdp2"):
+    with pytest.raises(UserError, match=r"adamw8bit and .*fsdp2"):
         config_of("model=tiny", "optimizer=adamw8bit", "trainer=ddp", "trainer.strategy=fsdp2")

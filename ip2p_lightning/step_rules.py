@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ip2p_lightning.rules import Config, Rules, _apply, _get, _on_cpu, _value
+from ip2p_lightning.rules import Config, Rules, _apply, _get, _on_cpu, _target, _value
 
 
 def step_contradictions(config: Config) -> None:
@@ -47,6 +47,10 @@ _STEP: Rules = (
     (
         lambda c: bool(_get(c, "unet.lora")) and _get(c, "trainer.strategy") == "fsdp2",
         lambda c: "unet=sd_lora and trainer.strategy=fsdp2: what is trained fits one device; use trainer.strategy=ddp",
+    ),
+    (
+        lambda c: _target(c, "optimizer") == "AdamW8bit" and _get(c, "trainer.strategy") == "fsdp2",
+        lambda c: "optimizer=adamw8bit and trainer.strategy=fsdp2: bitsandbytes takes no sharded weights; use adamw",
     ),
     (
         lambda c: _get(c, "model.compile") == "graphs" and _on_cpu(c),

@@ -56,3 +56,9 @@ def test_a_library_that_is_not_there_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "bitsandbytes.optim", raising=False)
     with pytest.raises(UserError, match="needs the library bitsandbytes, which is not installed: pip install"):
         config_of("model=tiny", "optimizer=adamw8bit")
+
+
+def test_sharded_weights_are_not_for_eight_bits():
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(UserError, match=r"adamw8bit and .*fsdp2"):
+        config_of("model=tiny", "optimizer=adamw8bit", "trainer=ddp", "trainer.strategy=fsdp2")

@@ -1,4 +1,4 @@
-"""Images a second of our training loader against the loader of diffusers' script, on one core and the same Parquet files.
+"""Images a second of our training loader against the loader of diffusers' script: one core, the same Parquet files.
 
 Both decode the two images of a pair, bring them to the training size, flip half of them and deliver batches in
 [-1, 1]; a caption is chosen, not tokenised. The peer's functions are taken out of its unmodified script: its

@@ -13,6 +13,7 @@ from torch import Tensor
 MARGIN, GAP, ROW_GAP = 28, 10, 26  # around the sheet, between cells, between rows
 INK, GREY = (25, 25, 28), (120, 120, 126)
 TITLE, HEADER, TEXT, CAPTION = 22, 16, 16, 14  # font sizes in pixels
+LONGEST = 240  # characters of an instruction that are shown
 
 
 def to_pixels(x: Tensor) -> np.ndarray:  # [3 H W] in [-1, 1] -> [H W 3] uint8
@@ -96,6 +97,7 @@ def _scaled(pixels: np.ndarray, cell: int) -> Image.Image:
 
 def _wrapped(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width` pixels; a word that is longer is cut."""
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     font, lines = _font(TEXT), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -199,9 +199,7 @@ def test_a_killed_run_leaves_no_hanging_worker_behind(pairs, tmp_path):
 @pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("budget", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ranks_do_not_hang(pairs, tmp_path, budget):
-    spoil(
-        pairs, 3, 8
-    )  # where ranks are started, the data has been looked at: PNGs are decoded when they are trained on
+    spoil(pairs, 3, 8)  # an image is decoded when it is trained on, not before
     group = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "timeout=60"]
     words = [*group, *SMALL[1:], *WORDS, "loader.batch_size=2", f"data.root={pairs}", f"loader.max_bad={budget}"]
     code, said = run([*words, "loader.workers=1", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log", 200)

@@ -20,6 +20,7 @@ from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.pictures import contact_sheet
 from ip2p_lightning.storage import storage_errors, write_atomic
 
+NAMED = 10  # rejections on the page
 GAIN = 2  # of the difference image: a difference of 32 of 255 is clearly seen
 
 
@@ -32,7 +33,7 @@ def show(folder: Path, out: Path, pairs: int) -> Path:
         StorageError: `out` cannot be written.
     """
     mark = read_mark(folder)
-    lines = _accepted(folder)
+    lines, rejected = _report(folder)
     sheets = {f"{task}.png": _sheet(folder, task, lines, pairs) for task in mark["tasks"]}
     charts = _charts(lines, list(mark["tasks"]))
     with storage_errors(out):
@@ -40,15 +41,18 @@ def show(folder: Path, out: Path, pairs: int) -> Path:
     for name, content in (sheets | charts).items():
         write_atomic(out / name, content)
     page = out / "index.html"
-    write_atomic(page, _page(folder.resolve().name, mark, sheets, charts).encode())
+    write_atomic(page, _page(folder.resolve().name, mark, rejected, sheets, charts).encode())
     return page
 
 
-def _accepted(folder: Path) -> list[dict[str, Any]]:
-    """The report's lines for what is in the dataset."""
+def _report(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The report's lines for what is in the dataset, and for what is not."""
+    found: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": []}
     try:
         with (folder / "report.jsonl").open(encoding="utf-8") as file:
-            return [line for line in map(json.loads, file) if line["verdict"] == "accepted"]
+            for line in map(json.loads, file):
+                found[line["verdict"]].append(line)
+        return found["accepted"], found["rejected"]
     except (OSError, ValueError, KeyError) as error:
         raise DamagedError(f"{folder / 'report.jsonl'}: {error}; copy or build the dataset again") from None
 
@@ -101,17 +105,23 @@ def _charts(lines: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[st
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#19191c}
 img{max-width:100%;height:auto}table{border-collapse:collapse}td,th{padding:.2em 1em .2em 0;text-align:left}
-.charts{display:flex;flex-wrap:wrap;gap:1em}.charts img{flex:1 1 20em;max-width:32em}"""
+.charts{display:flex;flex-wrap:wrap;gap:1em;margin:1.5em 0}.charts img{flex:1 1 18em;min-width:0;max-width:26em}
+td,th{vertical-align:top}td{overflow-wrap:anywhere}"""
 
 
-def _page(name: str, mark: Mapping[str, Any], sheets: Mapping[str, bytes], charts: Mapping[str, bytes]) -> str:
+def _page(
+    name: str,
+    mark: Mapping[str, Any],
+    rejected: Sequence[Mapping[str, Any]],
+    sheets: Mapping[str, bytes],
+    charts: Mapping[str, bytes],
+) -> str:
     title = html.escape(name)
-    stages = ", ".join(f"{stage} {count}" for stage, count in mark["rejected_at"].items())
     facts = {
-        "pairs": f"{mark['accepted']:,} of {mark['source_images']:,} source images",
+        "pairs": f"{mark['accepted']:,}, made from {mark['source_images']:,} source images",
         "tasks": ", ".join(f"{task} {count:,}" for task, count in mark["tasks"].items()),
         "splits": ", ".join(f"{split} {count:,}" for split, count in mark["splits"].items()),
-        "rejected": f"{mark['rejected']:,}" + (f" ({stages}); named in report.jsonl" if stages else ""),
+        "rejected": f"{mark['rejected']:,}" + (" (see below)" if rejected else ""),
         "identical pairs": f"{mark['identical_pairs']:,}",
         "prompts cut off": f"{mark['tokens']['prompts_cut_off']:,} beyond {mark['tokens']['most']} tokens "
         f"({mark['tokens']['counted']})",
@@ -121,8 +131,22 @@ def _page(name: str, mark: Mapping[str, Any], sheets: Mapping[str, bytes], chart
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title}</h1><table>{table}</table>"
         f'<div class="charts">{"".join(_image(n, c) for n, c in charts.items())}</div>'
-        f"{''.join(_image(n, c) for n, c in sheets.items())}</html>\n"
+        f"{''.join(_image(n, c) for n, c in sheets.items())}{_rejections(mark, rejected)}</html>\n"
     )
+
+
+def _rejections(mark: Mapping[str, Any], rejected: Sequence[Mapping[str, Any]]) -> str:
+    """How many at which stage, and the first few."""
+    if not rejected:
+        return ""
+    stages = ", ".join(f"{count:,} at stage {stage}" for stage, count in mark["rejected_at"].items())
+    rows = "".join(
+        f"<tr><td>{html.escape(line['task'])}</td><td>{html.escape(line['path'])}</td>"
+        f"<td>{html.escape(line['reason'])}</td></tr>"
+        for line in rejected[:NAMED]
+    )
+    more = f"<p>and {len(rejected) - NAMED:,} more: see report.jsonl</p>" if len(rejected) > NAMED else ""
+    return f"<h2>rejected: {stages}</h2><table>{rows}</table>{more}"
 
 
 def _image(name: str, content: bytes) -> str:

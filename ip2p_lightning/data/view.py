@@ -26,12 +26,14 @@ class View:
         scale, except that an image smaller than `size` is enlarged to it. The aspect ratio is kept.
     crop: where the crop lies.
     flip: probability of a left-right flip, within [0, 1].
+    raw: uint8 images stay uint8, as `dataset.to_tensor` takes them: a quarter of the bytes to move.
     """
 
     size: int | None = 64
     resize: tuple[int, int] | None = None
     crop: Literal["random", "center"] = "random"
     flip: float = 0.0
+    raw: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -55,7 +57,8 @@ class View:
             rng: the sample's own generator.
 
         Returns:
-            float32 in [0, 1], ``[size size 3]``, or ``[H' W' 3]`` with multiples of 8 where size is None.
+            float32 in [0, 1], ``[size size 3]``, or ``[H' W' 3]`` with multiples of 8 where size is None. With `raw`
+            uint8 of uint8, perhaps a window of the image given.
 
         Raises:
             DataError: the images differ in size.
@@ -65,7 +68,8 @@ class View:
             raise DataError(f"images of a pair differ in size: {' and '.join(_size(s) for s in sorted(shapes))}")
         scale, left, top, flip = rng.random(4)
         box = self._box(images[0].shape[:2], scale, left, top)
-        return [_cut(image, *box, mirror=bool(flip < self.flip)) for image in images]
+        parts = [_cut(image, *box, mirror=bool(flip < self.flip)) for image in images]
+        return parts if self.raw else [as_float(part) for part in parts]
 
     def without_flip(self) -> View:
         """The same view that never flips."""
@@ -111,16 +115,18 @@ class _Span:
         return first, last, low - first, high - first
 
 
-def _cut(image: np.ndarray, rows: _Span, columns: _Span, mirror: bool) -> Image:
+def _cut(image: np.ndarray, rows: _Span, columns: _Span, mirror: bool) -> np.ndarray:
     if rows.scaled == rows.full and columns.scaled == columns.full:
         part = image[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
     else:
         part = _resized(image, rows, columns)
-    if mirror:
-        part = part[:, ::-1]
-    if part.dtype == np.uint8:
-        return np.ascontiguousarray(part, dtype=np.float32) * np.float32(1 / 255)
-    return np.ascontiguousarray(part, dtype=np.float32)
+    return part[:, ::-1] if mirror else part
+
+
+def as_float(image: np.ndarray) -> Image:
+    """uint8 in 0..255 to float32 in [0, 1]; what is float already stays what it is."""
+    values = np.ascontiguousarray(image, dtype=np.float32)
+    return values * np.float32(1 / 255) if image.dtype == np.uint8 else values
 
 
 def _resized(image: np.ndarray, rows: _Span, columns: _Span) -> np.ndarray:

@@ -82,6 +82,15 @@ def test_the_share_that_is_cut_off_is_exact(built, sd_folder):
     assert f"{over} are longer than 77" in (built / "strange" / "README.md").read_text()
 
 
+def test_the_page_shows_them_and_what_was_refused(built, tmp_path):
+    from ip2p_lightning.data_cli import main
+
+    assert main(["show", str(built / "strange"), "--out", str(tmp_path), "--pairs", "20"]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "rejected: 4 at stage prompt" in page and "control character U+0000" in page and "<b>bold" not in page
+    assert (tmp_path / "derain.png").stat().st_size < 10_000_000
+
+
 def test_a_run_trains_on_them_and_says_first_which_share_is_cut_off(built, sd_folder, capsys, tmp_path):
     from transformers import CLIPTokenizer
 

@@ -105,7 +105,7 @@ class Manifest:
         return rows
 
     def _row(self, record: Mapping[str, Any], inside: PathCheck, where: str) -> Row:
-        original, edited = (cell(record, name, where) for name in (self.original, self.edited))
+        original, edited = cell(record, self.original, where), cell(record, self.edited, where)
         split = cell(record, "split", where) if record.get("split") else None
         if split is not None and split not in SPLITS:
             raise DataError(f"{where}: split '{split}' is not train, val or test")
@@ -113,10 +113,8 @@ class Manifest:
         if self.prompt is not None and (self.prompt not in record or record[self.prompt]):
             prompt = cleaned_prompt(cell(record, self.prompt, where), f"{where}: field '{self.prompt}'")
         name = cell(record, "id", where) if record.get("id") not in (None, "") else f"{original} > {edited}"
-        first, second = (
-            inside(place, f"{where}, field '{field}'")
-            for field, place in ((self.original, original), (self.edited, edited))
-        )
+        first = inside(original, f"{where}, field '{self.original}'")
+        second = inside(edited, f"{where}, field '{self.edited}'")
         return Row(name, first, second, prompt, split)
 
     def _divided(self, rows: list[Row]) -> list[Row]:
@@ -124,7 +122,7 @@ class Manifest:
         groups = connected([(row.original, row.edited) for row in rows])
         names = [group.removeprefix(base) for group in groups]  # the same on a machine with another root
         place = split_groups(names, self.val, self.test, str(self.path))
-        return [row._replace(split=place[name]) for row, name in zip(rows, names, strict=True)]
+        return [Row(*row[:4], place[name]) for row, name in zip(rows, names, strict=True)]
 
 
 class ManifestPairs:

@@ -12,7 +12,7 @@ from ip2p_lightning.data.pairs.contents import file_hashes
 from ip2p_lightning.data.pairs.files import ImageStore, checked_folder, image_store, images_below, split_folder
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split, makes
 from ip2p_lightning.data.pairs.splits import checked_fractions, fingerprint, split_groups
-from ip2p_lightning.data.view import View
+from ip2p_lightning.data.view import View, as_float
 from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError, UserError
 
@@ -111,7 +111,7 @@ class PhotoPairs:
 
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
         """``(original, edited)``. The maker works on the crop: it costs what the crop costs, not the photo."""
-        photo = view([self._store.open(self._files[i])], rng)[0]
+        photo = as_float(view([self._store.open(self._files[i])], rng)[0])
         made = self._make(photo, rng)
         return (photo, made) if makes(self._make) == "edited" else (made, photo)
 

@@ -38,7 +38,7 @@ class Pairs(Protocol):
         """The pair's own instruction; None where the task's pool is to be drawn from."""
 
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
-        """``(original, edited)`` as `view` shows them: a pure function of the arguments.
+        """``(original, edited)`` as `view` shows them: a pure function of the arguments. float32 in [0, 1]; uint8 too.
 
         Raises:
             DataError: a file cannot be read, or the two sizes differ.

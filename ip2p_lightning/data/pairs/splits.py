@@ -40,14 +40,15 @@ def split_groups(groups: Sequence[str], val: float, test: float, where: str) -> 
     Raises:
         DataError: fewer groups than splits.
     """
-    order = sorted(set(groups), key=_place)
+    places = {group: _place(group) for group in set(groups)}
+    order = sorted(places, key=places.__getitem__)
     needed = 1 + (val > 0) + (test > 0)
     if len(order) < needed:
         few = f"{len(order)} distinct images cannot be split in {needed}"
         raise DataError(f"{where}: {few}; add some, or set val=0 and test=0")
-    tests = max(int(test > 0), sum(_place(g) < test for g in order))
+    tests = max(int(test > 0), sum(places[g] < test for g in order))
     tests = min(tests, len(order) - needed + (test > 0))
-    vals = max(int(val > 0), sum(test <= _place(g) < test + val for g in order))
+    vals = max(int(val > 0), sum(test <= places[g] < test + val for g in order))
     vals = min(vals, len(order) - tests - 1)
     return {g: "test" if i < tests else "val" if i < tests + vals else "train" for i, g in enumerate(order)}
 

@@ -238,7 +238,8 @@ class TrainedModule(LightningModule):
         return full.cpu() if self.trainer.is_global_zero else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = self.completed(checkpoint)
+        if "state_dict" in checkpoint:  # of a sharded model the strategy has taken it out already
+            checkpoint["state_dict"] = self.completed(checkpoint)
         self.skipped = checkpoint.get("skipped", 0)
         world = checkpoint.get("world")
         if self._trainer and world not in (None, self.trainer.world_size) and not self.any_world:

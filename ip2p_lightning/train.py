@@ -25,12 +25,12 @@ def main() -> None:
 def _main() -> int:
     import hydra
 
-    from ip2p_lightning import launchers
+    from ip2p_lightning import launchers, plugins
     from ip2p_lightning.commands import one_line_warnings
 
     one_line_warnings()
     heed_supervisor()
-    launchers.register()
+    plugins.register()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [_as_hydra_reads_it(word) for word in sys.argv[1:]]

@@ -38,7 +38,7 @@ MAY = {
     "step_rules": {"rules"},
     "refusal": {"config"},
 }
-HYDRA_HOMES = {"config", "runs", "refusal", "launchers", "sweepers", "conf"} | ENTRY_POINTS
+HYDRA_HOMES = {"config", "runs", "refusal", "launchers", "sweepers", "plugins", "conf"} | ENTRY_POINTS
 
 
 def name_of(path: Path) -> str:

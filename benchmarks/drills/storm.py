@@ -38,6 +38,7 @@ class Storm:
     rng: random.Random
     environment: dict[str, str] = field(default_factory=dict)
     found: Counter[str] = field(default_factory=Counter)
+    seen: bool = False  # whether there ever was a complete checkpoint
 
     def start(self, *more: str) -> Process:
         """The same command, once more."""
@@ -77,8 +78,8 @@ class Storm:
         found = checkpoint.checkpoints(self.folder)
         complete = [p for p in found if checkpoint.sidecar(p).exists()]
         self.found["complete checkpoints that do not verify"] += sum(bool(checkpoint.damage(p)) for p in complete)
-        self.found["checkpoint seen"] |= bool(complete)
-        self.found["times without an intact checkpoint"] += bool(self.found["checkpoint seen"]) and not complete
+        self.seen |= bool(complete)
+        self.found["times without an intact checkpoint"] += self.seen and not complete
         self.found["killed between the file and its sidecar"] += len(found) - len(complete)
 
     def orphans(self) -> None:

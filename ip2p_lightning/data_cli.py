@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.commands import Parser, at_least, run
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.refusal import exit_code, explain
+from ip2p_lightning.orphans import SUPERVISOR, heed_supervisor
+from ip2p_lightning.refusal import exit_code, explain, outcome
+from ip2p_lightning.storage import write_json
 
 _PAGE = """usage: ip2p-data COMMAND ...
 
@@ -75,6 +79,12 @@ def _composed(words: list[str]) -> int:
 
     from ip2p_lightning.config import CONF
 
+    swept = any(word.startswith("hydra/launcher=") for word in words)
+    if swept:  # each shard as a job of its own, on this machine or on a cluster
+        from ip2p_lightning import launchers
+
+        launchers.register()
+    heed_supervisor()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through: `explain` words them
     typed, codes = sys.argv, []
     sys.argv = ["ip2p-data build", *words]
@@ -85,6 +95,8 @@ def _composed(words: list[str]) -> int:
         raise explain(error, words) from None
     finally:
         sys.argv = typed
+    if swept:
+        launchers.conclude()
     return max(codes, default=0)
 
 
@@ -95,8 +107,30 @@ def _job(composed: Any) -> int:
     from ip2p_lightning.config import plain
 
     config = plain(composed)
-    order = order_of(config)
-    return build(order, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
+    order = order_of(copy.deepcopy(config))
+    with _told(config):
+        return build(order, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
+
+
+@contextlib.contextmanager
+def _told(config: dict[str, Any]) -> Iterator[None]:
+    """Leave the outcome where the launcher that started this job looks for it, as a training run does."""
+    if not os.environ.get(SUPERVISOR):
+        yield
+        return
+    from hydra.core.hydra_config import HydraConfig
+
+    from ip2p_lightning.runs import CONFIG, STATUS
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    write_json(folder / CONFIG, config)
+    try:
+        yield
+        write_json(folder / STATUS, {"state": "complete", "exit_code": 0})
+    except BaseException as error:
+        code, reason = outcome(error)
+        write_json(folder / STATUS, {"state": "failed", "exit_code": code, "reason": reason})
+        raise
 
 
 def _merge(words: list[str]) -> int:

@@ -114,10 +114,12 @@ def test_half_precision_is_near(sd_folder, sd):
 
 
 def test_compiling_begins_with_the_repeated_blocks(sd_folder):
-    module = ready(module_of("model=local", f"model.path={sd_folder}"), compile=True)
-    compiled = {type(part).__name__ for part in module.unet.modules() if part._compiled_call_impl}
-    assert compiled == {"BasicTransformerBlock"}
-    assert ready(module_of("model=tiny"), compile=True).unet._compiled_call_impl  # it has no such blocks: as a whole
+    for words, expected in ((["model=local", f"model.path={sd_folder}"], "BasicTransformerBlock"), (["model=tiny"], "EditBlock")):
+        module = ready(module_of(*words), compile=True)
+        assert {type(part).__name__ for part in module.unet.modules() if part._compiled_call_impl} == {expected}
+    whole = module_of("model=tiny")
+    whole.unet._repeated_blocks = ()
+    assert ready(whole, compile=True).unet._compiled_call_impl
 
 
 @pytest.mark.slow

@@ -117,4 +117,4 @@ def test_each_rank_holds_half_and_may_use_a_gathered_network_by_itself():
 @pytest.mark.parametrize("word", ["model.channels_last=true", "model.compile=full", "trainer.precision=bf16-true"])
 def test_what_sharding_does_not_go_with_is_refused_by_both_names(word):
     with pytest.raises(UserError, match=rf"trainer\.strategy=fsdp2 and {word.partition('=')[0]}="):
-        config_of("trainer=fsdp2", word)
+        config_of("trainer=fsdp2", "model.ema=null", "model.balance_tasks=false", word)

@@ -17,6 +17,7 @@ from ip2p_lightning.runs import LOCK, final_score, note, read_config, read_statu
 from ip2p_lightning.slurm_task import LOG
 
 ENDED_WELL = ("complete", "pruned")
+PROGRAMS = {"build": ["ip2p_lightning.data_cli", "build"]}  # by the name of the config; all others train
 
 
 @dataclass
@@ -104,7 +105,8 @@ def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -
     with open_dict(sweep):
         hydra = sweep.pop("hydra")
     folder = folder.absolute()
-    command = [sys.executable, "-m", "ip2p_lightning.train", *_where(hydra), *overrides]
+    program = PROGRAMS.get(hydra.job.config_name, ["ip2p_lightning.train"])
+    command = [sys.executable, "-m", *program, *_where(hydra), *overrides]
     return Job(number, list(overrides), folder, [*command, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"], plain(sweep))
 
 

@@ -150,3 +150,12 @@ def test_a_flipped_bit_in_what_waits_is_found_before_it_is_part_of_a_dataset(sou
         assert path.name in capsys.readouterr().err and not (out / "data").exists()
     path.write_bytes(content)
     assert main(["merge", str(out)]) == 0
+
+
+def test_shards_as_jobs_of_a_launcher(source, wanted, tmp_path):
+    sweep = ["-m", "build.shard=0,1", "build.shards=2", "hydra/launcher=local"]
+    process = command("build", *sweep, *words(source, tmp_path / "out")[1:])
+    said, _ = process.communicate()
+    assert process.returncode == 0 and said.count("complete  build.shard=") == 2, said
+    assert main(["merge", str(tmp_path / "out")]) == 0
+    assert tree(tmp_path / "out") == wanted

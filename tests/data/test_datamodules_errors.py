@@ -34,6 +34,7 @@ def test_bad_weights() -> None:
         {"eval_draws": 0},
         {"epoch_size": 0},
         {"timeout": -1},
+        {"max_bad": -1},
         {"eval_size": None, "eval_batch_size": 4},
     ],
     ids=str,

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from conftest import train_run
 from models import module_of
 from test_configs import config_of
+from trained import train_run
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import UserError

@@ -114,7 +114,10 @@ def test_half_precision_is_near(sd_folder, sd):
 
 
 def test_compiling_begins_with_the_repeated_blocks(sd_folder):
-    for words, expected in ((["model=local", f"model.path={sd_folder}"], "BasicTransformerBlock"), (["model=tiny"], "EditBlock")):
+    for words, expected in (
+        (["model=local", f"model.path={sd_folder}"], "BasicTransformerBlock"),
+        (["model=tiny"], "EditBlock"),
+    ):
         module = ready(module_of(*words), compile=True)
         assert {type(part).__name__ for part in module.unet.modules() if part._compiled_call_impl} == {expected}
     whole = module_of("model=tiny")

@@ -6,13 +6,13 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import train_run
 from models import batch_of, config_of, module_of, stirred
 from PIL import Image
 from processes import QUIET, digest, run
 from processes import SMALL as FORKED
 from safetensors.torch import load_file
 from test_edit import PROMPT, edit, photo, pixels
+from trained import train_run
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import DamagedError, UserError

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import train_run
 from processes import digest
 from test_configs import config_of
+from trained import train_run
 
 from ip2p_lightning import fit
 from ip2p_lightning.activations import kept

@@ -81,9 +81,9 @@ def _composed(words: list[str]) -> int:
 
     swept = any(word.startswith("hydra/launcher=") for word in words)
     if swept:  # each shard as a job of its own, on this machine or on a cluster
-        from ip2p_lightning import launchers
+        from ip2p_lightning import launchers, plugins
 
-        launchers.register()
+        plugins.register()
     heed_supervisor()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through: `explain` words them
     typed, codes = sys.argv, []

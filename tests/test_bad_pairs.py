@@ -196,7 +196,6 @@ def test_a_killed_run_leaves_no_hanging_worker_behind(pairs, tmp_path):
     assert not living(process.pid)
 
 
-@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("budget", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ranks_do_not_hang(pairs, tmp_path, budget):
     spoil(pairs, 3, 8)  # an image is decoded when it is trained on, not before

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 DEFERRED = """
 import sys
 import ip2p_lightning
@@ -16,21 +14,35 @@ base, version = torchmetrics.Metric, torchmetrics.__version__
 """
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        "from torchmetrics.functional.image import peak_signal_noise_ratio",
-        "from torchmetrics.image import PeakSignalNoiseRatio as P; assert issubclass(P, base)",
-        "from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity",
-        "assert issubclass(torchmetrics.SumMetric, base)",
-        "from torchmetrics import MetricCollection as C, SumMetric; C([SumMetric()])",
-        "import pickle; from torchmetrics.image import PeakSignalNoiseRatio as P; pickle.loads(pickle.dumps(P(1.0)))",
-        "import timm",
-    ],
-)
-def test_lightning_comes_without_the_metrics_and_they_are_there_when_asked_for(use):
-    check = "import torchmetrics.metric; assert torchmetrics.Metric is base is torchmetrics.metric.Metric"
-    _works(f"{DEFERRED}\n{use}\n{check}\nassert version == torchmetrics.__version__ != ''")
+USES = [
+    "from torchmetrics.functional.image import peak_signal_noise_ratio",
+    "assert issubclass(torchmetrics.SumMetric, base)",
+    "from torchmetrics import MetricCollection as C, SumMetric; C([SumMetric()])",
+    "import pickle; from torchmetrics.image import PeakSignalNoiseRatio as P; pickle.loads(pickle.dumps(P(1.0)))",
+    "import timm",
+]
+CHECK = """
+import torchmetrics.metric
+assert torchmetrics.Metric is base is torchmetrics.metric.Metric
+assert version == torchmetrics.__version__ != ""
+"""
+EACH = """
+import os
+for use in USES:
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0, use
+    else:
+        code = 1
+        try:
+            exec(use + CHECK)
+            code = 0
+        finally:
+            os._exit(code)
+"""
+
+
+def test_lightning_comes_without_the_metrics_and_they_are_there_when_asked_for():
+    _works(f"{DEFERRED}\nUSES, CHECK = {USES!r}, {CHECK!r}\n{EACH}")
 
 
 def test_a_torchmetrics_that_is_laid_out_otherwise_is_imported_as_ever():

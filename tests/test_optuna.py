@@ -159,9 +159,9 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_killed_controllers_study_goes_on(tmp_path):
-    rows = killed_in_the_middle(tmp_path / "sweep", trials=3, at=1)
-    assert len(rows) == 3 and {row["state"] for row in rows} <= {"complete", "pruned"}
-    assert len({row["folder"] for row in rows}) == len(list((tmp_path / "sweep").glob("*/metrics.jsonl"))) == 3
+    rows = killed_in_the_middle(tmp_path / "sweep", trials=2, at=1)
+    assert len(rows) == 2 and {row["state"] for row in rows} <= {"complete", "pruned"}
+    assert len({row["folder"] for row in rows}) == len(list((tmp_path / "sweep").glob("*/metrics.jsonl"))) == 2
 
 
 @pytest.mark.slow

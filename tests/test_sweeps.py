@@ -12,7 +12,7 @@ from ip2p_lightning.launchers.job import Job, table
 from ip2p_lightning.orphans import SUPERVISOR
 from ip2p_lightning.runs import read_status
 
-FAULTS = "fault='oom@step=1,seed=1;exit@step=1,seed=2;kill@step=1,seed=3;nan@step=1,seed=4'"
+FAULTS = "fault='oom@step=1,seed=1;kill@step=1,seed=2;nan@step=1,seed=3'"
 WORDS = [*SMALL, "max_skips=0"]
 
 
@@ -26,48 +26,41 @@ def times(folder: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory) -> tuple[Path, int, str]:
-    """A sweep of six: one asks for too much memory, one exits, one is killed, one's loss is NaN."""
+    """A sweep of five: one asks for too much memory, one is killed, one's loss is NaN. Drill 47 has more of them."""
     folder = tmp_path_factory.mktemp("sweeps") / "sweep"
-    return folder, *sweep(folder, *WORDS, "seed=0,1,2,3,4,5", FAULTS)
+    return folder, *sweep(folder, *WORDS, "seed=0,1,2,3,4", FAULTS)
 
 
 def test_jobs_that_fail_do_not_touch_the_others(troubled):
     folder, code, output = troubled
     assert code == 8, output
-    expected = {0: "complete", 1: "failed", 2: "failed", 3: "killed", 4: "failed", 5: "complete"}
+    expected = {0: "complete", 1: "failed", 2: "killed", 3: "failed", 4: "complete"}
     assert states(folder) == expected  # the killed one could not say so itself
-    assert read_status(runs(folder)[3])["reason"] == "killed by signal 9"
+    assert read_status(runs(folder)[2])["reason"] == "killed by signal 9"
 
 
 def test_the_table_names_reasons_and_logs(troubled):
     folder, _, output = troubled
     rows = {int(line.split()[0]): line for line in output.splitlines() if line[:1].isdigit()}
-    reasons = {
-        1: "can't allocate memory",
-        2: "SystemExit: 7",
-        3: "killed by signal 9",
-        4: "NonFiniteError",
-    }
+    reasons = {1: "can't allocate memory", 2: "killed by signal 9", 3: "NonFiniteError"}
     for number, reason in reasons.items():
         assert reason in rows[number]
         assert f"log: {runs(folder)[number] / 'log.txt'}" in rows[number]
-    assert output.splitlines()[-1].startswith("error: 4 of 6 jobs are not complete")
-    assert "seed=3" in rows[3] and "loader.size" not in rows[3].split("(log:")[0]  # what all jobs share is left out
+    assert output.splitlines()[-1].startswith("error: 3 of 5 jobs are not complete")
+    assert "seed=2" in rows[2] and "loader.size" not in rows[2].split("(log:")[0]  # what all jobs share is left out
 
 
 def test_the_same_command_runs_only_what_is_missing_and_then_nothing(troubled):
     folder, _, _ = troubled
-    complete = {number: times(path) for number, path in runs(folder).items() if number in (0, 5)}
-    code, output = sweep(
-        folder, *WORDS, "seed=0,1,2,3,4,5"
-    )  # the faults are gone; a fault is not a part of a run's name
+    complete = {number: times(path) for number, path in runs(folder).items() if number in (0, 4)}
+    code, output = sweep(folder, *WORDS, "seed=0,1,2,3,4")  # no faults now: they are not a part of a run's name
     assert code == 0, output
-    assert states(folder) == dict.fromkeys(range(6), "complete")
-    assert {number: times(runs(folder)[number]) for number in (0, 5)} == complete
+    assert states(folder) == dict.fromkeys(range(5), "complete")
+    assert {number: times(runs(folder)[number]) for number in (0, 4)} == complete
     everything = times(folder)
-    code, output = sweep(folder, *WORDS, "seed=0,1,2,3,4,5")
+    code, output = sweep(folder, *WORDS, "seed=0,1,2,3,4")
     assert code == 0 and times(folder) == everything
-    assert output.count("complete") >= 6
+    assert output.count("complete") >= 5
 
 
 def test_ddp_jobs_in_a_sweep_of_which_the_middle_one_fails(tmp_path):
@@ -95,7 +88,7 @@ def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="a job learns of its controller's death from Linux only")
 def test_a_controller_that_is_killed_takes_its_job_along_and_is_continued(tmp_path):
     folder = tmp_path / "sweep"
-    words = [*SMALL, "trainer.max_steps=150", "log_every=1", "seed=0,1"]
+    words = [*SMALL, "trainer.max_steps=100", "log_every=1", "seed=0,1"]
     with started(folder, "-m", *words):  # and kills it
         await_that(lambda: list(folder.glob("*/metrics.jsonl")))
     (path,) = runs(folder).values()

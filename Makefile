@@ -28,7 +28,7 @@ demo: setup  ## train the embedded model on four tasks, edit held-out photos, wr
 	@echo "edit:    $(BIN)/ip2p-edit runs/demo PHOTO.jpg \"remove the noise\" -o edited.png"
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## check style and format
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 usage: python -m benchmarks.group_drills [40 41 42 43 44 47 48 50 51 optuna ...] [--work DIR] [--seed N]
 
 Each adds its measured outcome to ``benchmarks/group_drills_202611.md``. 40 is two drills, 40-rank0 and 40-rank1.
-48 needs a SLURM that answers (``eval "$(shared/slurm/start)"``).
+48 needs a SLURM that answers.
 """
 
 from __future__ import annotations

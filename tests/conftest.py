@@ -17,15 +17,11 @@ torch.set_num_threads(1)
 
 from trained import train_run  # noqa: E402
 
-LONG = ["test_sweeps", "test_distributed", "test_sharding", "test_resume", "test_optuna", "test_optimizers"]
+LONG = ["test_sweeps", "test_distributed", "test_resume", "test_sharding", "test_optuna", "test_optimizers"]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share a worker, and the runs that its fixtures trained; what takes minutes does not begin last."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """What takes minutes does not begin last: a file's tests share a worker, and the other would wait for it."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 

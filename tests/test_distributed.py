@@ -18,8 +18,6 @@ from ip2p_lightning import recipe, runs
 from ip2p_lightning.callbacks import ValidationScores
 from ip2p_lightning.runs import read_status
 
-pytestmark = pytest.mark.xdist_group("ranks")  # four processes at a time are enough for two cores
-
 
 def workers_of(folder):
     """Every living process that was started for the run in `folder`."""

@@ -17,7 +17,6 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks import PixelEditor
 
 SHARDED = ["trainer=fsdp2", *WORDS[1:]]
-pytestmark = pytest.mark.xdist_group("ranks")
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,7 @@ def slurm_answers() -> bool:
 
 real = [
     pytest.mark.slurm,
-    pytest.mark.skipif(
-        not slurm_answers(), reason='no SLURM with partitions main and spare; start one: eval "$(shared/slurm/start)"'
-    ),
-    pytest.mark.xdist_group("slurm"),
+    pytest.mark.skipif(not slurm_answers(), reason="no SLURM with partitions main and spare (docs/cluster.md)"),
 ]
 STEPS = ["trainer.max_steps=60", "log_every=1", "save_every=20"]
 SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.poll=1", "hydra.launcher.mem_gb=1"]

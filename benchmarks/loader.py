@@ -28,6 +28,8 @@ import numpy as np
 import torch
 
 import ip2p_lightning  # noqa: F401  makes torchvision importable, for the peer too
+from benchmarks.edit_speed import as_glibc_does
+from ip2p_lightning.allocator import keep_pages
 
 COLUMNS = {
     "original_image_column": "original_image",
@@ -52,6 +54,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(options.rounds + 1):
             for name, batches in sides.items():
+                as_glibc_does() if name == "peer" else keep_pages()  # malloc as either side's command has it
                 times[name].append(cpu_seconds(batches))
     told = {"benchmark": "loader", **{k: v for k, v in vars(options).items() if k != "peer"}}
     print(json.dumps(told | {"largest difference": difference} | _figures(times, 2 * options.pairs)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, uniform_filter
+import scipy  # its submodules come when they are first used
 
 from ip2p_lightning.data.degrade import quantise
 from ip2p_lightning.data.image import Image
@@ -114,11 +114,11 @@ def ink_lines(luma: np.ndarray, sigma: float, gain: float = 40.0, threshold: flo
 
     Thresholds the difference of Gaussians alone, without XDoG's base tone: a dark region is not one large line.
     """
-    blur = gaussian_filter(luma, sigma, truncate=3.0)
-    edge = blur - gaussian_filter(luma, 1.6 * sigma, truncate=3.0)  # 1.6: Marr & Hildreth's ratio
+    blur = scipy.ndimage.gaussian_filter(luma, sigma, truncate=3.0)
+    edge = blur - scipy.ndimage.gaussian_filter(luma, 1.6 * sigma, truncate=3.0)  # 1.6: Marr & Hildreth's ratio
     return np.where(edge < -threshold, -np.tanh(gain * (edge + threshold)), 0.0).astype(np.float32)
 
 
 def _box(size: int):
     """Mean over a `size` x `size` window of every channel."""
-    return lambda x: uniform_filter(x, size, mode="reflect", axes=(0, 1))
+    return lambda x: scipy.ndimage.uniform_filter(x, size, mode="reflect", axes=(0, 1))

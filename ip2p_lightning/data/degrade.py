@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+import scipy  # its submodules come when they are first used
 
 from ip2p_lightning.data.image import Image
 from ip2p_lightning.errors import UserError
@@ -178,7 +178,7 @@ class Streaks:
         along = np.stack([np.cos(angle), np.sin(angle)], axis=-1) * steps[None, :, None]
         fade = np.cos(np.pi * steps / (self.length + 2)) * bright  # a drop enters and leaves the exposure gradually
         splat = _splat(centre + along, fade, (height, width))
-        blurred = gaussian_filter(splat, self.width, truncate=3.0, mode="constant")
+        blurred = scipy.ndimage.gaussian_filter(splat, self.width, truncate=3.0, mode="constant")
         # a line of unit density blurs to a ridge 1 / (sqrt(2 pi) width) high: scale it back to 1
         return blurred[margin:-margin, margin:-margin] * np.float32(np.sqrt(2 * np.pi) * self.width)
 

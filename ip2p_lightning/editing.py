@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ip2p_lightning.allocator import keep_pages
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.networks.layout import to_channels_last
 
 CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/edit_speed_cpu_202611.md): more at once gain nothing
 BESIDE = ("load", "save")  # parts that run in threads of their own
@@ -174,7 +175,7 @@ def ready(module: Any, device: str | None = None, dtype: str = "float32", compil
     if place.type == "cpu":
         keep_pages()
         for part in filter(None, (module.unet, module.autoencoder.model)):
-            part.to(memory_format=torch.channels_last)
+            to_channels_last(part)
     if compile:
         unet = module.unet  # its repeated blocks alone: minutes less
         (unet.compile_repeated_blocks if getattr(unet, "_repeated_blocks", None) else unet.compile)(dynamic=True)

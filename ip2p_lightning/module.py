@@ -16,7 +16,7 @@ from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.editing import Clock
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.metrics import psnr, ssim
-from ip2p_lightning.networks import Conditioner, apply_unet, leaner
+from ip2p_lightning.networks import Conditioner, apply_unet, leaner, to_channels_last
 from ip2p_lightning.randomness import seed_of, torch_rng
 from ip2p_lightning.training import LearningRate, TrainedModule
 
@@ -89,7 +89,7 @@ class EditDiffusion(TrainedModule):
         if gradient_checkpointing is True:
             unet.enable_gradient_checkpointing()
         if channels_last:
-            unet.to(memory_format=torch.channels_last)
+            to_channels_last(unet)
         self.compiled = compile
         self.register_buffer("identity_error", torch.zeros(max(1, len(self.tasks))))
         self.register_buffer("identity_count", torch.zeros(max(1, len(self.tasks))))

@@ -20,6 +20,7 @@ _HOMES = {
     "TinyText": "text_encoder",
     "apply_unet": "unet",
     "leaner": "lean",
+    "to_channels_last": "layout",
     "load_unet": "unet",
     "widen": "unet",
 }

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.networks.layout import to_channels_last
 from ip2p_lightning.networks.pretrained import load_part
 
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0  # as in diffusers' DiagonalGaussianDistribution
@@ -99,7 +100,7 @@ class Autoencoder:
         if model.config.get("shift_factor"):
             raise UserError(f"an autoencoder with shift_factor {model.config.shift_factor} is not supported")
         self.model = model.requires_grad_(False).eval()
-        self.model.to(memory_format=torch.channels_last)  # the same numbers to 1e-5, a tenth faster
+        to_channels_last(self.model)  # the same numbers to 1e-5, a tenth faster
         self.channels = model.config.latent_channels
         self.scaling_factor = float(model.config.scaling_factor)
 

@@ -19,7 +19,7 @@ MAY = {
     "metrics": set(),
     "pictures": set(),
     "module": {"diffusion", "networks", "metrics", "data.example", "training", "compiling", "editing"},
-    "editing": set(),
+    "editing": {"networks.layout"},
     "photo_batches": {"editing", "photos", "data.image"},
     "scoring": {"scores", "data.example", "metrics", "config"},
     "training": {"guard", "averaging", "sharding"},

@@ -63,7 +63,7 @@ def _full_cache(work: Path, seed: int) -> Outcome:
     words = [*recipe(work, 12), *_own(_pairs(work / "pairs")), "cache=disk", "loader.crop=center"]
     undisturbed(work / "uncached", [*words, f"cache_dir={work}/cache"])
     with small_disk(work / "disk", 1) as disk:
-        fill(disk, leave=40_000)
+        fill(disk, leave=8192)  # room for what describes the cache
         words.append(f"cache_dir={disk}/cache")
         code, said = run([*words, f"hydra.run.dir={work}/full"], work / "log", LONG)
         (disk / "filler").unlink()

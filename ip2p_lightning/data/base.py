@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.loader import Batches, Loader
+from ip2p_lightning.data.misspelling import Misspelling
 from ip2p_lightning.data.pairs.protocol import Split
 from ip2p_lightning.data.plan import EvalBatches, Key, Merged, TrainBatches, TrainPlan
 from ip2p_lightning.data.tolerance import BadPairs
@@ -69,7 +70,11 @@ class TasksDataModule(LightningDataModule):
         """The datasets of a split, opened once. Raises as the sources do."""
         key = (split, held_out_prompts)
         if key not in self._opened:
-            same = {"split": split, "loader": self.loader, "seed": self.seed, "held_out_prompts": held_out_prompts}
+            same: dict[str, Any] = {"split": split, "loader": self.loader, "seed": self.seed}
+            same |= {"held_out_prompts": held_out_prompts}
+            if split == "train" and not held_out_prompts and self.loader.misspell:
+                said = [prompt for task in self.active.values() for prompt in task.prompts.prompts]
+                same["misspelling"] = Misspelling(said, self.loader.misspell)
             self._opened[key] = TaskDatasets({n: task.dataset(name=n, **same) for n, task in self.active.items()})
         return self._opened[key]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ip2p_lightning.data.base import TasksDataModule
 from ip2p_lightning.data.dataset import EditDataset
 from ip2p_lightning.data.loader import Loader
+from ip2p_lightning.data.misspelling import Misspelling
 from ip2p_lightning.data.pairs.photos import Photos
 from ip2p_lightning.data.pairs.protocol import Maker, Source, Split
 from ip2p_lightning.data.plan import checked_weights
@@ -62,12 +63,18 @@ class EditDataModule(TasksDataModule):
         return {self.task: self}
 
     def dataset(
-        self, split: Split, name: str, loader: Loader, seed: int, held_out_prompts: bool = False
+        self,
+        split: Split,
+        name: str,
+        loader: Loader,
+        seed: int,
+        held_out_prompts: bool = False,
+        misspelling: Misspelling | None = None,
     ) -> EditDataset:
         """The examples of a split, called `name`. Raises as the source does."""
         pairs = self.source.pairs(split, self.make)
         view = loader.view(split, self.flip)
-        return EditDataset(pairs, self.prompts, name, view, seed, split, held_out_prompts)
+        return EditDataset(pairs, self.prompts, name, view, seed, split, held_out_prompts, misspelling)
 
 
 class CartoonDataModule(EditDataModule):

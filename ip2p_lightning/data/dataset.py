@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.data.misspelling import Misspelling
 from ip2p_lightning.data.pairs.protocol import Pairs, Split
 from ip2p_lightning.data.plan import Key
 from ip2p_lightning.data.prompts import PromptPool, mentions_side
@@ -29,6 +30,7 @@ class EditDataset(Dataset[EditExample]):
         seed: of all draws.
         split: part of the key.
         held_out: draw from the prompts that training never sees.
+        misspelling: what becomes of each prompt; None: nothing.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class EditDataset(Dataset[EditExample]):
         seed: int,
         split: Split = "train",
         held_out: bool = False,
+        misspelling: Misspelling | None = None,
     ) -> None:
         self.pairs, self.prompts, self.task, self.view = pairs, prompts, task, replace(view, raw=True)
-        self.seed, self.split, self.held_out = seed, split, held_out
+        self.seed, self.split, self.held_out, self.misspelling = seed, split, held_out, misspelling
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -68,7 +71,10 @@ class EditDataset(Dataset[EditExample]):
         prompt = self.pairs.prompt(index)
         if prompt is None:
             prompt = self.prompts.draw(numpy_rng(*place, "prompt"), held_out=self.held_out)
-        return place, prompt, self.view.without_flip() if self.view.flip and mentions_side(prompt) else self.view
+        view = self.view.without_flip() if self.view.flip and mentions_side(prompt) else self.view
+        if self.misspelling is not None:
+            prompt = self.misspelling(prompt, numpy_rng(*place, "spelling"))
+        return place, prompt, view
 
 
 class TaskDatasets(Dataset[EditExample]):

@@ -34,6 +34,8 @@ class Loader:
     epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs, and at least one batch
         for every rank. Examples that do not fill a last batch are left out of the epoch.
     eval_draws: times each validation or test pair is shown, with a degradation and prompt of its own.
+    misspell: share of a training prompt's words that get another ending, and half as many invented words come between,
+        anew for each example: for a text encoder that learns its words here (see `Misspelling`). In [0, 1].
     merge: micro-batches of an optimizer step that run as one, if memory allows: the same loss from the same draws. A
         divisor of the trainer's accumulate_grad_batches.
     pin_memory: page-locked batches, for a GPU.
@@ -52,6 +54,7 @@ class Loader:
     workers: int = 0
     epoch_size: int | None = None
     eval_draws: int = 1
+    misspell: float = 0.0
     merge: int = 1
     pin_memory: bool = False
     timeout: float = 0
@@ -64,6 +67,8 @@ class Loader:
             _check(name, getattr(self, name), MULTIPLE, MULTIPLE)
         for name in ("workers", "max_bad"):
             _check(name, getattr(self, name), 0)
+        if not 0 <= self.misspell <= 1:
+            raise UserError(f"loader.misspell={self.misspell}: give a share within [0, 1]")
         if not self.timeout >= 0:
             raise UserError(f"loader.timeout={self.timeout}: give seconds, 0 or more")
         if self.eval_size is None and (self.eval_batch_size or 1) > 1:

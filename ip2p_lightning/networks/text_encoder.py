@@ -124,8 +124,10 @@ class TextEncoder:
         return self.model(tokens.input_ids.to(self._place()[0]))[0]
 
     def _warn_if_cut(self, prompt: str) -> None:
-        if prompt in self._measured:
+        if prompt in self._measured or len(prompt.encode()) + 2 <= self.length:  # a token is a byte at least
             return
+        if len(self._measured) >= REMEMBERED:  # misspelt prompts are ever new ones
+            self._measured.clear()
         self._measured.add(prompt)
         if (count := self.count(prompt)) > self.length:
             warnings.warn(f"prompt of {count} tokens loses all but {self.length}: {prompt[:60]!r}", stacklevel=1)

@@ -1,0 +1,58 @@
+"""How many held-out instructions a run misreads: each of them on the same held-out photos.
+
+``python -m benchmarks.wordings RUN [RUN ...]`` prints a Markdown table. An instruction counts as misread where its
+edits lie more than 3 dB below the median of its task's instructions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+
+from ip2p_lightning.data.plan import Key
+from ip2p_lightning.editing import BatchEditor, ready
+from ip2p_lightning.metrics import psnr
+from ip2p_lightning.randomness import seed_of
+from ip2p_lightning.recipe import build_data
+from ip2p_lightning.runs import open_run
+
+BELOW = 3.0  # dB
+
+
+def main() -> None:
+    """Score every held-out instruction of every run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    torch.set_num_threads(1)
+    print("| run | task | instructions | misread | median, dB | misread ones |\n|---|---|--:|--:|--:|---|")
+    for run in parser.parse_args().runs:
+        for task, found in decibels(run).items():
+            middle = statistics.median(found.values())
+            misread = [f"{prompt} ({x:.1f} dB)" for prompt, x in found.items() if x < middle - BELOW]
+            told = [run.name, task, str(len(found)), str(len(misread)), f"{middle:.1f}", "; ".join(misread)]
+            print(f"| {' | '.join(told)} |", flush=True)
+
+
+def decibels(run: Path) -> dict[str, dict[str, float]]:
+    """PSNR of each held-out instruction of each task, a mean over the test photos, one degradation each."""
+    opened = open_run(run)
+    data = build_data(opened.config)
+    editor = BatchEditor(ready(opened.module, "cpu"), opened.module.sampler)
+    found: dict[str, dict[str, float]] = {}
+    for task, dataset in data.datasets("test", held_out_prompts=True).tasks.items():
+        prompts = dataset.prompts.held_out
+        sums = torch.zeros(len(prompts))
+        for index in range(len(dataset)):
+            example = dataset[Key(task, 0, index, 0)[1:]]
+            original = example.original.expand(len(prompts), -1, -1, -1)
+            edits = editor.edit(original, list(prompts), [seed_of(prompt) for prompt in prompts])
+            sums += psnr(edits, example.edited.expand_as(edits))
+        found[task] = dict(zip(prompts, (sums / len(dataset)).tolist(), strict=True))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,7 @@ PAIRS, SKIPPED = 16, 2  # steps at the beginning that are not counted
 UNET = "unet/diffusion_pytorch_model.safetensors"
 GROUP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 SIDES = {"one": ["trainer=cpu"], "two": GROUP}
+HEAD = "| accumulated | side | images/s, most / median | CPU s of a rank's step, least / median |\n|---|---|---|---|"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     work = Path(options.work)
+    run = work / "run"
     checkpoint = write_checkpoint(work / options.size, options.size)
     write_pairs(work / "pairs", PAIRS)
     words = [
@@ -46,15 +48,13 @@ def main() -> None:
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "ip2p_lightning.cache", *words], check=True, stdout=subprocess.DEVNULL)
     print(f"gradients: {(checkpoint / UNET).stat().st_size / 2**20:.0f} MiB\n")
-    print(
-        "| accumulated | side | images/s, most / median | CPU s of a rank's step, least / median |\n|---|---|---|---|"
-    )
+    print(HEAD)
     for window in options.accumulate:
         runs: dict[str, list[Any]] = {side: [] for side in SIDES}
         for _ in range(options.rounds):
             for side in SIDES:
-                more = [*SIDES[side], f"trainer.accumulate_grad_batches={window}", f"hydra.run.dir={work / 'run'}"]
-                runs[side].append(_run(work / "run", [*words, *more], len(SIDES[side]) > 1, options))
+                more = [*SIDES[side], f"trainer.accumulate_grad_batches={window}", f"hydra.run.dir={run}"]
+                runs[side].append(_run(run, [*words, *more], len(SIDES[side]) > 1, options))
         _print(window, runs)
 
 

@@ -1,6 +1,6 @@
 """Two ranks on two cores against one process on one: images a second of real runs, in steady state.
 
-``python -m benchmarks.ddp [--size small] [--accumulate 1 4] [--steps 8] [--rounds 3] [--words WORD ...]``
+``python -m benchmarks.ddp [--batch 2] [--accumulate 1 4] [--steps 8] [--rounds 3]``
 
 A quarter of Stable Diffusion 1.5's widths at 256 px from a full cache, the same batch on every rank, one thread each,
 in turn. Before each run it waits until the machine is quiet (10 minutes at most). Beside images per wall second, which
@@ -10,6 +10,7 @@ neighbours disturb, the CPU seconds of a rank's step: the lone process's, twice,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -23,10 +24,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.material import SIZES, write_checkpoint, write_pairs
+from benchmarks.material import write_checkpoint, write_pairs
 
 PAIRS, SKIPPED = 16, 2  # steps at the beginning that are not counted
-UNET = "unet/diffusion_pytorch_model.safetensors"
+NUMBERS = {"batch": 2, "steps": 8, "rounds": 3, "patience": 600}  # of a micro-batch; counted in a run; of runs; seconds
 GROUP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 SIDES = {"one": ["trainer=cpu"], "two": GROUP}
 HEAD = "| accumulated | side | images/s, most / median | CPU s of a rank's step, least / median |\n|---|---|---|---|"
@@ -37,50 +38,43 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     work = Path(options.work)
-    run = work / "run"
-    checkpoint = write_checkpoint(work / options.size, options.size)
-    write_pairs(work / "pairs", PAIRS)
+    checkpoint = write_checkpoint(work / "small", "small")
     words = [
-        "model=local", f"model.path={checkpoint}", "data=built", f"data.root={work / 'pairs'}", "task=denoise",
-        f"loader.batch_size={options.batch}", "loader.resize=null", "loader.crop=center", "model.channels_last=true",
-        "cache=disk", f"cache_dir={work / 'cache'}", "val_every=0", "log_every=1", "save_every=1000000",
-        f"trainer.max_steps={SKIPPED + options.steps}", *options.words,
+        "model=local", f"model.path={checkpoint}", "data=built", f"data.root={write_pairs(work / 'pairs', PAIRS)}",
+        "task=denoise", f"loader.batch_size={options.batch}", "loader.resize=null", "loader.crop=center",
+        "model.channels_last=true", "cache=disk", f"cache_dir={work / 'cache'}", "val_every=0", "log_every=1",
+        "save_every=1000000", f"trainer.max_steps={SKIPPED + options.steps}",
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "ip2p_lightning.cache", *words], check=True, stdout=subprocess.DEVNULL)
-    print(f"gradients: {(checkpoint / UNET).stat().st_size / 2**20:.0f} MiB\n")
-    print(HEAD)
+    print(f"gradients: {max(p.stat().st_size for p in checkpoint.glob('unet/*')) / 2**20:.0f} MiB\n\n{HEAD}")
     for window in options.accumulate:
         runs: dict[str, list[Any]] = {side: [] for side in SIDES}
-        for _ in range(options.rounds):
-            for side in SIDES:
-                more = [*SIDES[side], f"trainer.accumulate_grad_batches={window}", f"hydra.run.dir={run}"]
-                runs[side].append(_run(run, [*words, *more], len(SIDES[side]) > 1, options))
+        for side in list(SIDES) * options.rounds:
+            more = [*SIDES[side], f"trainer.accumulate_grad_batches={window}", f"hydra.run.dir={work / 'run'}"]
+            runs[side].append(_run(work / "run", [*words, *more], side == "two", options.patience))
         _print(window, runs)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--batch", type=int, default=2, help="examples a micro-batch and rank")
     parser.add_argument("--accumulate", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--steps", type=int, default=8, help="optimizer steps counted in each run")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--patience", type=int, default=600, help="seconds to wait for a quiet machine")
-    parser.add_argument("--words", nargs="*", default=[], help="more for ip2p-train")
+    for name, default in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--work", default="/tmp/ip2p-ddp")
     return parser.parse_args()
 
 
-def _run(folder: Path, words: list[str], group: bool, options: argparse.Namespace) -> tuple[list[float], list[float]]:
+def _run(folder: Path, words: list[str], group: bool, patience: int) -> tuple[list[float], list[float]]:
     """Images a second, and CPU seconds of a rank, of each counted step of a run."""
     shutil.rmtree(folder, ignore_errors=True)
-    busy = _quiet(options.patience)
+    busy = _quiet(patience)
     command, silent = [sys.executable, "-m", "ip2p_lightning.train", *words], subprocess.DEVNULL
     process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=silent, stderr=silent)
     cpu = [(0, 0.0)]  # optimizer steps logged, and CPU seconds until then
     while process.poll() is None:
-        if len(_lines(folder)) > cpu[-1][0]:
-            cpu.append((len(_lines(folder)), _cpu_of(process.pid)))
+        with contextlib.suppress(psutil.NoSuchProcess):  # it just ended
+            if len(_lines(folder)) > cpu[-1][0]:
+                cpu.append((len(_lines(folder)), _cpu_of(process.pid)))
         time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"ended with {process.returncode}: {' '.join(command)}")
@@ -91,8 +85,7 @@ def _run(folder: Path, words: list[str], group: bool, options: argparse.Namespac
 
 
 def _lines(folder: Path) -> list[str]:
-    metrics = folder / "metrics.jsonl"
-    return metrics.read_text().splitlines() if metrics.exists() else []
+    return [line for file in folder.glob("metrics.jsonl") for line in file.read_text().splitlines()]
 
 
 def _cpu_of(pid: int) -> float:
@@ -103,16 +96,17 @@ def _cpu_of(pid: int) -> float:
 
 def _quiet(patience: float) -> float:
     """Wait until less than a fifth of the machine is busy; the share that is."""
-    began, busy = time.monotonic(), psutil.cpu_percent(5) / 100
-    while busy >= 0.2 and time.monotonic() - began < patience:
-        busy = psutil.cpu_percent(5) / 100
+    ends = time.monotonic() + patience
+    while (busy := psutil.cpu_percent(5) / 100) >= 0.2 and time.monotonic() < ends:
+        pass
     return busy
 
 
 def _print(window: int, runs: dict[str, list[Any]]) -> None:
-    rates = {side: [statistics.median(run[0]) for run in found] for side, found in runs.items()}
-    cpu = {side: [step for run in found for step in run[1]] for side, found in runs.items()}
-    for side in SIDES:
+    rates, cpu = {}, {}
+    for side, found in runs.items():
+        rates[side] = [statistics.median(run[0]) for run in found]
+        cpu[side] = [step for run in found for step in run[1]]
         told = f"{max(rates[side]):.3f} / {statistics.median(rates[side]):.3f} | {min(cpu[side]):.2f}"
         print(f"| {window} | {side} | {told} / {statistics.median(cpu[side]):.2f} |", flush=True)
     wall = [of(rates["two"]) / of(rates["one"]) for of in (max, statistics.median)]

@@ -1,10 +1,11 @@
 """Does a training step cost more, or hold more memory, as the cache grows? From a hundred to a hundred thousand pairs.
 
-``python -m benchmarks.scaling [--pairs 100 1000 10000 100000] [--steps 20] [--rounds 5]``
+``python -m benchmarks.scaling [--pairs 100 1000 10000 100000] [--steps 200]``
 
-Each number of pairs gets a process of its own: a real cache on disk (both mirror images, 64 px), filled beforehand by
-an encoder that costs nothing, then optimizer steps of a small UNet (``tiny`` in ``material.py``) on batches from it.
-The processes take turns, a round at a time; CPU seconds a step are compared, and each one's peak memory.
+For each number of pairs a real cache on disk (both mirror images, 64 px), filled by an encoder that costs nothing.
+Time: one process, one small UNet (``tiny`` in ``material.py``), its optimizer steps on batches of each cache
+in turn, in CPU seconds. (Processes that do the same work differ by some per cent, with the places of their memory.)
+Peak memory: a process of its own for each number, of a few steps.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import argparse
 import json
 import multiprocessing
 import resource
-import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 import ip2p_lightning  # noqa: F401
 from benchmarks.material import write_checkpoint
 
-SIDE, BATCH = 64, 8
+SIDE, BATCH, WARM_UP = 64, 8, 10
 
 
 class Numbers:
@@ -86,64 +87,61 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000])
-    parser.add_argument("--steps", type=int, default=20, help="optimizer steps a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps counted for each number")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(Path(folder) / "tiny", "tiny")
-        sides = [_Side(Path(folder), checkpoint, count, options.steps) for count in options.pairs]
-        per_step = [[side.round() for side in sides] for _ in range(options.rounds)]
-        peaks = [side.end() for side in sides]
-    table = [list(column) for column in zip(*per_step, strict=True)]
-    best, middle = [min(column) for column in table], [statistics.median(column) for column in table]
-    for row in zip(options.pairs, best, middle, peaks, strict=True):
-        print(f"{row[0]:>9,} pairs: {row[1]:.4f} CPU s a step ({row[2]:.4f} median), peak {row[3]:.0f} MB")
-    spread = {"best": max(best) / min(best) - 1, "median": max(middle) / min(middle) - 1}
-    print(json.dumps({"spread": spread, "memory": max(peaks) - min(peaks), "steps": table}))
+        peaks = [_apart(_measured, Path(folder), checkpoint, [count], WARM_UP)[1] for count in options.pairs]
+        rows, _ = _apart(_measured, Path(folder), checkpoint, options.pairs, options.steps)
+    print("| pairs | CPU s a step, least | median | of which its batch, ms | peak, MB |\n|---|---|---|---|---|")
+    steps, making = (np.array(rows)[:, :, kind] for kind in (0, 1))  # [steps, numbers of pairs]
+    for row in zip(options.pairs, steps.min(0), np.median(steps, 0), 1000 * np.median(making, 0), peaks, strict=True):
+        print("| {:,} | {:.4f} | {:.4f} | {:.2f} | {:.0f} |".format(*row))
+    spread = {
+        name: of(steps, 0).max() / of(steps, 0).min() - 1 for name, of in (("min", np.min), ("median", np.median))
+    }
+    print(json.dumps({"spread": spread, "memory": max(peaks) - min(peaks)}))
 
 
-class _Side:
-    """A process that takes a round of steps whenever it is asked to."""
-
-    def __init__(self, folder: Path, checkpoint: Path, count: int, steps: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.mine, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, folder, checkpoint, count, steps))
-        self.process.start()
-        self.mine.recv()  # filled
-
-    def round(self) -> float:
-        """CPU seconds a step."""
-        self.mine.send("go")
-        return self.mine.recv()
-
-    def end(self) -> float:
-        """Peak memory in MB."""
-        self.mine.send("end")
-        peak = self.mine.recv()
-        self.process.join()
-        return peak
+def _apart(work: Any, *arguments: Any) -> Any:
+    """What a function returns, called in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
-def _work(pipe: Any, folder: Path, checkpoint: Path, count: int, steps: int) -> None:
+def _measured(folder: Path, checkpoint: Path, pairs: list[int], steps: int) -> tuple[list[list[Any]], float]:
+    """CPU seconds of each step, and those that making its batch took, by number of pairs; and the peak in MB."""
     torch.set_num_threads(1)
+    loaders = [_loader(folder, count, WARM_UP + steps) for count in pairs]
+    module = _module(checkpoint)
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+    rows: list[list[Any]] = []
+    for number in range(WARM_UP + steps):
+        row: list[Any] = [None] * len(pairs)
+        for place in range(len(pairs)):  # another one first in each step
+            one = (place + number) % len(pairs)
+            row[one] = _step(loaders[one], module, optimizer)
+        rows.append(row)
+    return rows[WARM_UP:], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _step(batches: Any, module: Any, optimizer: Any) -> tuple[float, float]:
+    began = time.process_time()
+    batch = next(batches)
+    made = time.process_time()
+    module.loss(batch, module._keyed_draws(batch)).mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return time.process_time() - began, made - began
+
+
+def _loader(folder: Path, count: int, steps: int) -> Any:
     from ip2p_lightning.data import EditDataModule, Loader, PromptPool
 
     loader = Loader(batch_size=BATCH, size=SIDE, crop="center", epoch_size=BATCH * steps)
     data = EditDataModule(Numbers(count), PromptPool(["a", "b", "c"]), loader=loader)
     _fill(folder / str(count), data)
-    module = _module(checkpoint)
-    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
-    pipe.send("ready")
-    while pipe.recv() == "go":
-        data.seed += 1  # another order: other entries than in the round before
-        began = time.process_time()
-        for batch in data.train_dataloader():
-            module.loss(batch, module._keyed_draws(batch)).mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        pipe.send((time.process_time() - began) / steps)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return iter(data.train_dataloader())
 
 
 def _fill(folder: Path, data: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +14,13 @@ from torch import nn
 from ip2p_lightning.activations import kept
 from ip2p_lightning.config import build
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.pipeline import is_hub_id
+from ip2p_lightning.group import size
+from ip2p_lightning.outline import unet_outline
 
 GIB = 2**30
 BASE = {"cpu": 0.7, "cuda": 1.2}  # GiB of libraries and workspaces, measured on the CPU, usual on a GPU
 SPARE = 0.1  # part of a device that is left free where a choice is made by the estimate
 _MUCH = 2.0  # GiB above which it pays to name a part
-SD15_SHAPED = {  # where the class's own defaults are not SD 1.5's
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768},
-    "timbrooks/instruct-pix2pix": {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 768},
-}
 ENCODE, DECODE = 2560, 4600  # bytes a pixel in float32: the peak of SD 1.5's autoencoder, measured on a CPU
 FROZEN = {"KLAutoencoder": 335e6, "TAESD": 10e6, "ClipText": 492e6}  # bytes of SD 1.5's parts in float32
 
@@ -55,9 +51,9 @@ def estimate(config: Mapping[str, Any]) -> Memory | None:
     """Of a checked config; None where the UNet's shape is not known without a download.
 
     Weights are counted, what the optimizer keeps is asked of it, activations are counted on tensors without data. A
-    compiled step is counted as an eager one, which keeps more.
+    compiled step is counted as an eager one, which keeps more. What is left to the memory has been `decided`.
     """
-    unet = _unet(config["unet"])
+    unet = unet_outline(config["unet"])
     if unet is None:
         return None
     loader, model = config["loader"], config["model"]
@@ -75,38 +71,6 @@ def estimate(config: Mapping[str, Any]) -> Memory | None:
         activations=max(loader["batch_size"] * loader.get("merge", 1) * saved.image, _pictures(config)) / GIB,
         base=BASE["cpu" if config["trainer"].get("accelerator") == "cpu" else "cuda"],
     )
-
-
-def _unet(node: Mapping[str, Any]) -> Any:
-    """The run's UNet without data, frozen where the run's is."""
-    settings = {k: v for k, v in node.items() if not k.startswith("_")}
-    with torch.device("meta"):
-        if node["_target_"].endswith("PixelEditor"):
-            from ip2p_lightning.networks import PixelEditor
-
-            return PixelEditor(**settings)
-        from diffusers import UNet2DConditionModel
-
-        shape = _shape(str(settings["path"]), settings.get("subfolder", "unet"))
-        if shape is None:
-            return None
-        inputs = 2 * shape["out_channels"]
-        unet = UNet2DConditionModel.from_config({**shape, "in_channels": inputs})
-        if settings.get("lora"):
-            build(settings["lora"]).apply(unet, widened=shape["in_channels"] != inputs)
-        return unet
-
-
-def _shape(path: str, subfolder: str | None) -> dict[str, Any] | None:
-    """A UNet's config: of a folder, of the hub's cache, or known by its name."""
-    from huggingface_hub import try_to_load_from_cache
-
-    name = f"{subfolder}/config.json" if subfolder else "config.json"
-    place = Path(path).expanduser() / name
-    cached = try_to_load_from_cache(path, name) if is_hub_id(path) and not place.is_file() else place
-    if isinstance(cached, str | Path) and Path(cached).is_file():
-        return json.loads(Path(cached).read_text())
-    return SD15_SHAPED.get(path)
 
 
 def _frozen_bytes(config: Mapping[str, Any]) -> float:
@@ -142,20 +106,36 @@ def _optimizer_share(node: Mapping[str, Any]) -> float:
 
 
 def room(config: Mapping[str, Any]) -> float | None:
-    """GiB of the device the run wants; None where it is not in this machine."""
+    """GiB of the device that one process of the run wants; None where it is not in this machine."""
     if config["trainer"].get("accelerator") == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / size(config["trainer"])
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else None
 
 
 def decided(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with model.gradient_checkpointing=auto made true or false: true where it would not fit otherwise."""
-    if config["model"].get("gradient_checkpointing") != "auto":
-        return dict(config)
-    without = {**config, "model": {**config["model"], "gradient_checkpointing": False}}
-    memory, there = estimate(without), room(config)
-    tight = memory is not None and there is not None and memory.total > (1 - SPARE) * there
-    return {**config, "model": {**config["model"], "gradient_checkpointing": tight}}
+    """The config with what it leaves to the memory: model.gradient_checkpointing=auto is true where one micro-batch
+    would not fit otherwise; then loader.merge=auto is the largest divisor of the accumulation that fits."""
+    asked = config["loader"].get("merge", 1)
+    config = _with(config, "loader", merge=1 if asked == "auto" else asked)
+    if config["model"].get("gradient_checkpointing") == "auto":
+        without = _with(config, "model", gradient_checkpointing=False)
+        config = _with(config, "model", gradient_checkpointing=_fits(without) is False)
+    if asked != "auto":
+        return config
+    whole = config["trainer"].get("accumulate_grad_batches", 1)
+    larger = (_with(config, "loader", merge=n) for n in range(whole, 1, -1) if whole % n == 0)
+    return next(filter(_fits, larger), config)
+
+
+def _with(config: Mapping[str, Any], node: str, **values: Any) -> dict[str, Any]:
+    return {**config, node: {**config[node], **values}}
+
+
+def _fits(config: Mapping[str, Any]) -> bool | None:
+    """Whether the device would hold it, with some left over; None where that is not known."""
+    there = room(config)
+    memory = None if there is None else estimate(config)
+    return None if memory is None or there is None else memory.total <= (1 - SPARE) * there
 
 
 def told(config: Mapping[str, Any]) -> str:
@@ -164,7 +144,8 @@ def told(config: Mapping[str, Any]) -> str:
     Raises:
         UserError: the run cannot fit; with advice.
     """
-    asked, config = config["model"].get("gradient_checkpointing"), decided(config)
+    asked, merged = config["model"].get("gradient_checkpointing"), config["loader"].get("merge")
+    config = decided(config)
     memory, there = estimate(config), room(config)
     if memory is None:
         return "memory: not known before the weights are here"
@@ -172,6 +153,7 @@ def told(config: Mapping[str, Any]) -> str:
         raise UserError(f"{memory}, but there are {there:.1f} GiB; {advice(config, memory)}")
     chosen = config["model"].get("gradient_checkpointing")
     how = f"; gradient checkpointing {'on' if chosen else 'off'}" if asked == "auto" else ""
+    how += f"; loader.merge {config['loader']['merge']}" if merged == "auto" else ""
     return f"{memory}" + (f" of {there:.1f} GiB" if there is not None else "; the device is not in this machine") + how
 
 

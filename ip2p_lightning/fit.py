@@ -33,13 +33,15 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
         The optimizer step reached.
     """
     from ip2p_lightning.commands import quiet_libraries
+    from ip2p_lightning.merging import merged, settled
     from ip2p_lightning.recipe import build_module
 
     _quiet()
     quiet_libraries()
-    module = build_module(_prepared(config, folder))
+    data.merge = settled(config, folder)
+    module = build_module(_prepared(merged(config, data.merge), folder))
     module.any_world = "world" in config["resume_allow"]
-    module.merge = config["loader"].get("merge", 1)
+    module.merge = data.merge
     trainer = _trainer(config, folder, data, request)
     if group.rank() == 0:
         _tell_what_is_cut(data, module.text_encoder)
@@ -139,7 +141,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     from ip2p_lightning.config import build
 
     node = dict(config["trainer"])
-    node["accumulate_grad_batches"] = node.get("accumulate_grad_batches", 1) // config["loader"].get("merge", 1)
+    node["accumulate_grad_batches"] = node.get("accumulate_grad_batches", 1) // data.merge
     checkpoints = Checkpoints(folder, config["save_every"], config["keep"])
     data.val_examples = config["val_examples"]
     validate = config["val_every"] > 0

@@ -96,7 +96,6 @@ class EditDiffusion(TrainedModule):
         self.ema = self._average(ema)
         self.last_losses: dict[str, Any] = {}
         self.latent_side = 0  # of the last training batch
-        self.merge = 1  # micro-batches that the loader hands over as one
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 

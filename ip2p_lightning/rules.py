@@ -48,6 +48,12 @@ def _sharded(config: Config) -> bool:
     return _get(config, "trainer.strategy") == "fsdp2"
 
 
+def _merge(config: Config) -> int:
+    """Micro-batches in one; 1 where that is left to the memory, which chooses a divisor of the accumulation."""
+    asked = _get(config, "loader.merge", 1)
+    return 1 if asked == "auto" else asked
+
+
 def _value(*keys: str) -> Callable[[Config], str]:
     return lambda config: " and ".join(f"{key}={_get(config, key)}" for key in keys)
 
@@ -175,11 +181,11 @@ _VALUES: Rules = (
         lambda c: f"{_value('trainer.strategy', 'trainer.precision')(c)}: use bf16-mixed or 32-true",
     ),
     (
-        lambda c: _get(c, "trainer.accumulate_grad_batches", 1) % max(1, _get(c, "loader.merge", 1)) != 0,
+        lambda c: _get(c, "trainer.accumulate_grad_batches", 1) % max(1, _merge(c)) != 0,
         lambda c: f"{_value('loader.merge', 'trainer.accumulate_grad_batches')(c)}: merge must divide the accumulation",
     ),
     (
-        lambda c: _get(c, "loader.merge", 1) > 1 and bool(_get(c, "model.balance_tasks")),
+        lambda c: (_get(c, "loader.merge", 1) == "auto" or _merge(c) > 1) and bool(_get(c, "model.balance_tasks")),
         lambda c: (
             f"{_value('loader.merge', 'model.balance_tasks')(c)}: a running error cannot be merged exactly; "
             "use loader.merge=1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ip2p_lightning.rules import Config, Rules, _apply, _get, _on_cpu, _target, _value
+from ip2p_lightning.rules import Config, Rules, _apply, _get, _merge, _on_cpu, _target, _value
 
 
 def step_contradictions(config: Config) -> None:
@@ -15,7 +15,7 @@ def _half(config: Config) -> bool:
 
 
 def _accumulated(config: Config) -> bool:
-    return _get(config, "trainer.accumulate_grad_batches", 1) != _get(config, "loader.merge", 1)
+    return _get(config, "trainer.accumulate_grad_batches", 1) != _merge(config)
 
 
 _STEP: Rules = (

@@ -122,6 +122,7 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
     """Train as the process that holds the run's folder and writes its status."""
     from ip2p_lightning import group, runs, srun
     from ip2p_lightning.fit import fit
+    from ip2p_lightning.merging import settled
     from ip2p_lightning.preemption import StopRequest
 
     request = StopRequest()
@@ -129,6 +130,7 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
     origin = {"command": runs.command(), "commit": runs.commit(), "overrides": _overrides()}
     run.write_status("running", **origin, exit_code=None, reason=None)
     try:
+        settled(config, run.path, afresh=checkpoint is None)  # before there are ranks, which must agree
         processes = group.size(config["trainer"])
         if group.place() == "srun":
             srun.announce(folder, run.path, checkpoint)

@@ -68,7 +68,12 @@ def flat(part: Any) -> dict[nn.Module, Forward]:
 def padded(part: Any) -> dict[nn.Module, Forward]:
     """Attention without a division by 1, whose text is padded with keys that are masked."""
     plain = type(part).__name__ == "Attention" and type(part.processor).__name__ == "AttnProcessor2_0"
-    if not plain or part.to_q.weight.device.type != "cpu" or part.residual_connection or part.rescale_output_factor != 1:
+    if (
+        not plain
+        or part.to_q.weight.device.type != "cpu"
+        or part.residual_connection
+        or part.rescale_output_factor != 1
+    ):
         return {}
     norms = ("spatial_norm", "group_norm", "norm_q", "norm_k", "norm_cross")
     if any(getattr(part, name, None) for name in norms):
@@ -118,7 +123,7 @@ def _once(forward: Forward) -> Forward:
 
 
 def _repeated(given: list[Tensor]) -> int:
-    """How many rows at the beginning are there again right behind: a half, or a third, as guidance stacks its branches."""
+    """How many rows are there again right behind: a half or a third of all, as guidance stacks its branches."""
     for parts in (2, 3):
         count, left = divmod(len(given[0]), parts)
         if count and not left and all(torch.equal(x[:count], x[count : 2 * count]) for x in given):
@@ -128,7 +133,11 @@ def _repeated(given: list[Tensor]) -> int:
 
 def _pointwise(conv: Any, x: Tensor) -> Tensor:  # [B C h w] -> [B C' h w]
     """A 1x1 convolution; as a product of matrices where pixels lie channels last."""
-    if type(conv) is not nn.Conv2d or conv.kernel_size != (1, 1) or not x.is_contiguous(memory_format=torch.channels_last):
+    if (
+        type(conv) is not nn.Conv2d
+        or conv.kernel_size != (1, 1)
+        or not x.is_contiguous(memory_format=torch.channels_last)
+    ):
         return conv(x)
     return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 

@@ -1,7 +1,7 @@
 """What each measure of ``ip2p-edit`` gains on a CPU: one evaluation of the UNet a photo, three branches, one thread.
 
 ``python -m benchmarks.edit_parts [--size small] [--rounds 5] [--latents 16 24 32]``: CPU seconds a photo, each line one
-measure more than the one above; all lines in turn, the best of the rounds.
+measure more than the one above (the rules of ``networks/lean.py`` by name); all lines in turn, the best of the rounds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,48 +36,51 @@ def main() -> int:
     torch.set_num_threads(1)
     path = write_editor(options.work / f"editor-{options.size}", options.size)
     for side in options.latents:
-        with torch.no_grad(), ExitStack() as stack:
-            best = _best(_lines(str(path), side, stack), options.rounds)
+        with torch.no_grad():
+            best = _best(_lines(str(path), side), options.rounds)
         first = next(iter(best.values()))
         for name, seconds in best.items():
             print(f"| {8 * side} px | {name} | {seconds:.3f} | {first / seconds:.2f} |", flush=True)
     return 0
 
 
-def _lines(path: str, side: int, stack: ExitStack) -> dict[str, Callable[[], Any]]:
+def _lines(path: str, side: int) -> dict[str, Callable[[], float]]:
     from ip2p_lightning.allocator import keep_pages
     from ip2p_lightning.networks import load_unet
-    from ip2p_lightning.networks.lean import halved, kept, leaner, quartered
+    from ip2p_lightning.networks.lean import RULES
 
     plain = load_unet(path)
-    twins = [copy.deepcopy(plain).to(memory_format=torch.channels_last) for _ in range(4)]
-    for number, twin in enumerate(twins[1:], start=1):
-        stack.enter_context(leaner(twin, rules=(kept, halved, quartered)[:number]))
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     one, several = _inputs(plain, side, 1), _inputs(plain, side, PHOTOS)
-    return {
+    lines = {
         "one photo, as diffusers' pipeline": partial(_run, plain, one, as_glibc_does),
         f"{PHOTOS} photos at once": partial(_run, plain, several, as_glibc_does),
         "pages kept": partial(_run, plain, several, keep_pages),
-        "channels last": partial(_run, twins[0], several, keep_pages),
-        "keys and values kept": partial(_run, twins[1], several, keep_pages),
-        "gates in halves, in place": partial(_run, twins[2], several, keep_pages),
-        "upsamplers in quarters": partial(_run, twins[3], several, keep_pages),
+        "channels last": partial(_run, last, several, keep_pages),
     }
+    for count, rule in enumerate(RULES, start=1):
+        lines[f"`{rule.__name__}`"] = partial(_run, last, several, keep_pages, RULES[:count])
+    return lines
 
 
 def _inputs(unet: Any, side: int, photos: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three branches of each photo, as guidance stacks them: two are shown its image, all have the same noise."""
     text = torch.randn(3 * photos, 77, unet.config.cross_attention_dim)
-    return torch.randn(3 * photos, unet.config.in_channels, side, side), text
+    z, image = torch.randn(2, photos, unet.config.in_channels // 2, side, side)
+    return torch.cat([z.repeat(3, 1, 1, 1), torch.cat([image, image, 0 * image])], dim=1), text
 
 
-def _run(unet: Any, inputs: tuple[torch.Tensor, torch.Tensor], prepare: Callable[[], None]) -> float:
+def _run(unet: Any, inputs: tuple[torch.Tensor, torch.Tensor], prepare: Callable[[], None], rules: Any = ()) -> float:
     """CPU seconds a photo; the first of two calls pages in what the thresholds before had given back."""
+    from ip2p_lightning.networks import leaner
+
     prepare()
     x, text = inputs
-    for _ in range(2):
-        began = time.process_time()
-        unet(x, torch.full((len(x),), 500), encoder_hidden_states=text, return_dict=False)
-        spent = time.process_time() - began
+    with leaner(unet, rules=rules) if rules else nullcontext():
+        for _ in range(2):
+            began = time.process_time()
+            unet(x, torch.full((len(x),), 500), encoder_hidden_states=text, return_dict=False)
+            spent = time.process_time() - began
     return spent / (len(x) // 3)
 
 

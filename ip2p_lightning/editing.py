@@ -21,7 +21,7 @@ from ip2p_lightning.allocator import keep_pages
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.layout import to_channels_last
 
-CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/edit_speed_cpu_202611.md): more at once gain nothing
+CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/edit_cpu_202611.md): more at once gain nothing
 BESIDE = ("load", "save")  # parts that run in threads of their own
 GPU_PIXELS, GPU_MOST = 2**16, 32  # pixels per GiB of memory: a guess, not measured; halved where it does not fit
 

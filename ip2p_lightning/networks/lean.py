@@ -1,6 +1,6 @@
 """diffusers' networks while they sample: the same outputs, up to float noise, for less arithmetic and less memory.
 
-What each rewriting gains on a CPU is measured in benchmarks/edit_speed_cpu_202611.md. On a GPU, where none of them was
+What each rewriting gains on a CPU is measured in benchmarks/edit_cpu_202611.md. On a GPU, where none of them was
 measured, only the keys and values are kept.
 
 Shapes: B batch, C channels, h w size, L tokens, D width.
@@ -16,30 +16,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ip2p_lightning.networks.lean_blocks import flat, is_plain, joined, once, padded
+
 Forward = Callable[..., Tensor]
 Rule = Callable[[Any], dict[nn.Module, Forward]]  # of a module: the layers that it changes, and how they compute then
 
 
 @contextmanager
 def leaner(*networks: nn.Module | None, rules: Sequence[Rule] | None = None) -> Iterator[None]:
-    """Within, layers of `networks` compute by other `rules`; by default by all: `kept`, `halved`, `quartered`.
+    """Within, layers of `networks` compute by other `rules`, by default by all of `RULES`.
 
     Not for training: nothing here has a gradient. What is compiled, and layers of another kind (LoRA's, say), are left
     alone; None is no network.
     """
-    rules, changed = rules or (kept, halved, quartered), dict[nn.Module, Forward]()
-    for network in filter(None, networks):
-        for part in _eager(network):
-            for rule in rules:
-                changed |= rule(part)
-    changed = {part: forward for part, forward in changed.items() if "forward" not in vars(part)}  # another's stays
-    for part, forward in changed.items():
-        part.forward = forward
+    rules, changed = rules or RULES, list[nn.Module]()
+    parts = [part for network in filter(None, networks) for part in _eager(network)]
+    own = {part for part in parts if "forward" not in vars(part)}  # the forward that another gave to a layer stays
     try:
+        for rule in rules:  # a later one finds what an earlier one made
+            for layer, forward in [pair for part in parts for pair in rule(part).items() if pair[0] in own]:
+                layer.forward = forward
+                changed.append(layer)
         yield
     finally:
-        for part in changed:
-            del part.forward  # the class's own shows again
+        for layer in changed:
+            vars(layer).pop("forward", None)  # the class's own shows again
 
 
 def _eager(part: nn.Module) -> Iterator[nn.Module]:
@@ -70,7 +71,7 @@ def kept(part: Any) -> dict[nn.Module, Forward]:
 
 def halved(part: Any) -> dict[nn.Module, Forward]:
     """A GEGLU without a tensor of both its halves, nor one of their product."""
-    if type(part).__name__ != "GEGLU" or not _is_plain(part.proj, nn.Linear):
+    if type(part).__name__ != "GEGLU" or not is_plain(part.proj, nn.Linear):
         return {}
     weight, bias, width = part.proj.weight, part.proj.bias, part.proj.out_features // 2
 
@@ -85,7 +86,7 @@ def halved(part: Any) -> dict[nn.Module, Forward]:
 def quartered(part: Any) -> dict[nn.Module, Forward]:
     """Nearest-neighbour doubling and a 3x3 convolution as four 2x2 convolutions of the small image: 4/9 of the work."""
     conv = getattr(part, "conv", None)
-    if type(part).__name__ != "Upsample2D" or not _is_plain(conv, nn.Conv2d):
+    if type(part).__name__ != "Upsample2D" or not is_plain(conv, nn.Conv2d):
         return {}
     if part.norm is not None or (conv.kernel_size, conv.stride, conv.padding) != ((3, 3), (1, 1), (1, 1)):
         return {}
@@ -120,6 +121,4 @@ def _phases(weight: Tensor) -> list[Tensor]:  # [C' C 3 3] -> four of [C' C 2 2]
     return [kernel.contiguous(memory_format=layout) for rows in both(weight, 2) for kernel in both(rows, 3)]
 
 
-def _is_plain(layer: Any, kind: type[nn.Module]) -> bool:
-    """Whether this is torch's own layer, with a bias, on a CPU."""
-    return type(layer) is kind and layer.bias is not None and layer.weight.device.type == "cpu"
+RULES: tuple[Rule, ...] = (kept, halved, quartered, joined, flat, padded, once)

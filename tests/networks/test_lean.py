@@ -19,6 +19,10 @@ def unet(tmp_path_factory):
     return load_unet(str(write_sd_checkpoint(tmp_path_factory.mktemp("sd") / "8", in_channels=8)))
 
 
+def changed(network):
+    return {part for part in network.modules() if "forward" in vars(part)}
+
+
 def inputs(seed=0):
     g = torch.Generator().manual_seed(seed)
     condition = Condition(torch.randn(2, 4, 8, 8, generator=g), torch.randn(2, 7, TEXT_WIDTH, generator=g))
@@ -35,7 +39,7 @@ def test_outputs_are_the_same_up_to_float_noise(unet):
     assert torch.equal(first, again) and (first - plain).abs().max() <= 1e-5 * plain.abs().max()
     assert (other - apply_unet(unet, z, t, inputs(1)[2])).abs().max() <= 1e-5 * plain.abs().max()
     assert torch.equal(apply_unet(unet, z, t, condition), plain)  # and it is as it was
-    assert not [m for m in unet.modules() if "forward" in vars(m)]
+    assert not changed(unet)
 
 
 class Counted(nn.Linear):
@@ -95,15 +99,15 @@ def test_a_decoder_gives_the_same_image(tmp_path):
 
 def test_an_error_inside_leaves_the_unet_as_it_was(unet):
     with pytest.raises(RuntimeError, match="stop"), leaner(unet):
-        assert [m for m in unet.modules() if "forward" in vars(m)]
+        assert changed(unet)
         raise RuntimeError("stop")
-    assert not [m for m in unet.modules() if "forward" in vars(m)]
+    assert not changed(unet)
 
 
 def test_other_networks_and_other_peoples_layers_are_left_alone(unet):
     editor = PixelEditor()
     with leaner(editor):
-        assert not [m for m in editor.modules() if "forward" in vars(m)]
+        assert not changed(editor)
     unet = copy.deepcopy(unet)
     layer = next(m for n, m in unet.named_modules() if n.endswith("attn2.to_k"))
     layer.forward = own = lambda text: text
@@ -112,5 +116,6 @@ def test_other_networks_and_other_peoples_layers_are_left_alone(unet):
     assert layer.forward is own
     unet.compile_repeated_blocks(backend="eager")
     with leaner(unet):
-        changed = [type(m).__name__ for m in unet.modules() if "forward" in vars(m) and m is not layer]
-    assert changed == ["Upsample2D"]
+        compiled = [m for m in unet.modules() if type(m).__name__ == "BasicTransformerBlock"]
+        assert compiled and not [m for block in compiled for m in block.modules() if m in changed(unet) - {layer}]
+        assert {"Upsample2D", "ResnetBlock2D", "Transformer2DModel"} <= {type(m).__name__ for m in changed(unet)}

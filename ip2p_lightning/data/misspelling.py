@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-LETTERS = 4  # of an ending, and of either half of an invented word, at most
-STEM = 3  # letters of a word that stay
+STEM = 4  # letters that say what a word means: they stay
+LOST = 3  # letters behind them that a word may lose, at most
+ENDING = 4  # letters of an ending, at most
 
 
 class Misspelling:
@@ -20,7 +21,7 @@ class Misspelling:
 
     Args:
         prompts: where beginnings and endings are taken from: those of all tasks, or an ending would tell the task.
-        share: probability of another ending for a word of more than three letters; half of it is that of an invented
+        share: probability of another ending for a word of at least four letters; half of it is that of an invented
             word before any word. 0 leaves every prompt as it is.
     """
 
@@ -33,17 +34,18 @@ class Misspelling:
         said: list[str] = []
         for word in prompt.split():
             if rng.random() < self.share / 2:
-                said.append(self._word(rng)[: rng.integers(1, LETTERS + 1)] + self._ending(rng, 1))
-            said.append(self._other_ending(word, rng) if len(word) > STEM and rng.random() < self.share else word)
+                said.append(self._word(rng)[: rng.integers(1, STEM)] + self._ending(rng))
+            said.append(self._other_ending(word, rng) if len(word) >= STEM and rng.random() < self.share else word)
         return " ".join(said)
 
     def _other_ending(self, word: str, rng: np.random.Generator) -> str:
-        kept = max(STEM, len(word) - int(rng.integers(0, LETTERS)))
-        return word[:kept] + self._ending(rng, 0)
+        kept = max(STEM, len(word) - int(rng.integers(0, LOST + 1)))
+        return word[:kept] + self._ending(rng)
 
-    def _ending(self, rng: np.random.Generator, least: int) -> str:
-        word = self._word(rng)
-        return word[max(0, len(word) - int(rng.integers(least, LETTERS + 1))) :]
+    def _ending(self, rng: np.random.Generator) -> str:
+        """Of some word what stands behind its stem: never a stem itself, which would mean something."""
+        beyond = self._word(rng)[STEM:]
+        return beyond[max(0, len(beyond) - int(rng.integers(0, ENDING + 1))) :]
 
     def _word(self, rng: np.random.Generator) -> str:
         return self.words[int(rng.integers(len(self.words)))]

@@ -1,7 +1,5 @@
 """Misspelt prompts: keyed, in training alone, with endings of all tasks."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -24,19 +22,21 @@ def test_the_generator_decides():
 
 
 def test_share_of_new_endings_and_of_invented_words():
-    """A new ending is the old one again in few cases; an invented word has at most eight letters."""
+    """A new ending is the old one again in some cases; an invented word begins with three letters at most."""
     said = Misspelling(PROMPTS, 0.4)(" ".join(["stone"] * 1000), np.random.default_rng(1)).split()
     assert 1150 < len(said) < 1250  # half of 0.4 more
-    kept = sum(word == "stone" for word in said)
-    assert 560 < kept < 680
-    assert all(word.startswith("sto") or len(word) <= 8 for word in said)
+    stems = [word for word in said if word.startswith("ston")]
+    assert len(stems) == 1000
+    assert 600 < stems.count("stone") < 720
 
 
-def test_short_words_stay_and_stems_too():
-    words = ["a", "an", "the", "dog"]
-    said = Misspelling(PROMPTS, 1.0)(" ".join([*words, "rainfall"] * 50), np.random.default_rng(2)).split()
-    assert sum(word in words for word in said) >= 200
-    assert sum(word.startswith("rainf") for word in said) >= 50  # of eight letters three may go
+def test_a_stem_is_never_lost_and_hardly_ever_invented():
+    """It says which task is meant: a misspelt prompt must not be that of another."""
+    words = [word for prompt in PROMPTS for word in prompt.split()]
+    said = Misspelling(PROMPTS, 1.0)(" ".join(words * 100), np.random.default_rng(2)).split()
+    for stem in {word[:4] for word in words if len(word) >= 4}:
+        meant = 100 * sum(word.startswith(stem) for word in words)
+        assert meant <= sum(word.startswith(stem) for word in said) <= 1.03 * meant
 
 
 def module(share: float) -> MixtureDataModule:
@@ -66,10 +66,9 @@ def test_pixels_do_not_depend_on_it_and_a_side_is_still_a_side():
 
 
 def test_endings_come_from_all_tasks():
-    endings = {
-        re.sub("^cartoon(ize|iz|i)?", "", prompt.split()[0]) for _, prompt, _ in drawn(module(1.0), draws=range(300))
-    }
-    assert {"ter", "ove"} & {ending[-3:] for ending in endings}  # rainwater, remove
+    """ "rainwater" is a word of the other task's."""
+    said = " ".join(prompt for _, prompt, _ in drawn(module(1.0), draws=range(100))).split()
+    assert sum(word.endswith("ter") for word in said) > 10
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

@@ -1,5 +1,6 @@
 """What a start imports, each case in a process of its own: imports leave marks."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -7,19 +8,28 @@ DEFERRED = """
 import sys
 import ip2p_lightning
 import lightning.pytorch
-assert not {"scipy.signal", "torchmetrics.functional", "transformers"} & set(sys.modules)
+assert not {"scipy.signal", "torchmetrics.functional", "transformers", "matplotlib"} & set(sys.modules)
 import torchmetrics
 from lightning.pytorch import LightningModule
 base, version = torchmetrics.Metric, torchmetrics.__version__
 """
 
 
+PLOTS = [
+    "import torch; from torchmetrics import SumMetric; assert SumMetric().plot(torch.tensor(1.0))",
+    "import torch; from torchmetrics import MetricCollection as C, SumMetric, MeanMetric; import matplotlib.pyplot as p\n"
+    "m = C([SumMetric(), MeanMetric()]); m.update(torch.tensor(1.0))\n"
+    "assert m.plot(together=True, ax=p.gca())\n"
+    "try:\n    m.plot(together=True, ax=1)\nexcept ValueError:\n    pass\nelse:\n    assert False",
+]
 USES = [
     "from torchmetrics.functional.image import peak_signal_noise_ratio",
     "assert issubclass(torchmetrics.SumMetric, base)",
     "from torchmetrics import MetricCollection as C, SumMetric; C([SumMetric()])",
     "import pickle; from torchmetrics.image import PeakSignalNoiseRatio as P; pickle.loads(pickle.dumps(P(1.0)))",
     "import timm",
+    "from torchmetrics.utilities.plot import plot_confusion_matrix; from torchmetrics.classification import *",
+    *(PLOTS if importlib.util.find_spec("matplotlib") else []),
 ]
 CHECK = """
 import torchmetrics.metric

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-# Widths: Stable Diffusion 1.5's own, a quarter of them (heads 40 to 160 wide as there), and less.
+# Widths: Stable Diffusion 1.5's own, half and a quarter of them (heads 40 to 160 wide as there), and less.
 SIZES: dict[str, dict[str, Any]] = {
     "sd15": {"unet": (320, 640, 1280, 1280), "heads": 8, "groups": 32, "vae": (128, 256, 512, 512), "text": 768},
+    "half": {"unet": (160, 320, 640, 640), "heads": 4, "groups": 32, "vae": (64, 128, 256, 256), "text": 384},
     "small": {"unet": (80, 160, 320, 320), "heads": 2, "groups": 16, "vae": (32, 64, 128, 128), "text": 192},
     "tiny": {"unet": (32, 64, 128, 128), "heads": 1, "groups": 16, "vae": (16, 32, 64, 64), "text": 64},
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ip2p_lightning._deferred import defer
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.refusal import INTERRUPTED, exit_code
 
@@ -62,6 +63,7 @@ def one_line_warnings() -> None:
 
 def quiet_libraries() -> None:
     """No progress bars or advice from the libraries that load weights; to be called before they do."""
+    defer("scipy.stats")  # 0.3 s, for schedules of noise that nobody here uses; diffusers imports it early
     import diffusers
     import huggingface_hub
     import transformers

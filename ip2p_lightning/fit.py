@@ -14,6 +14,7 @@ from typing import Any
 
 from ip2p_lightning import group
 from ip2p_lightning.allocator import keep_pages
+from ip2p_lightning.collector import uncollected
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.storage import full_disk_named, storage_errors
@@ -37,9 +38,10 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     from ip2p_lightning.recipe import build_module
 
     _quiet()
-    quiet_libraries()
-    data.merge = settled(config, folder)
-    module = build_module(_prepared(merged(config, data.merge), folder))
+    with uncollected():  # imports what the parts are made of
+        quiet_libraries()
+        data.merge = settled(config, folder)
+        module = build_module(_prepared(merged(config, data.merge), folder))
     module.any_world = "world" in config["resume_allow"]
     module.merge = data.merge
     trainer = _trainer(config, folder, data, request)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ip2p_lightning.collector import uncollected
 from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError
 from ip2p_lightning.orphans import heed_supervisor
@@ -23,10 +24,11 @@ def main() -> None:
 
 
 def _main() -> int:
-    import hydra
+    with uncollected():
+        import hydra
 
-    from ip2p_lightning import launchers, plugins
-    from ip2p_lightning.commands import one_line_warnings
+        from ip2p_lightning import launchers, plugins
+        from ip2p_lightning.commands import one_line_warnings
 
     one_line_warnings()
     heed_supervisor()
@@ -57,17 +59,24 @@ def _job(composed: Any) -> int:
     from hydra.types import RunMode
 
     from ip2p_lightning import launchers
-    from ip2p_lightning.recipe import checked
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode == RunMode.MULTIRUN:  # our launchers start a job's own command, which is no sweep
         _remove_empty(folder)
         launchers.refuse_others(hydra.launcher._target_)
-    code = exit_code(lambda: train(checked(composed), folder))
+    code = exit_code(lambda: train(_checked(composed), folder))
     if code != DONE:
         _remove_empty(folder)
     return code
+
+
+def _checked(composed: Any) -> dict[str, Any]:
+    """The config, checked; imports the classes that it names."""
+    with uncollected():
+        from ip2p_lightning.recipe import checked
+
+        return checked(composed)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -153,8 +153,11 @@ class TrainedModule(LightningModule):
         self._skip = False
         super().optimizer_step(*args, **kwargs)
         self._window.clear()
+        trained = self._trained()
+        for parameter in trained:  # Lightning would after the next forward pass: they would be held beside activations
+            parameter.grad = None
         if self.ema is not None and not self._skip:
-            self.ema.step(self._trained())
+            self.ema.step(trained)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]

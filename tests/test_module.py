@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from models import batch_of, module_of, stirred
+from models import batch_of, config_of, module_of, stirred
 
 from ip2p_lightning import recipe
 from ip2p_lightning.errors import UserError
@@ -154,19 +154,25 @@ class Watch(Callback):
         self.seen.append(raw(pl_module).double())
 
 
-def test_the_average_is_the_one_computed_from_the_weights_of_every_step():
-    words = ("model=tiny", "task=denoise", "loader.batch_size=1", "model.ema=0.7")
-    module, watch = module_of(*words), Watch()
-    from models import config_of
-
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = Trainer(accelerator="cpu", max_steps=30, callbacks=[watch], limit_val_batches=0, **quiet)
+def fitted(words, **options):
+    """The module of a command line after some steps of a bare Trainer."""
+    module, quiet = module_of(*words), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    module.unet.register_forward_pre_hook(lambda *_: held.append(any(p.grad is not None for p in module._trained())))
+    held: list[bool] = []  # whether there were gradients at each forward pass
+    trainer = Trainer(accelerator="cpu", limit_val_batches=0, **dict.fromkeys(quiet, False), **options)
     trainer.fit(module, datamodule=recipe.build_data(config_of(*words)))
+    return module, held
+
+
+def test_gradients_are_not_held_beside_the_next_steps_activations():
+    words = ("model=tiny", "task=denoise", "loader.batch_size=1")
+    _, held = fitted(words, max_steps=3, accumulate_grad_batches=2)
+    assert held == [False, True] * 3
+
+
+def test_the_average_is_the_one_computed_from_the_weights_of_every_step():
+    words, watch = ("model=tiny", "task=denoise", "loader.batch_size=1", "model.ema=0.7"), Watch()
+    module, _ = fitted(words, max_steps=30, callbacks=[watch])
     average = watch.seen[0]  # the first update takes the weights as they are
     for n, weights in enumerate(watch.seen[1:], start=1):
         average = average + (1 - min(0.7, (1 + n) / (10 + n))) * (weights - average)

@@ -215,7 +215,7 @@ class EditDiffusion(TrainedModule):
             [B 3 H W] in [-1, 1].
         """
         clock = clock or Clock()
-        with clock("encode"), leaner(self.autoencoder.model):
+        with clock("encode"):
             image = self.autoencoder.mode(self._moments(original))
             full = self.conditioner.encode(image, list(prompts))
             full = full._replace(text=full.text.to(next(self.unet.parameters()).dtype))  # here, not at each step

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
         old.unlink()
     # --standalone: a free port on this machine, so that groups side by side never clash
     words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
-    command = [sys.executable, *words, "-m", "ip2p_lightning.worker", str(folder), checkpoint or ""]
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_before_torchrun)
+    command = [sys.executable, *words, "-m", "ip2p_lightning.worker", str(folder), checkpoint or "", str(os.getpid())]
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(_before_torchrun, os.getpid()))
     while process.poll() is None:
         if request.received:
             _tell_workers(process.pid)  # again and again: a worker that still starts up does not listen yet
@@ -127,8 +128,8 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
     return _judge(folder, process.returncode, processes)
 
 
-def _before_torchrun() -> None:
-    die_with_parent()
+def _before_torchrun(supervisor: int) -> None:
+    die_with_parent(ancestor=supervisor)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # workers inherit that: one that still imports is not killed by it
 
 

@@ -17,8 +17,8 @@ from ip2p_lightning.runs import read_config
 
 
 def main() -> None:
-    """``python -m ip2p_lightning.worker RUN [CHECKPOINT]``"""
-    die_with_parent()
+    """``python -m ip2p_lightning.worker RUN CHECKPOINT SUPERVISOR``: a folder, a path or nothing, a pid."""
+    die_with_parent(ancestor=int(sys.argv[3]))
     folder, checkpoint = Path(sys.argv[1]), sys.argv[2] or None
     request = StopRequest()
     request.listen()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -16,8 +15,7 @@ from ip2p_lightning.building.audit import Audit
 from ip2p_lightning.building.chunks import Chunk, Outcome, work
 from ip2p_lightning.building.examine import Part
 from ip2p_lightning.errors import DataError
-
-_PR_SET_PDEATHSIG = 1
+from ip2p_lightning.orphans import die_with_parent
 
 
 class Task:
@@ -65,9 +63,7 @@ def _begin(task: Task, parent: int) -> None:
     global _task
     _task = task
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with_parent(ancestor=parent)
 
 
 def _do(chunk: Chunk) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ class Loader:
 
 def _begin_worker(number: int) -> None:
     """A worker that hangs must not outlive its run."""
-    die_with_parent()
+    parent = multiprocessing.parent_process()
+    die_with_parent(ancestor=parent.pid if parent else None)
 
 
 def _check(name: str, value: int | None, least: int, step: int = 1, more: str = "") -> None:

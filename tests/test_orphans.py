@@ -24,6 +24,7 @@ def in_a_fork(act):
     """How a fork of this process ends that does `act`."""
     pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # other tests may have made it a request to stop
         try:
             act()
         finally:

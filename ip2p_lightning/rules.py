@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ip2p_lightning.errors import UserError, suggest
@@ -80,7 +81,51 @@ _OWNED = {
     "enable_progress_bar": "it is always on",
     "fast_dev_run": "use trainer=fast",
     "reload_dataloaders_every_n_epochs": "a run has one loader",
+    "num_nodes": "srun says how many machines there are",
+    "barebones": "a run logs and saves",
+    "gradient_clip_algorithm": "a run clips the norm of the whole gradient, to gradient_clip_val",
+    "limit_test_batches": "a run tests nothing; use ip2p-evaluate",
+    "limit_predict_batches": "a run predicts nothing; use ip2p-edit",
 }
+
+# Numbers that must not be smaller, null apart.
+_LEAST = {
+    "grid_examples": 0,
+    "max_skips": 0,
+    "optimizer.eps": 0,
+    "optimizer.weight_decay": 0,
+    "profile_steps": 0,
+    "timeout": 1,
+    "trainer.gradient_clip_val": 0,
+    "val_examples": 1,
+}
+
+
+def _too_small(config: Config) -> list[str]:
+    return [key for key, least in _LEAST.items() if (value := _get(config, key)) is not None and value < least]
+
+
+def _not_finite(config: Config) -> list[str]:
+    return [key for key, value in _leaves(config, "") if isinstance(value, float) and not math.isfinite(value)]
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list | tuple):
+        for place, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{place}]")
+    else:
+        yield path, node
+
+
+def _one_process(config: Config) -> bool:
+    """Whether `trainer.devices` is one; "auto" is on a CPU only."""
+    devices = _get(config, "trainer.devices", "auto")
+    if isinstance(devices, list):
+        return len(devices) == 1
+    return str(devices) == "1" or (devices == "auto" and _on_cpu(config))
 
 
 def _owned(config: Config) -> list[str]:
@@ -126,6 +171,14 @@ _PARTS: Rules = (
 
 _VALUES: Rules = (
     (
+        _not_finite,
+        lambda c: f"{_value(_not_finite(c)[0])(c)}: give a finite number",
+    ),
+    (
+        _too_small,
+        lambda c: f"{_value(_too_small(c)[0])(c)}: give {_LEAST[_too_small(c)[0]]} or more",
+    ),
+    (
         _owned,
         lambda c: (
             f"trainer.{_owned(c)[0]}={_get(c, 'trainer')[_owned(c)[0]]} is set by the run: {_OWNED[_owned(c)[0]]}"
@@ -158,6 +211,25 @@ _VALUES: Rules = (
             f"{_value('trainer.precision', 'model.ema', 'model.balance_tasks')(c)}: averages of numbers that are kept "
             "in 16 bits stand still; use precision=bf16-mixed"
         ),
+    ),
+    (
+        lambda c: _get(c, "trainer.strategy", "auto") not in ("auto", "ddp", "fsdp2"),
+        lambda c: f"{_value('trainer.strategy')(c)}: give ddp, fsdp2, or auto for one process",
+    ),
+    (
+        lambda c: _get(c, "trainer.strategy", "auto") == "auto" and not _one_process(c),
+        lambda c: (
+            f"{_value('trainer.devices')(c)} and trainer.strategy=auto: several processes share a run as trainer=ddp; "
+            "give that, or trainer.devices=1"
+        ),
+    ),
+    (
+        lambda c: str(_get(c, "trainer.precision")) in ("64", "64-true"),
+        lambda c: f"{_value('trainer.precision')(c)}: nothing here needs 64 bits; use 32-true",
+    ),
+    (
+        lambda c: not all(0 <= beta < 1 for beta in _get(c, "optimizer.betas") or ()),
+        lambda c: f"{_value('optimizer.betas')(c)}: give decays of at least 0 and below 1",
     ),
     (
         lambda c: _on_cpu(c) and _get(c, "trainer.devices") == "auto" and _get(c, "trainer.strategy", "auto") != "auto",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ip2p_lightning.errors import DamagedError, NonFiniteError, UserError
 from ip2p_lightning.guard import Guard, can_mask
-from ip2p_lightning.sharding import exchange, gathered, like, shard, whole
+from ip2p_lightning.sharding import exchange, gathered, like, local, shard, whole
 from ip2p_lightning.weights import weight_digest
 
 _HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
@@ -88,7 +88,10 @@ class TrainedModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         if self.optimizer is None:
             raise UserError("no optimizer was given; choose one: optimizer=adamw")
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        try:
+            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        except ValueError as error:  # torch's and timm's word for a setting out of range
+            raise UserError(f"optimizer: {error}") from None
         self._asked = [{k: v for k, v in g.items() if k in _HYPERPARAMETERS} for g in optimizer.param_groups]
         total = max(1, self.trainer.max_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
@@ -221,6 +224,7 @@ class TrainedModule(LightningModule):
         return {**self._frozen(), **checkpoint["state_dict"]}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._require_finite_weights()
         if self.base is not None:
             frozen = self._frozen()
             checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
@@ -233,6 +237,13 @@ class TrainedModule(LightningModule):
                 "step": self.ema.optimization_step,
                 "weights": dict(zip(names, map(self._for_the_writer, self.ema.shadow_params), strict=True)),
             }
+
+    def _require_finite_weights(self) -> None:
+        """Finite gradients are no proof of finite weights: the optimizer multiplies them."""
+        if not all(bool(local(p.detach()).isfinite().all()) for p in self._trained()):
+            raise NonFiniteError(
+                f"step {self.global_step}: weights are not finite; not saved (earlier ones stay); lower optimizer.lr"
+            )
 
     def _for_the_writer(self, weight: Tensor) -> Tensor | None:
         """A sharded weight whole in the memory of the rank that writes; the others help, and keep nothing."""

@@ -197,6 +197,25 @@ CONTRADICTIONS = {
     ("+trainer.val_check_interval=3",): ("trainer.val_check_interval", "val_every"),
     ("+trainer.enable_checkpointing=false",): ("trainer.enable_checkpointing", "save_every"),
     ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=auto"): ("trainer.devices", "trainer.strategy"),
+    ("trainer.devices=2",): ("trainer.devices=2", "trainer.strategy=auto", "trainer=ddp"),
+    ("trainer.devices=-1",): ("trainer.devices", "trainer.strategy"),
+    ("trainer.devices=[0,1]", "trainer.accelerator=gpu"): ("trainer.devices", "trainer.strategy"),
+    ("trainer.devices=auto", "trainer.accelerator=gpu"): ("trainer.devices", "trainer.strategy"),
+    ("+trainer.strategy=ddp_spawn", "trainer.devices=2"): ("trainer.strategy=ddp_spawn", "fsdp2"),
+    ("+trainer.num_nodes=2",): ("trainer.num_nodes=2", "srun"),
+    ("+trainer.barebones=true",): ("trainer.barebones", "logs"),
+    ("+trainer.gradient_clip_algorithm=value",): ("trainer.gradient_clip_algorithm", "norm"),
+    ("trainer.gradient_clip_val=-1",): ("trainer.gradient_clip_val=-1", "0 or more"),
+    ("trainer.precision=64-true",): ("trainer.precision=64-true", "32-true"),
+    ("optimizer.lr=inf",): ("optimizer.lr=inf", "finite"),
+    ("optimizer.lr=nan",): ("optimizer.lr=nan", "finite"),
+    ("optimizer.betas=[2,2]",): ("optimizer.betas=[2, 2]", "below 1"),
+    ("optimizer.eps=-1",): ("optimizer.eps=-1", "0 or more"),
+    ("optimizer.weight_decay=-1",): ("optimizer.weight_decay=-1", "0 or more"),
+    ("timeout=0",): ("timeout=0", "1 or more"),
+    ("max_skips=-1",): ("max_skips=-1", "0 or more"),
+    ("grid_examples=-1",): ("grid_examples=-1", "0 or more"),
+    ("profile_steps=-1",): ("profile_steps=-1", "0 or more"),
     ("val_every=0", "model.ema=null", "+trainer.logger=false"): ("trainer.logger", "TensorBoard"),
 }
 
@@ -206,6 +225,22 @@ def test_contradictions_are_refused_by_both_names(words):
     with pytest.raises(UserError) as refusal:
         config_of(*words)
     assert all(name in str(refusal.value) for name in CONTRADICTIONS[words]), str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trainer=gpu",),
+        ("trainer=gpu", "trainer.devices=[3]"),
+        ("trainer.devices=auto",),
+        ("trainer=ddp", "trainer.devices=4"),
+        ("trainer=ddp",),
+        ("trainer=fsdp2",),
+    ],
+    ids=" ".join,
+)
+def test_a_process_or_a_group_of_them_is_not_refused(words):
+    config_of(*words)
 
 
 HOSTILE = """

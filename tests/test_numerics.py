@@ -11,7 +11,7 @@ from processes import QUIET, SMALL, run
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.caching.space import Space
-from ip2p_lightning.errors import NonFiniteError
+from ip2p_lightning.errors import NonFiniteError, UserError
 from ip2p_lightning.runs import read_status
 
 WORDS = [*SMALL, *QUIET, "model=tiny", "save_every=1", "log_every=1", "loader.batch_size=2"]
@@ -126,6 +126,21 @@ def test_the_average_is_what_its_definition_says(tmp_path):
         assert content["ema"]["step"] == number + 1
     assert worst <= 1e-6
     assert any(float((mean[name] - content["state_dict"][name]).abs().max()) > 1e-3 for name in names)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    folder = tmp_path / "run"
+    code, said = train(folder, "optimizer.lr=1e38", "schedule=constant")
+    assert code == 4 and "weights are not finite" in said.strip().splitlines()[-1], said
+    assert all(finite(checkpoint.load(path)["state_dict"]) for path in checkpoint.checkpoints(folder))
+    assert read_status(folder)["exit_code"] == 4
+
+
+def test_what_an_optimizer_refuses_is_one_line():
+    module = module_of("optimizer=timm", "optimizer.opt=rmsprop", "optimizer.lr=0.1")
+    module.optimizer.keywords["momentum"] = -1
+    with pytest.raises(UserError, match="optimizer: Invalid momentum value"):
+        module.configure_optimizers()
 
 
 def test_half_the_bits_train_alike(tmp_path):

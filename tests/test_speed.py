@@ -12,7 +12,7 @@ from ip2p_lightning.averaging import Average
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.estimate import estimate, told
 from ip2p_lightning.guard import Guard
-from ip2p_lightning.meters import PEAKS, count_next_pass, flops_of_shape, passes
+from ip2p_lightning.meters import PEAKS, count_next_pass, flops_of_shape, named_peak, passes
 from ip2p_lightning.profile import WARM_UP, Profile, breakdown
 from tests.conftest import train_run
 
@@ -62,6 +62,14 @@ def test_peaks_are_found_by_the_longest_name(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
         assert peak_tflops(torch.device("cuda")) == peak
     assert peak_tflops(torch.device("cpu")) is None and all(peak > 0 for peak in PEAKS.values())
+
+
+def test_a_device_is_known_by_whole_words():
+    peaks = {"NVIDIA A100-SXM4-80GB": 312, "NVIDIA A40": 150, "NVIDIA RTX 6000 Ada Generation": 364}
+    peaks |= {"NVIDIA H100 NVL": 835, "NVIDIA H200": 989, "NVIDIA GeForce RTX 4090": 165}
+    others = ["RTX A1000", "RTX A3000", "RTX A4000", "GeForce RTX 4090 Laptop GPU", "A100-SXM4-40GB MIG 1g.5gb"]
+    peaks |= {f"NVIDIA {name}": None for name in others}
+    assert {name: named_peak(name) for name in peaks} == peaks
 
 
 def test_a_masked_step_changes_nothing_and_is_counted_one_step_later():

@@ -145,6 +145,12 @@ def test_filling_a_cache_takes_no_options_of_hydra(refused, words):
     assert code == 2 and line.startswith(f"error: {words[0]} is no word of ip2p-cache")
 
 
+@pytest.mark.parametrize("trainer", ["gpu", "gpu_24g", "gpu_12g", "gpu_8g"])
+def test_one_gpu_is_fed_alike_by_all_its_presets(trainer):
+    config = config_of("model=sd15", f"trainer={trainer}")
+    assert config["model"]["channels_last"] and config["loader"]["pin_memory"] and config["loader"]["workers"] == 4
+
+
 def mutated(key: str, rng: random.Random) -> str:
     """A key with a letter dropped, doubled or swapped with its neighbour."""
     places = [i for i in range(len(key) - 1) if key[i].isalpha() and key[i + 1].isalpha() and key[i] != key[i + 1]]

@@ -37,7 +37,7 @@ lint: setup  ## check style and format
 golden: setup  ## record the losses that tests/test_golden.py compares with
 	$(BIN)/python -m tests.record_golden
 
-bench: setup  ## measure, and compare with the recorded ratios
+bench: setup  ## measure, and compare with the recorded ratios (benchmarks/run.py --record writes them)
 	$(BIN)/python -m benchmarks.run
 
 docs: setup  ## write the README's picture and table from runs/demo

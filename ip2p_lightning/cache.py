@@ -28,6 +28,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _config(words: list[str]) -> dict[str, Any]:
     """The checked config of a run's folder, or of a command line. Raises UserError and its kin."""
+    for word in words:
+        if word.startswith("-"):  # Hydra's own: -m, -cd, -cn
+            raise UserError(
+                f"{word} is no word of ip2p-cache, which fills the cache of one run: give its folder, or its "
+                "GROUP=MEMBER and KEY=VALUE words; see ip2p-cache --help"
+            )
     if len(words) == 1 and "=" not in words[0]:
         from ip2p_lightning.config import check
         from ip2p_lightning.recipe import Recipe

@@ -71,7 +71,29 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
             raise SecurityError(
                 f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
             )
-    _check_node(config, root, "")
+    try:
+        _check_node(config, root, "")
+    except _Fragment as fragment:
+        raise UserError(fragment.worded(config)) from None
+
+
+class _Fragment(UserError):
+    """Settings without the object they are for: what an override left of a shared node, or sets of an absent one."""
+
+    def __init__(self, path: str, value: Mapping[str, Any], wanted: type) -> None:
+        self.path, self.value, self.wanted = path, value, wanted
+
+    def worded(self, config: Mapping[str, Any]) -> str:
+        """The line; `config` is the whole of it."""
+        told, last, key = f"{self.path}={_short(self.value)}", self.path.rpartition(".")[2], next(iter(self.value))
+        if last in config:  # task.loader.size=1 replaces the whole ${loader} by {size: 1}
+            return f"{told} would replace a node that is shared; set {last}.{key} instead"
+        group = self.path.partition(".")[0]
+        having = [f"{group}={f.stem}" for f in sorted((CONF / group).glob("*.yaml")) if f"\n{last}:" in f.read_text()]
+        choice = f"choose {' or '.join(having)}, or " if having else ""
+        return (
+            f"{told} is for a {self.wanted.__name__}, which this config has not; {choice}take it out with ~{self.path}"
+        )
 
 
 def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -121,14 +143,11 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
 
 
 def _check_members(value: Mapping[str, Any], hint: Any, path: str) -> None:
-    """A mapping without a target: its members, and whether it is what an override left of a shared node."""
+    """A mapping without a target: its members, and whether there should be one. Raises _Fragment where there should."""
     node = class_of(hint)
-    if node is not None:  # task.loader.size=1 replaces the whole ${loader} by {size: 1}
+    if node is not None:
         _check_node(value, node, path)
-        last = path.rpartition(".")[2]
-        raise UserError(
-            f"{path}={_short(value)} would replace a node that is shared; set {last}.{next(iter(value))} instead"
-        )
+        raise _Fragment(path, value, node)
     named = [k for k, v in value.items() if isinstance(v, Mapping) and "_target_" in v]
     for key, child in value.items():
         if named and isinstance(child, Mapping) and "_target_" not in child:

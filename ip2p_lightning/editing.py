@@ -150,8 +150,8 @@ def images_at_once(device: torch.device, pixels: int) -> int:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory is what was missing."""
-    return isinstance(error, torch.OutOfMemoryError) or "memory" in str(error)
+    """Whether torch says that memory is what was missing: its own class on a GPU; its CPU allocator has none."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def ready(module: Any, device: str | None = None, dtype: str = "float32", compile: bool = False) -> Any:

@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, h w latent size, L tokens, D text width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-# Dense bf16 peaks with fp32 accumulation, TFLOP/s, from the vendors' data sheets; the longest name that fits counts.
+# Dense bf16 peaks with fp32 accumulation, TFLOP/s, from the vendors' data sheets, by words of the
+# device's name; the longest that fits counts.
 PEAKS = {
     "B200": 2250.0,
+    "GH200": 989.0,
+    "H200 NVL": 835.0,
     "H200": 989.0,
     "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
     "H100": 989.0,
     "A100": 312.0,
     "A10G": 70.0,
@@ -35,15 +40,22 @@ PEAKS = {
     "RTX 3090": 71.0,
     "RTX 3080": 60.0,
 }
+_OTHERS = {"Laptop", "Max", "Ti", "SUPER", "D", "MIG"}  # words of devices, or parts of them, with peaks of their own
 
 
 def peak_tflops(device: torch.device) -> float | None:
     """The device's bf16 peak; None where it is not in the table, and on a CPU."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    known = sorted((key for key in PEAKS if key in name), key=len)
-    return PEAKS[known[-1]] if known else None
+    return named_peak(torch.cuda.get_device_name(device))
+
+
+def named_peak(name: str) -> float | None:
+    """The peak of a device of this name, by whole words in their order: an RTX A4000 is no A40."""
+    words = re.split(r"[\s-]+", name)  # NVIDIA A100-SXM4-80GB
+    whole = f" {' '.join(words)} "
+    known = [key for key in PEAKS if f" {key} " in whole and not _OTHERS & set(words)]
+    return PEAKS[max(known, key=len)] if known else None
 
 
 class WorkMeter:

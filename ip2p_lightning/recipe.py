@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from ip2p_lightning.config import build, check, plain
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.rules import contradictions, parts_fit
 from ip2p_lightning.step_rules import step_contradictions
 
@@ -74,6 +76,28 @@ def build_module(config: Mapping[str, Any]) -> Any:
 def build_data(config: Mapping[str, Any]) -> Any:
     """The LightningDataModule of a checked config."""
     return build(config["task"])
+
+
+def places(config: Mapping[str, Any]) -> str:
+    """A line about the folders that a checked config's weights are to be read from, before any of them is.
+
+    Raises:
+        UserError: one is not there.
+    """
+    from ip2p_lightning.networks.pretrained import is_local, missing
+
+    found: dict[str, bool] = {}
+    for name, usual in (("unet", "unet"), ("autoencoder", "vae"), ("text_encoder", "text_encoder")):
+        path, subfolder = config[name].get("path"), config[name].get("subfolder", usual)
+        if path is None:  # random weights
+            continue
+        found[path] = is_local(path, subfolder)
+        if found[path] and not (Path(path).expanduser() / (subfolder or "")).is_dir():
+            raise UserError(missing(path, subfolder))
+    told = [
+        f"{path} {'is here' if here else 'is of the hub, which was not asked for it'}" for path, here in found.items()
+    ]
+    return f"weights: {'; '.join(told) or 'random'}"
 
 
 def task_names(config: Mapping[str, Any]) -> list[str]:

@@ -162,6 +162,10 @@ _PARTS: Rules = (
         ),
     ),
     (
+        lambda c: _target(c, "unet") == "load_unet" and _get(c, "unet.path") is None,
+        lambda c: "model.path has no value: a folder in diffusers' layout, or a hub id; give model.path=DIR",
+    ),
+    (
         lambda c: _target(c, "unet") == "load_unet" and _target(c, "text_encoder") == "TinyText",
         lambda c: (
             "unet=sd and text_encoder=tiny: Stable Diffusion's UNet was trained on CLIP's text; use text_encoder=clip"

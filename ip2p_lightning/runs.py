@@ -37,6 +37,7 @@ FREE_KEYS = (
     "log_samples",
     "keep",
     "loader.workers",
+    "loader.pin_memory",
     "loader.timeout",
     "model.gradient_checkpointing",
     "loader.max_bad",

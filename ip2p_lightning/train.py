@@ -105,7 +105,8 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
     if config["dry_run"]:
         from ip2p_lightning import estimate
 
-        print(_summary(config, data))
+        where = recipe.places(config)  # first: what is not there is no good config
+        print(f"{_summary(config, data)}\n{where}")
         print(estimate.told(config))
         return DONE
     if group.place() == "srun" and group.rank() > 0:

@@ -11,11 +11,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from ip2p_lightning import cache
 from ip2p_lightning.config import CONF, build, check, differences, plain, run_name
 from ip2p_lightning.errors import SecurityError, UserError
-from ip2p_lightning.recipe import Recipe, checked
+from ip2p_lightning.recipe import Recipe, checked, places
 from ip2p_lightning.refusal import explain
 from ip2p_lightning.schema import ALLOWED_TARGETS, import_target
+from ip2p_lightning.train import train
 
 MANDATORY = {
     "model=local": ["model.path=/x"],
@@ -107,6 +109,46 @@ def test_the_recipe_of_the_original_experiment():
     assert (config["loader"]["size"], config["loader"]["batch_size"]) == (256, 2)
     assert config["trainer"]["accumulate_grad_batches"] == 4 and config["trainer"]["max_steps"] == 15000
     assert config["optimizer"]["lr"] == 5e-5 and config["model"]["ema"] == 0.9999
+
+
+def test_settings_without_their_object_are_told_from_those_of_a_shared_one():
+    sd = ["model=local", "model.path=/x"]
+    with pytest.raises(UserError, match=r"is for a Lora, which .* choose unet=sd_lora, or take it out with ~unet.lora"):
+        config_of(*sd, "trainer=gpu_8g", "unet=sd")
+    assert "lora" not in config_of(*sd, "trainer=gpu_8g", "unet=sd", "~unet.lora")["unet"]
+    with pytest.raises(UserError, match=r"a node that is shared; set loader.size instead"):
+        config_of("task=derain", "++task.loader.size=64")
+
+
+def test_a_local_model_without_a_path_says_so():
+    with pytest.raises(UserError, match=r"^model.path has no value.*give model.path=DIR"):
+        config_of("model=local")
+
+
+def test_a_dry_run_looks_for_the_weights(tmp_path, sd_folder):
+    dry = ["model=local", "task=denoise", "trainer=fast", "dry_run=true"]
+    with pytest.raises(UserError, match="no weights at /nonexistent "):
+        train(config_of(*dry, "model.path=/nonexistent"), tmp_path)
+    with pytest.raises(UserError, match=f"no weights at {tmp_path} "):  # a folder without a unet
+        places(config_of(*dry, f"model.path={tmp_path}"))
+    config = config_of(*dry, f"model.path={sd_folder}", "autoencoder=ft-mse")
+    assert (
+        places(config)
+        == f"weights: {sd_folder} is here; stabilityai/sd-vae-ft-mse is of the hub, which was not asked for it"
+    )
+    assert places(config_of()) == "weights: random"
+
+
+@pytest.mark.parametrize("words", [["-m", "seed=0,1"], ["-cd", "experiments", "-cn", "first_light"]])
+def test_filling_a_cache_takes_no_options_of_hydra(refused, words):
+    code, line = refused(cache.main, *words)
+    assert code == 2 and line.startswith(f"error: {words[0]} is no word of ip2p-cache")
+
+
+@pytest.mark.parametrize("trainer", ["gpu", "gpu_24g", "gpu_12g", "gpu_8g"])
+def test_one_gpu_is_fed_alike_by_all_its_presets(trainer):
+    config = config_of("model=sd15", f"trainer={trainer}")
+    assert config["model"]["channels_last"] and config["loader"]["pin_memory"] and config["loader"]["workers"] == 4
 
 
 def mutated(key: str, rng: random.Random) -> str:

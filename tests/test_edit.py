@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ip2p_lightning.data.image import open_image
@@ -267,7 +268,7 @@ def test_a_photo_too_large_for_the_memory_is_named(sd_run, tmp_path, monkeypatch
     from ip2p_lightning.module import EditDiffusion
 
     def fail(*args):
-        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     monkeypatch.setattr(EditDiffusion, "edit", fail)
     code, line = refused(main, sd_run, photo(tmp_path / "a.png"), PROMPT)

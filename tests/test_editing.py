@@ -7,7 +7,7 @@ import torch
 from models import batch_of, module_of, stirred
 
 from ip2p_lightning.diffusion import DiffusionSampler
-from ip2p_lightning.editing import BatchEditor, Clock, images_at_once, ready
+from ip2p_lightning.editing import BatchEditor, Clock, images_at_once, out_of_memory, ready
 from ip2p_lightning.errors import UserError
 
 CPU = torch.device("cpu")
@@ -65,6 +65,22 @@ def test_one_image_that_does_not_fit_and_other_errors_are_told():
     model.edit = lambda *args: 1 / 0
     with pytest.raises(ZeroDivisionError):
         BatchEditor(model).edit(images(2), ["a"] * 2, [0] * 2)
+
+
+def test_only_missing_memory_counts_as_that():
+    with pytest.raises(RuntimeError) as full:
+        torch.empty(1 << 50)  # the allocator's own words
+    assert out_of_memory(full.value) and out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    model = Model()
+
+    def fail(x, *args):
+        model.seen.append(len(x))
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    model.edit = fail
+    with pytest.raises(RuntimeError, match="illegal"):
+        BatchEditor(model).edit(images(4), ["a"] * 4, [0] * 4)
+    assert model.seen == [4]
 
 
 def test_more_small_images_go_together_than_large_ones(monkeypatch):

@@ -1,16 +1,19 @@
 """The lean step: what is counted, masked, averaged, merged and estimated."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 
 from ip2p_lightning.averaging import Average
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.estimate import estimate, told
 from ip2p_lightning.guard import Guard
-from ip2p_lightning.meters import PEAKS, count_next_pass, flops_of_shape, passes
+from ip2p_lightning.meters import PEAKS, count_next_pass, flops_of_shape, named_peak, passes
+from ip2p_lightning.profile import WARM_UP, Profile, breakdown
 from tests.conftest import train_run
 
 
@@ -61,6 +64,14 @@ def test_peaks_are_found_by_the_longest_name(monkeypatch):
     assert peak_tflops(torch.device("cpu")) is None and all(peak > 0 for peak in PEAKS.values())
 
 
+def test_a_device_is_known_by_whole_words():
+    peaks = {"NVIDIA A100-SXM4-80GB": 312, "NVIDIA A40": 150, "NVIDIA RTX 6000 Ada Generation": 364}
+    peaks |= {"NVIDIA H100 NVL": 835, "NVIDIA H200": 989, "NVIDIA GeForce RTX 4090": 165}
+    others = ["RTX A1000", "RTX A3000", "RTX A4000", "GeForce RTX 4090 Laptop GPU", "A100-SXM4-40GB MIG 1g.5gb"]
+    peaks |= {f"NVIDIA {name}": None for name in others}
+    assert {name: named_peak(name) for name in peaks} == peaks
+
+
 def test_a_masked_step_changes_nothing_and_is_counted_one_step_later():
     """The mechanism of GPU runs, on the CPU's fused AdamW: it obeys `found_inf` too."""
     weight = nn.Parameter(torch.ones(4))
@@ -95,9 +106,46 @@ def test_a_profiled_run_leaves_a_trace_a_page_and_meters(tmp_path):
     words = ["trainer=profile", "trainer.max_steps=4", "profile_steps=1", "val_every=0", "log_every=1"]
     run = train_run(tmp_path / "run", "model=tiny", "task=denoise", *words)
     assert json.loads((run / "profile" / "trace.json").read_text())["traceEvents"]
-    assert "| operation | share |" in (run / "profile" / "breakdown.md").read_text()
+    page = (run / "profile" / "breakdown.md").read_text()
+    assert page.startswith("# 1 optimizer steps") and "| operation | share |" in page
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["train/tflops_per_s"] > 0 and 0 <= last["train/data_wait"] < 1 and "train/mfu" not in last
+
+
+class Profiled:
+    """A trainer and a module on rank 0, as far as a profile looks."""
+
+    def __init__(self):
+        self.global_step, self.is_global_zero, self.device = 0, True, torch.device("cpu")
+
+    def run(self, callback, steps):
+        for _ in range(steps):
+            callback.on_train_batch_start(self, self, None, 0)
+            self.global_step += 1
+            callback.on_train_batch_end(self, self)
+        callback.on_train_end(self, self)
+
+
+def test_a_profile_divides_by_the_steps_it_traced(tmp_path):
+    Profiled().run(Profile(tmp_path, steps=4), steps=WARM_UP + 3)
+    assert (tmp_path / "breakdown.md").read_text().startswith("# 3 optimizer steps")
+
+
+def test_a_profile_that_traced_nothing_says_so(tmp_path):
+    with pytest.warns(UserWarning, match=r"nothing was traced.*trainer.max_steps=6 or more"):
+        Profiled().run(Profile(tmp_path, steps=4), steps=WARM_UP)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpus_time_is_that_of_its_kernels_once():
+    def event(key, device, ms, annotation=False):
+        times = {"self_device_time_total": 1000 * ms, "self_cpu_time_total": 0, "count": 2}
+        return SimpleNamespace(key=key, device_type=device, is_user_annotation=annotation, **times)
+
+    events = [event("aten::conv2d", DeviceType.CPU, 4), event("conv_kernel", DeviceType.CUDA, 4)]
+    page = breakdown([*events, event("step", DeviceType.CUDA, 9, annotation=True)], "cuda", 2)
+    assert page.startswith("# 2 optimizer steps: 0.002 s of cuda time each")
+    assert "| `conv_kernel` | 100.0% | 2.0 | 1 |" in page and "aten::conv2d" not in page and "`step`" not in page
 
 
 def config(sd_folder, **more):

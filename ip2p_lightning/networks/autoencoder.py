@@ -63,7 +63,8 @@ class Autoencoder:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Autoencoder:
         """Move and convert in place; returns self."""
         if self.model is not None:
-            self.model.to(device=device, dtype=dtype)
+            given = {"device": device, "dtype": dtype}  # diffusers warns of a dtype, even where it is None
+            self.model.to(**{name: value for name, value in given.items() if value is not None})
         return self
 
     def digest(self) -> str:

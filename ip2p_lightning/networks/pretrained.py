@@ -16,10 +16,7 @@ def load_part(cls: type, path: str, subfolder: str | None = None, **options: Any
     """
     import torch
 
-    place = Path(path).expanduser()
-    local = place.is_dir()
-    if not local and (place.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") != 1):
-        raise UserError(missing(path, subfolder))
+    place, local = Path(path).expanduser(), is_local(path, subfolder)
     options |= {"torch_dtype": torch.float32, "use_safetensors": None if local else True, "output_loading_info": True}
     try:
         model, info = cls.from_pretrained(str(place) if local else path, subfolder=subfolder, **options)
@@ -31,6 +28,18 @@ def load_part(cls: type, path: str, subfolder: str | None = None, **options: Any
         absent = [*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])]
         raise DamagedError(f"{path}: {subfolder or 'model'} lacks {len(absent)} weights, the first is {absent[0]}")
     return model.eval()
+
+
+def is_local(path: str, subfolder: str | None = None) -> bool:
+    """Whether `path` is a folder here; otherwise it is a hub repository's name.
+
+    Raises:
+        UserError: it can be no repository's name, and there is no such folder.
+    """
+    place = Path(path).expanduser()
+    if not place.is_dir() and (place.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") != 1):
+        raise UserError(missing(path, subfolder))
+    return place.is_dir()
 
 
 def missing(path: str, subfolder: str | None) -> str:

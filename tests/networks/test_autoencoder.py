@@ -142,3 +142,12 @@ def test_refusals(folder, tmp_path):
         PixelUnshuffle(0)
     with pytest.raises(UserError, match="hf download"):
         KLAutoencoder(str(tmp_path / "none"))
+
+
+def test_a_move_is_no_cast_to_diffusers(folder, monkeypatch):
+    """diffusers warns of modules that should be kept in float32, and names none, wherever it is given a dtype."""
+    from diffusers.models import modeling_utils
+
+    codec = KLAutoencoder(str(folder))
+    monkeypatch.setattr(modeling_utils.logger, "warning", pytest.fail)
+    assert codec.to("cpu") is codec

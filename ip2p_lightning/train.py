@@ -132,10 +132,8 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
     from ip2p_lightning import group, runs, srun
     from ip2p_lightning.fit import fit
     from ip2p_lightning.merging import settled
-    from ip2p_lightning.preemption import StopRequest
 
-    request = StopRequest()
-    request.listen()
+    request = _stop_request()
     origin = {"command": runs.command(), "commit": runs.commit(), "overrides": _overrides()}
     run.write_status("running", **origin, exit_code=None, reason=None)
     try:
@@ -159,15 +157,24 @@ def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
     """Train as another rank of an ``srun``, in the folder that rank 0 claimed."""
     from ip2p_lightning import srun
     from ip2p_lightning.fit import fit
-    from ip2p_lightning.preemption import StopRequest
 
-    request = StopRequest()
-    request.listen()
+    request = _stop_request()
     path, checkpoint = srun.await_start(folder, config["timeout"])
     if path is None:
         return int(checkpoint)
     fit(config, path, data, checkpoint, request)
     return DONE
+
+
+def _stop_request() -> Any:
+    """What this process is asked to do from now on; the tasks of an ``srun`` wait until they can agree on it."""
+    from ip2p_lightning import group
+    from ip2p_lightning.preemption import StopRequest
+
+    request = StopRequest()
+    request.patient = group.place() == "srun"
+    request.listen()
+    return request
 
 
 def _record(run: Any, error: BaseException) -> None:

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.collector import uncollected
-from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError
 from ip2p_lightning.orphans import heed_supervisor
 from ip2p_lightning.refusal import exit_code, explain, outcome
+from ip2p_lightning.stops import leave_when_asked
 
 DONE = 0
 
 
 def main() -> None:
-    """The console command: Hydra's command line, with refusals in one line and distinct exit codes."""
+    """The console command: Hydra's command line, with refusals in one line and distinct exit codes.
+
+    What takes time to import comes after this line: until then a signal is Python's, and Ctrl-C a traceback.
+    """
+    leave_when_asked()
     sys.exit(exit_code(_main))
 
 
@@ -29,6 +33,7 @@ def _main() -> int:
 
         from ip2p_lightning import launchers, plugins
         from ip2p_lightning.commands import one_line_warnings
+        from ip2p_lightning.config import CONF
 
     one_line_warnings()
     heed_supervisor()

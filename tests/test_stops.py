@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from processes import LIMIT, QUIET, SMALL, Process
@@ -15,6 +16,7 @@ from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import PreemptedError
 from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.runs import read_status
+from ip2p_lightning.stops import leave_when_asked
 
 LONG = [*SMALL, *QUIET, "model=tiny", "task=denoise", "trainer.max_steps=100000", "save_every=100000", "log_every=1"]
 
@@ -114,6 +116,31 @@ def test_a_loaders_worker_that_inherits_the_handler_goes_on():
         assert request.received is None
 
     assert in_a_fork(act) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_command_that_still_imports_ends_in_one_line(tmp_path, number):
+    words = [*TRAIN, *LONG, f"hydra.run.dir={tmp_path}/run"]
+    process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "libtorch" not in maps.read_text():
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == (130 if number == signal.SIGINT else 143), said
+    assert said.count("\n") == 1 and ("SIGUSR1 before the run began" in said or said.startswith("interrupted")), said
+
+
+def test_a_fork_of_a_command_ends_as_ever():
+    def act():
+        leave_when_asked()
+        inner = os.fork()
+        if inner == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]) == -signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert in_a_fork(act) == 143
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------------

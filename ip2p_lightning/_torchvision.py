@@ -8,23 +8,39 @@ schemas is enough. Where the compiled part loads, nothing is touched.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 _declared = []  # keeps the library alive: its operators vanish with it
 
 
-def ensure_torchvision_importable() -> Literal["absent", "native", "declared"]:
-    """Declare torchvision's two missing operator schemas if its extension cannot be loaded; say what was found."""
+class _Mender:
+    """A finder of modules that finds none, but is asked first; it leaves with its first answer."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            _declare_missing()
+
+
+def mend_torchvision() -> None:
+    """See to it that torchvision can be imported, when somebody does."""
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _Mender())
+
+
+def _declare_missing() -> None:
+    """Declare torchvision's two operator schemas if its extension cannot be loaded."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
-        return "absent"
+        return
     import torch
 
     extensions = sorted(Path(spec.submodule_search_locations[0]).glob("_C*.so"))
     try:
         torch.ops.load_library(str(extensions[0]))
-        return "native"
+        return
     except (IndexError, OSError):
         pass
     library = torch.library.Library("torchvision", "FRAGMENT")
@@ -32,4 +48,3 @@ def ensure_torchvision_importable() -> Literal["absent", "native", "declared"]:
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return "declared"

@@ -158,7 +158,10 @@ class Progress(ProgressBar):
 
 
 class ValidationScores(Callback):
-    """PSNR and SSIM per task, for the averaged model and for the identity edit: sums over all examples and ranks."""
+    """PSNR and SSIM per task, for the averaged model and for the identity edit: sums over all examples and ranks.
+
+    They are logged when a validation is over, grids and all: a step that has scores in the log was wholly validated.
+    """
 
     NAMES = ("psnr", "ssim", "psnr_identity", "ssim_identity")
 
@@ -192,11 +195,11 @@ class ValidationScores(Callback):
             if values:
                 metrics[f"val/{name}"] = sum(values) / len(values)
         self.latest = metrics
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._restore()
+        for logger in trainer.loggers:
+            logger.log_metrics(self.latest, trainer.global_step)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._restore()

@@ -4,8 +4,9 @@
 
 =======  ====================================================================================
 kill     ``kill@step=50``: SIGKILL before that step; ``kill@micro_step=7``: inside that step of a window;
-         ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes; ``kill@pair=3``: of the process that reads pair 3
-term     SIGTERM to itself, at the same places but the last
+         ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes; ``kill@val=1``: in the n-th validation;
+         ``kill@pair=3``: of the process that reads pair 3
+term     SIGTERM to itself, at the same places but the last two
 nan      ``nan@step=50``: the loss of that step is NaN
 inf      ``inf@step=50``: its loss overflows, and its gradient with it
 raise    ``raise@step=50``, ``raise@micro_step=7``, ``raise@val=1`` (n-th validation), ``raise@log=1`` (n-th log line)
@@ -36,7 +37,7 @@ from ip2p_lightning.data import tolerance
 from ip2p_lightning.errors import UserError
 
 _PLACES = {
-    "kill": ("step", "micro_step", "ckpt_write", "pair"),
+    "kill": ("step", "micro_step", "ckpt_write", "pair", "val"),
     "term": ("step", "micro_step", "ckpt_write"),
     "nan": ("step",),
     "inf": ("step",),
@@ -106,7 +107,7 @@ class Faults(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.validations += 1
-        if self._here("val", self.validations):
+        if trainer.global_rank == self.fault.rank and self._here("val", self.validations):
             _ACTS[self.fault.kind]()
 
     def _count_line(self) -> int:

@@ -35,7 +35,9 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     """
     from ip2p_lightning.commands import quiet_libraries
     from ip2p_lightning.merging import merged, settled
+    from ip2p_lightning.owed import OwedValidation
     from ip2p_lightning.recipe import build_module
+    from ip2p_lightning.runs import METRICS
 
     _quiet()
     with uncollected():  # imports what the parts are made of
@@ -44,7 +46,8 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
         module = build_module(_prepared(merged(config, data.merge), folder))
     module.any_world = "world" in config["resume_allow"]
     module.merge = data.merge
-    trainer = _trainer(config, folder, data, request)
+    validation = OwedValidation(folder / METRICS)
+    trainer = _trainer(config, folder, data, request, validation)
     if group.rank() == 0:
         _tell_what_is_cut(data, module.text_encoder)
     started = time.perf_counter()
@@ -52,7 +55,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
         with full_disk_named(folder), _caching(config, folder, data, module, trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         step = trainer.global_step
-        if config["val_every"] and step % config["val_every"]:
+        if config["val_every"] and validation.owed(trainer):
             trainer.validate(module, datamodule=data, verbose=False)  # a run ends with the scores of its last weights
     if trainer.is_global_zero:
         print(f"trained to step {step} in {time.perf_counter() - started:.0f} s")
@@ -137,8 +140,8 @@ def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, tr
                 note(folder, cache=cache.state())
 
 
-def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest) -> Any:
-    """The Trainer of a config: its own keys, plus what every run has."""
+def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest, last: Any) -> Any:
+    """The Trainer of a config: its own keys, plus what every run has, and a `last` callback."""
     from ip2p_lightning.checkpoint import Checkpoints, SafeCheckpointIO
     from ip2p_lightning.config import build
 
@@ -157,7 +160,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     return build(
         node,
         logger=_loggers(config, folder, data),
-        callbacks=_callbacks(config, folder, data, checkpoints, request),
+        callbacks=[*_callbacks(config, folder, data, checkpoints, request), last],
         plugins=[SafeCheckpointIO(), group.environment()],
         default_root_dir=str(folder),
         enable_checkpointing=False,

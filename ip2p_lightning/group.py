@@ -20,13 +20,14 @@ from typing import Any
 
 from ip2p_lightning.errors import PreemptedError, PrunedError, UserError
 from ip2p_lightning.orphans import die_with_parent
-from ip2p_lightning.preemption import StopRequest
+from ip2p_lightning.preemption import ANOTHER, StopRequest
 from ip2p_lightning.refusal import outcome
 from ip2p_lightning.storage import write_json
 
 OUTCOME = "outcome-rank{rank}.json"
 STACKS = "stacks-rank{rank}.txt"  # where a rank stood when it had not moved for `timeout` seconds
 PARALLEL = ("ddp", "fsdp2")
+PASSED_ON = signal.SIGUSR1  # what a worker is told, whatever the run was
 
 
 class RankError(UserError):
@@ -117,27 +118,28 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
     """
     for old in (*folder.glob(OUTCOME.format(rank="*")), *folder.glob(STACKS.format(rank="*"))):
         old.unlink()
+    request.patient = True  # the ranks are told, and this process waits for them
     # --standalone: a free port on this machine, so that groups side by side never clash
-    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
+    words = ["-m", "ip2p_lightning.torchrun", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
     command = [sys.executable, *words, "-m", "ip2p_lightning.worker", str(folder), checkpoint or "", str(os.getpid())]
     process = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(_before_torchrun, os.getpid()))
     while process.poll() is None:
         if request.received:
             _tell_workers(process.pid)  # again and again: a worker that still starts up does not listen yet
         time.sleep(0.2)
-    return _judge(folder, process.returncode, processes)
+    return _judge(folder, process.returncode, processes, request.received)
 
 
 def _before_torchrun(supervisor: int) -> None:
     die_with_parent(ancestor=supervisor)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # workers inherit that: one that still imports is not killed by it
+    signal.signal(PASSED_ON, signal.SIG_IGN)  # workers inherit that: one that still imports is not killed by it
 
 
 def _tell_workers(torchrun: int) -> None:
-    """SIGUSR1 to every worker: torchrun would kill them 30 s after a SIGTERM, in the middle of a large save perhaps."""
+    """Signal every worker: torchrun would kill them 30 s after a SIGTERM, in the middle of a large save perhaps."""
     for child in _children(torchrun):
         try:
-            os.kill(child, signal.SIGUSR1)
+            os.kill(child, PASSED_ON)
         except ProcessLookupError:
             continue
 
@@ -149,14 +151,17 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _judge(folder: Path, returncode: int, processes: int) -> int:
+def _judge(folder: Path, returncode: int, processes: int, told: signal.Signals | None) -> int:
+    """The last step, or what `supervise` raises; `told` is the signal that was passed on."""
     outcomes = []
     for path in folder.glob(OUTCOME.format(rank="*")):
         outcomes.append(json.loads(path.read_text()))
     failed = sorted((o for o in outcomes if o["code"] != 0), key=lambda o: o["time"])
+    if failed and told and failed[0]["code"] == PreemptedError.code:  # whoever fails after it lost its partner
+        raise PreemptedError(_worded(failed[0], told.name))
     for stopped in (PreemptedError, PrunedError):
         if failed and all(o["code"] == stopped.code for o in failed):
-            raise stopped(failed[0]["reason"].partition(": ")[2])
+            raise stopped(_worded(failed[0]))
     real = [o for o in failed if o["code"] != PreemptedError.code]
     lost = sorted(set(range(processes)) - {o["rank"] for o in outcomes})  # killed: by a user, for memory, by torchrun
     silent = f"rank {', '.join(map(str, lost))} was killed; " if lost else ""
@@ -167,6 +172,14 @@ def _judge(folder: Path, returncode: int, processes: int) -> int:
     if returncode != 0 or not outcomes:
         raise RankError(f"{silent}torchrun ended with exit code {returncode}", 1)
     return int(outcomes[0]["step"])
+
+
+def _worded(outcome: Mapping[str, Any], told: str | None = None) -> str:
+    """A rank's reason for stopping, with the signal that the run was `told` in place of the one it was passed on as."""
+    reason = outcome["reason"].partition(": ")[2]
+    for passed in (PASSED_ON.name, ANOTHER) if told else ():
+        reason = reason.replace(passed, told, 1)
+    return reason
 
 
 def tell_stacks(folder: Path) -> list[int]:

@@ -5,23 +5,32 @@ from __future__ import annotations
 import functools
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ip2p_lightning.errors import StorageError, UserError, suggest
 
-INTERRUPTED = 130
+INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, + SIGPIPE
 _DISK = (13, 17, 20, 28, 30, 122)  # permission, a file in a folder's place (2), no space, read-only, quota
 
 
 def exit_code(action: Callable[[], int]) -> int:
     """Run `action`; a UserError becomes one line and its code, an interrupt 130; a bug keeps its traceback.
 
-    Hydra's instantiate wraps what a constructor raised: the cause is what counts.
+    Hydra's instantiate wraps what a constructor raised: the cause is what counts. Where nobody reads on, as behind
+    ``| head``, there is nothing to say, and the code is a shell's for that.
     """
     try:
-        return action()
+        try:
+            return action()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        return UNREAD
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
@@ -31,6 +40,17 @@ def exit_code(action: Callable[[], int]) -> int:
             raise
         print(f"error: {' '.join(str(known).split())}", file=sys.stderr)
         return known.code
+
+
+def _reader_left() -> bool:
+    """Whether it is stdout that nobody reads (and no pipe between processes); then let the rest of it go nowhere."""
+    out = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(out, 0)
+    left = any(told & select.POLLERR for _, told in poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return left
 
 
 def outcome(error: BaseException) -> tuple[int, str]:

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.collector import uncollected
-from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError
 from ip2p_lightning.orphans import heed_supervisor
 from ip2p_lightning.refusal import exit_code, explain, outcome
+from ip2p_lightning.stops import leave_when_asked
 
 DONE = 0
 
 
 def main() -> None:
-    """The console command: Hydra's command line, with refusals in one line and distinct exit codes."""
+    """The console command: Hydra's command line, with refusals in one line and distinct exit codes.
+
+    What takes time to import comes after this line: until then a signal is Python's, and Ctrl-C a traceback.
+    """
+    leave_when_asked()
     sys.exit(exit_code(_main))
 
 
@@ -29,6 +33,7 @@ def _main() -> int:
 
         from ip2p_lightning import launchers, plugins
         from ip2p_lightning.commands import one_line_warnings
+        from ip2p_lightning.config import CONF
 
     one_line_warnings()
     heed_supervisor()
@@ -133,10 +138,8 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
     from ip2p_lightning import group, runs, srun
     from ip2p_lightning.fit import fit
     from ip2p_lightning.merging import settled
-    from ip2p_lightning.preemption import StopRequest
 
-    request = StopRequest()
-    request.listen()
+    request = _stop_request()
     origin = {"command": runs.command(), "commit": runs.commit(), "overrides": _overrides()}
     run.write_status("running", **origin, exit_code=None, reason=None)
     try:
@@ -160,15 +163,24 @@ def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
     """Train as another rank of an ``srun``, in the folder that rank 0 claimed."""
     from ip2p_lightning import srun
     from ip2p_lightning.fit import fit
-    from ip2p_lightning.preemption import StopRequest
 
-    request = StopRequest()
-    request.listen()
+    request = _stop_request()
     path, checkpoint = srun.await_start(folder, config["timeout"])
     if path is None:
         return int(checkpoint)
     fit(config, path, data, checkpoint, request)
     return DONE
+
+
+def _stop_request() -> Any:
+    """What this process is asked to do from now on; the tasks of an ``srun`` wait until they can agree on it."""
+    from ip2p_lightning import group
+    from ip2p_lightning.preemption import StopRequest
+
+    request = StopRequest()
+    request.patient = group.place() == "srun"
+    request.listen()
+    return request
 
 
 def _record(run: Any, error: BaseException) -> None:

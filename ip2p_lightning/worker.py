@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ip2p_lightning import group
 from ip2p_lightning.config import check
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.fit import fit
 from ip2p_lightning.orphans import die_with_parent
 from ip2p_lightning.preemption import StopRequest
@@ -38,6 +39,8 @@ def _work(folder: Path, checkpoint: str | None, request: StopRequest) -> int:
         group.report(folder, fit(config, folder, data, checkpoint, request))
     except BaseException as error:
         group.report(folder, -1, error)
+        if isinstance(error, UserError):
+            return error.code  # the supervisor says it, once for all ranks
         raise
     return 0
 

@@ -1,12 +1,15 @@
 """The commands: a page of help each, ``python -m`` as well, exit codes, and a start that does not load the world."""
 
 import importlib
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from ip2p_lightning.refusal import exit_code
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 SCRIPTS = {
@@ -51,6 +54,21 @@ def test_the_help_of_training_is_a_page_with_examples_groups_and_keys(tmp_path):
     for word in ("task: ", "model: ", "trainer: ", "save_every:", "Exit codes"):
         assert word in page
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_nobody_reads_on_is_no_bug_and_another_broken_pipe_is(tmp_path):
+    words = [sys.executable, "-m", "ip2p_lightning.train", "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+    def lose_a_worker():
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        exit_code(lose_a_worker)
 
 
 @pytest.mark.parametrize("script", ARGPARSE)

@@ -51,6 +51,16 @@ for use in USES:
 """
 
 
+def test_a_command_answers_signals_before_torch_is_there_and_torchvision_is_mended_when_it_comes():
+    _works(
+        "import sys, ip2p_lightning.train\n"
+        "assert not {'torch', 'omegaconf', 'hydra', 'numpy'} & set(sys.modules)\n"
+        "before = len(sys.meta_path)\n"
+        "import torchvision.transforms\n"
+        "assert 'torch' in sys.modules and len(sys.meta_path) == before - 1"
+    )
+
+
 def test_lightning_comes_without_the_metrics_and_they_are_there_when_asked_for():
     _works(f"{DEFERRED}\nUSES, CHECK = {USES!r}, {CHECK!r}\n{EACH}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,10 +24,10 @@ class Guard:
         self._flag: Tensor | None = None  # pinned host memory
         self._event: Any = None
 
-    def immediate(self, norm: Tensor) -> bool:
-        """Whether this step must be thrown away; waits for the device."""
+    def immediate(self, norm: Tensor, excused: Callable[[], bool] = lambda: False) -> bool:
+        """Whether this step must be thrown away; waits for the device. One that is `excused` is not counted."""
         bad = not bool(torch.isfinite(norm))
-        self.skipped += bad
+        self.skipped += bad and not excused()
         return bad
 
     def masked(self, norm: Tensor, optimizer: Any) -> bool:

@@ -109,13 +109,16 @@ class TrainedModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip to `gradient_clip_val`; a gradient that is not finite is thrown away before it reaches the weights."""
+        scaler = self._scaler
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # Lightning leaves that to a fused step, which comes after the clipping
         parameters = [p for p in self.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
         self.grad_norm = whole(norm)
-        if can_mask(optimizer, norm) and self._scaler is None:
+        if can_mask(optimizer, norm) and scaler is None:
             bad = self.guard.masked(self.grad_norm, optimizer)
         else:
-            bad = self._skip = self.guard.immediate(self.grad_norm)
+            bad = self._skip = self.guard.immediate(self.grad_norm, self._scale_is_tried)
         if self._skip:
             for parameter in parameters:
                 parameter.grad = None
@@ -124,8 +127,18 @@ class TrainedModule(LightningModule):
 
     @property
     def _scaler(self) -> Any:
-        """fp16's gradient scaler, which masks steps by itself."""
+        """fp16's gradient scaler, whose scale is halved after a gradient that is not finite, and grows in time."""
         return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
+
+    def _scale_is_tried(self) -> bool:
+        """Whether a gradient that is not finite only tells the scaler that its scale is too large, on every rank alike.
+
+        It is the examples' or the model's fault where a loss is not finite, and where there is no scale left to halve.
+        """
+        if self._scaler is None or self._scaler.get_scale() <= 1:
+            return False
+        losses = torch.cat([losses for *_, losses in self._window])
+        return not self._sum_over_ranks((~torch.isfinite(losses)).sum())
 
     @property
     def skipped(self) -> int:

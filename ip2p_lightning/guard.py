@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Step(NamedTuple):
+    """An optimizer step to be judged, and what it was computed from."""
+
+    number: int
+    norm: Tensor  # of its gradient
+    window: list[tuple[Any, ...]]  # ids, prompts, t and losses of each micro-batch
+
+    def described(self, skipped: int) -> str:
+        """What to say of it where it is one of too many `skipped` ones: at most eight of its examples, the worst."""
+        ids, prompts, times, losses = zip(*self.window, strict=True)
+        examples = [
+            f"{i} {p!r} t={float(t):g} loss={float(x):g}"
+            for group in zip(ids, prompts, times, losses, strict=True)
+            for i, p, t, x in zip(*group, strict=True)
+        ]
+        worst = [e for e in examples if "nan" in e or "inf" in e] or examples
+        return (
+            f"step {self.number}: gradient norm {float(self.norm):g} after {skipped} steps that were "
+            f"not finite; examples: {'; '.join(worst[:8])}; lower optimizer.lr or look at these pairs"
+        )
 
 
 class Guard:

@@ -47,7 +47,7 @@ class Device(TorchFunctionMode):
         super().__init__()
         self.half = half
         self.trained: dict[int, Tensor] = {}
-        self.copies: set[int] = set()  # storages
+        self.copies: dict[int, Tensor] = {}  # by storage, held: the number of one that is let go is given to another
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -66,7 +66,7 @@ class Device(TorchFunctionMode):
             return self.trained[id(x)]
         copy = x.to(wanted)
         if isinstance(x, nn.Parameter):
-            self.copies.add(_storage(copy))
+            self.copies[_storage(copy)] = copy
             if x.requires_grad:
                 self.trained[id(x)] = copy
         return copy

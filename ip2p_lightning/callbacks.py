@@ -227,7 +227,8 @@ class ImageGrids(Callback):
         rows = []
         for example in self.examples:
             original = example.original[None].to(pl_module.device)
-            edit = pl_module.edit(original, [example.prompt], [seed_of(pl_module.seed, "grid", example.id)])
+            with trainer.precision_plugin.forward_context():  # as Lightning runs validation_step, but not callbacks
+                edit = pl_module.edit(original, [example.prompt], [seed_of(pl_module.seed, "grid", example.id)])
             cells = [to_pixels(x) for x in (example.original, edit[0], example.edited)]
             rows.append((f"{example.task}: {example.prompt}", cells))
         sheet = contact_sheet(["original", "edit", "ground truth"], rows)

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Step(NamedTuple):
+    """An optimizer step to be judged, and what it was computed from."""
+
+    number: int
+    norm: Tensor  # of its gradient
+    window: list[tuple[Any, ...]]  # ids, prompts, t and losses of each micro-batch
+
+    def described(self, skipped: int) -> str:
+        """What to say of it where it is one of too many `skipped` ones: at most eight of its examples, the worst."""
+        ids, prompts, times, losses = zip(*self.window, strict=True)
+        examples = [
+            f"{i} {p!r} t={float(t):g} loss={float(x):g}"
+            for group in zip(ids, prompts, times, losses, strict=True)
+            for i, p, t, x in zip(*group, strict=True)
+        ]
+        worst = [e for e in examples if "nan" in e or "inf" in e] or examples
+        return (
+            f"step {self.number}: gradient norm {float(self.norm):g} after {skipped} steps that were "
+            f"not finite; examples: {'; '.join(worst[:8])}; lower optimizer.lr or look at these pairs"
+        )
 
 
 class Guard:
@@ -23,10 +46,10 @@ class Guard:
         self._flag: Tensor | None = None  # pinned host memory
         self._event: Any = None
 
-    def immediate(self, norm: Tensor) -> bool:
-        """Whether this step must be thrown away; waits for the device."""
+    def immediate(self, norm: Tensor, excused: Callable[[], bool] = lambda: False) -> bool:
+        """Whether this step must be thrown away; waits for the device. One that is `excused` is not counted."""
         bad = not bool(torch.isfinite(norm))
-        self.skipped += bad
+        self.skipped += bad and not excused()
         return bad
 
     def masked(self, norm: Tensor, optimizer: Any) -> bool:

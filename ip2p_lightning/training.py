@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ip2p_lightning.errors import DamagedError, NonFiniteError, UserError
-from ip2p_lightning.guard import Guard, can_mask
+from ip2p_lightning.guard import Guard, Step, can_mask
 from ip2p_lightning.sharding import exchange, gathered, like, local, shard, whole
 from ip2p_lightning.weights import weight_digest
 
@@ -67,6 +67,7 @@ class TrainedModule(LightningModule):
         self.any_world = False  # whether a checkpoint of another number of ranks may be continued
         self.guard, self._skip, self._sharded = Guard(), False, False
         self._window: list[tuple[Any, ...]] = []  # ids, prompts, t and losses of the optimizer step under way
+        self._unjudged: Step | None = None  # the step before it, where verdicts are read a step late
 
     @staticmethod
     def _sum_over_ranks(value: Tensor) -> Tensor:
@@ -112,23 +113,38 @@ class TrainedModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip to `gradient_clip_val`; a gradient that is not finite is thrown away before it reaches the weights."""
+        scaler = self._scaler
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # Lightning leaves that to a fused step, which comes after the clipping
         parameters = [p for p in self.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
         self.grad_norm = whole(norm)
-        if can_mask(optimizer, norm) and self._scaler is None:
+        step = Step(self.global_step, self.grad_norm, self._window)
+        if can_mask(optimizer, norm) and scaler is None:
             bad = self.guard.masked(self.grad_norm, optimizer)
+            step, self._unjudged = self._unjudged or step, step
         else:
-            bad = self._skip = self.guard.immediate(self.grad_norm)
+            bad = self._skip = self.guard.immediate(self.grad_norm, self._scale_is_tried)
         if self._skip:
             for parameter in parameters:
                 parameter.grad = None
         if bad and self.skipped > self.max_skips:
-            raise NonFiniteError(self._describe_window())
+            raise NonFiniteError(step.described(self.skipped))
 
     @property
     def _scaler(self) -> Any:
-        """fp16's gradient scaler, which masks steps by itself."""
+        """fp16's gradient scaler, whose scale is halved after a gradient that is not finite, and grows in time."""
         return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
+
+    def _scale_is_tried(self) -> bool:
+        """Whether a gradient that is not finite only tells the scaler that its scale is too large, on every rank alike.
+
+        It is the examples' or the model's fault where a loss is not finite, and where there is no scale left to halve.
+        """
+        if self._scaler is None or self._scaler.get_scale() <= 1:
+            return False
+        losses = torch.cat([losses for *_, losses in self._window])
+        return not self._sum_over_ranks((~torch.isfinite(losses)).sum())
 
     @property
     def skipped(self) -> int:
@@ -139,23 +155,10 @@ class TrainedModule(LightningModule):
     def skipped(self, count: int) -> None:
         self.guard.skipped = count
 
-    def _describe_window(self) -> str:
-        ids, prompts, times, losses = zip(*self._window, strict=True)
-        examples = [
-            f"{i} {p!r} t={float(t):g} loss={float(x):g}"
-            for group in zip(ids, prompts, times, losses, strict=True)
-            for i, p, t, x in zip(*group, strict=True)
-        ]
-        worst = [e for e in examples if "nan" in e or "inf" in e] or examples
-        return (
-            f"step {self.global_step}: gradient norm {float(self.grad_norm):g} after {self.skipped} steps that were "
-            f"not finite; examples: {'; '.join(worst[:8])}; lower optimizer.lr or look at these pairs"
-        )
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self._skip = False
         super().optimizer_step(*args, **kwargs)
-        self._window.clear()
+        self._window = []
         trained = self._trained()
         for parameter in trained:  # Lightning would after the next forward pass: they would be held beside activations
             parameter.grad = None

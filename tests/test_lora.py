@@ -16,6 +16,7 @@ from trained import train_run
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.evaluate import main as evaluate
 from ip2p_lightning.export import main as export
 from ip2p_lightning.networks import Lora, load_unet
 from ip2p_lightning.randomness import torch_rng
@@ -297,10 +298,23 @@ def test_the_pixel_model_has_no_base_to_adapt():
 # -- half precision --------------------------------------------------------------------------------------------------
 
 
-def test_frozen_weights_in_bfloat16_train_and_merge(bases, tmp_path):
+@pytest.fixture(scope="module")
+def half(bases, tmp_path_factory):
+    """Frozen weights in bfloat16 beside a trained conv_in in float32; validated, with a grid."""
     words = ["model=local", f"model.path={bases[4]}", *WORDS, "optimizer.lr=1e-2", "sampler.steps=4"]
-    folder = train_run(tmp_path / "run", *words, "unet.lora.dtype=bfloat16", "trainer.precision=bf16-mixed")
-    content = held(folder)
+    words += ["unet.lora.dtype=bfloat16", "trainer.precision=bf16-mixed", "val_examples=1", "grid_examples=1"]
+    return train_run(tmp_path_factory.mktemp("half") / "run", *words, "val_every=2")
+
+
+def test_a_model_of_two_precisions_is_validated_edits_and_is_exported(half, tmp_path):
+    assert [path.name for path in (half / "samples").iterdir()] == ["step-000002.png"]
+    assert edit(half, photo(tmp_path / "a.png", (64, 48)), PROMPT, "-o", tmp_path / "o.png", "--steps", 2) == 0
+    assert evaluate([str(half), "--steps", "2", "--sheet-examples", "0"]) == 0
+    assert export([str(half), str(tmp_path / "whole")]) == 0
+
+
+def test_frozen_weights_in_bfloat16_train_and_merge(half):
+    folder, content = half, held(half)
     assert {w.dtype for n, w in content["state_dict"].items() if n.startswith("unet.")} == {torch.float32}
     parts, whole = (open_run(folder, merged=m).module.unet for m in (False, True))
     dtypes = {n: p.dtype for n, p in parts.named_parameters()}

@@ -176,3 +176,23 @@ def test_a_finite_gradient_is_clipped_and_kept():
     module.configure_gradient_clipping(torch.optim.AdamW(module.parameters()), 1.0)
     norm = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm()
     assert not module._skip and norm == pytest.approx(1.0, rel=1e-4) and module.grad_norm > 10
+
+
+def test_a_verdict_that_comes_a_step_late_names_the_step_it_is_about(monkeypatch):
+    """As on a GPU, where it is read while the step after is under way."""
+    monkeypatch.setattr("ip2p_lightning.training.can_mask", lambda optimizer, norm: True)
+    module = module_of("model=tiny", "max_skips=0")
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    monkeypatch.setattr("lightning.pytorch.LightningModule.optimizer_step", lambda *_: optimizer.step())
+
+    def step(name, gradient):
+        module._window.append(([name], ["brighten it"], torch.tensor([0.25]), torch.tensor([gradient])))
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, gradient)
+        module.configure_gradient_clipping(optimizer, 1.0)
+        module.optimizer_step()
+
+    step("good", 1.0), step("bad", torch.nan)
+    with pytest.raises(NonFiniteError, match=r"gradient norm nan after 1 steps .* examples: bad 'brighten it' .*nan;"):
+        step("innocent", 1.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.overrides import TorchFunctionMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from sd_checkpoint import write_sd_checkpoint
@@ -115,6 +116,20 @@ def test_a_state_depends_on_no_neighbour_and_no_history(folder):
     encoder = ClipText(str(folder))
     encoder.encode(["x", "y"])
     assert torch.equal(encoder.encode(["z", "derain the image", "w"])[1], alone)
+
+
+def test_tokens_are_sent_without_waiting_for_the_device(folder):
+    sent = []
+
+    class Sent(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.to and any(isinstance(x, torch.device) for x in args):
+                sent.append((kwargs or {}).get("non_blocking"))
+            return func(*args, **(kwargs or {}))
+
+    with Sent():
+        ClipText(str(folder)).encode(["a", "b"])
+    assert sent == [True, True]
 
 
 def test_memory_is_bounded_and_forgets_the_oldest(folder, monkeypatch):

@@ -112,6 +112,8 @@ class CachedTask:
         # the view's randomness goes by the content: equal for all jobs, whatever their seeds
         rng = numpy_rng("cached view", content.hex(), variant.crop)
         images = base.pairs.pair(index, rng, replace(base.view, flip=float(variant.flip)))
+        if self.contents.of(base.pairs, index) != content:  # replaced meanwhile: these pixels have no certain key
+            key = b""
         return Item(EditExample(*map(to_tensor, images), prompt, base.task, name), key, False)
 
     @property

@@ -12,8 +12,10 @@ from PIL import Image
 
 from ip2p_lightning.caching import setup
 from ip2p_lightning.caching.content import Contents, described
+from ip2p_lightning.caching.examples import Variant, collate
 from ip2p_lightning.data import Loader, Photos
 from ip2p_lightning.data.degrade import GaussianNoise, Rain
+from ip2p_lightning.data.pairs.files import image_store
 from ip2p_lightning.digests import Digests
 from ip2p_lightning.networks.autoencoder import KLAutoencoder
 
@@ -47,6 +49,55 @@ def test_one_byte_of_one_source(full, pairs):
     pixels[0, 0, 0] ^= 1
     Image.fromarray(pixels).save(path)
     assert full() == 2 and full() == 0
+
+
+def _random_bitmap(path, seed):
+    """All of one size on disk."""
+    low = np.random.default_rng(seed).integers(0, 255, (5, 5, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(low).resize((40, 40)).save(path)
+
+
+def _replaced(path, seed):
+    """Another image of the same size and time, as ``cp -p`` and ``rsync -t`` leave it."""
+    before = path.stat()
+    _random_bitmap(path, seed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def _bitmaps(root):
+    for seed, side in enumerate(("input", "target")):
+        _random_bitmap(root / "train" / side / "a.bmp", seed)
+    return root, root / "train" / "target" / "a.bmp"
+
+
+def test_a_source_replaced_during_a_run_is_stored_as_what_it_is(tmp_path):
+    root, target = _bitmaps(tmp_path / "pairs")
+    (_, cache), (_, fresh) = (open_cache(root, tmp_path / name, Counting(), flip=0.0) for name in ("c", "d"))
+    (task,), (other,) = cache.tasks.tasks.values(), fresh.tasks.tasks.values()
+    cache.filler(collate([task.item(0, Variant(0, False), "")]))
+    _replaced(target, 2)
+    stored = cache.filler(collate([task.item(0, Variant(0, False), "")]))
+    image_store(512, "test")._kept.clear()
+    true = fresh.filler(collate([other.item(0, Variant(0, False), "")]))
+    assert torch.equal(stored.edited, true.edited) and cache.filler.counts.filled == 2
+
+
+def test_a_source_replaced_while_it_is_read_is_not_stored(tmp_path, monkeypatch):
+    root, target = _bitmaps(tmp_path / "pairs")
+    _, cache = open_cache(root, tmp_path / "cache", Counting(), flip=0.0)
+    (task,) = cache.tasks.tasks.values()
+    pairs = task.base.pairs
+    whole = pairs.pair
+
+    def replaced_first(*words):
+        _replaced(target, 3)
+        return whole(*words)
+
+    monkeypatch.setattr(pairs, "pair", replaced_first)
+    item = task.item(0, Variant(0, False), "")
+    assert item.key == b"" and not item.cached
 
 
 def test_touching_rebuilds_nothing(full, pairs):

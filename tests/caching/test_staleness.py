@@ -1,5 +1,6 @@
 """Twelve kinds of change, each of which rebuilds exactly what it touches."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -17,7 +18,7 @@ from ip2p_lightning.data import Loader, Photos
 from ip2p_lightning.data.degrade import GaussianNoise, Rain
 from ip2p_lightning.data.pairs.files import image_store
 from ip2p_lightning.digests import Digests
-from ip2p_lightning.networks.autoencoder import KLAutoencoder
+from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
 
 LOADER = Loader(batch_size=2, size=32, crop="center")
 ALL = 12  # 6 pairs, both flips
@@ -118,6 +119,26 @@ def test_one_tensor_of_the_autoencoder(full, sd_folder, tmp_path):
             next(made.model.parameters())[0, 0, 0, 0] += 1e-3
 
     assert full(autoencoder=_other(sd_folder, tmp_path, change)) == ALL and full() == 0
+
+
+@pytest.mark.parametrize("change", [{"norm_num_groups": 2}, {"act_fn": "relu"}], ids=["groups", "activation"])
+def test_its_settings(sd_folder, tmp_path, autoencoder, change):
+    shutil.copytree(sd_folder / "vae", tmp_path / "vae")
+    config = tmp_path / "vae" / "config.json"
+    same = KLAutoencoder(str(tmp_path)).digest()
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    assert KLAutoencoder(str(tmp_path)).digest() != same == autoencoder.digest()
+
+
+def test_the_tiny_autoencoders_own_scale(tmp_path):
+    """`latent_scale` takes its place, but the moments go by the ratio of both."""
+    from diffusers import AutoencoderTiny
+
+    widths = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    AutoencoderTiny(**widths).save_pretrained(tmp_path)
+    before, config = TAESD(str(tmp_path), latent_scale=0.18215).digest(), tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 2.0}))
+    assert TAESD(str(tmp_path), latent_scale=0.18215).digest() != before
 
 
 def test_its_scaling_factor(full, sd_folder, tmp_path):

@@ -54,6 +54,19 @@ def test_many_records_stay_small_and_are_found(tmp_path):
     assert fresh.find(keys[123])[0] == 123 and fresh._heads.nbytes + fresh._places.nbytes == 16 * 20_000
 
 
+def test_an_entry_rebuilt_among_many_others_is_found_by_an_old_reader(space, tmp_path):
+    space.put([(key(1), payload(1))])
+    reader = Space(tmp_path, {"what": "test"}, 256)
+    assert reader.get(key(1)) == payload(1)
+    with (space.folder / "shard-00000").open("r+b") as shard:
+        shard.write(b"\xff")
+    assert reader.get(key(1)) is None
+    with space.index.appending() as row:  # more than the reader keeps whole
+        space.index.append(row, [(key(2 + i), bytes(16)) for i in range(4200)])
+    space.put([(key(1), payload(1))])
+    assert reader.get(key(1)) == payload(1)
+
+
 def test_every_flipped_byte_of_an_index_is_noticed(tmp_path):
     log = RecordLog(tmp_path / "log", 16)
     with log.appending() as row:

@@ -77,19 +77,22 @@ class Cache:
         data: the module; its training split is open.
         autoencoder: encodes what is missing.
         samples: examples that the whole run will see, for ``auto``.
+        kept: why ``auto`` caches nothing, or "": what it chose when the run began; None: it chooses now.
     """
 
-    def __init__(self, settings: Settings, data: Any, autoencoder: Any, samples: int = 0) -> None:
+    def __init__(
+        self, settings: Settings, data: Any, autoencoder: Any, samples: int = 0, kept: str | None = None
+    ) -> None:
         self.settings, self.autoencoder = settings, autoencoder
         base: TaskDatasets = data.datasets("train")
-        size = next(iter(base.tasks.values())).view.size
-        side = size // autoencoder.factor
+        self._view = next(iter(base.tasks.values())).view
+        side = self._view.size // autoencoder.factor
         self.codec = Codec(autoencoder.channels, side, autoencoder.deterministic, DTYPES[settings.dtype])
         self.shares = [self._share(name, task) for name, task in base.tasks.items()]
-        self.reason = self._refusal(samples)
+        self.reason = self._refusal(samples, kept)
         if not self.reason:
             root = in_memory() if settings.mode == "ram" else Path(settings.folder).expanduser()
-            self.space = Space(root, self._description(base), self.codec.payload)
+            self.space = self._space(root)
             self.space.create()
             self.contents = Contents(Digests(root / MEMO))
             self.filler = Filler(self.space, self.codec, autoencoder)
@@ -151,24 +154,37 @@ class Cache:
         task = base.tasks[share.task]
         return CachedTask(task, None if share.reason else self.space, self._crops(task), self.contents, self.codec)
 
-    def _refusal(self, samples: int) -> str:
+    def _space(self, root: Path) -> Space:
+        return Space(root, self._description(), self.codec.payload)
+
+    def _refusal(self, samples: int, kept: str | None) -> str:
         """Why nothing is cached, "" where something is."""
         if all(share.reason for share in self.shares):
             return "; ".join(f"{share.task}: {share.reason}" for share in self.shares)
         if self.settings.mode != "auto":
             return ""
+        if kept is not None:
+            return kept
         if self.autoencoder.model is None:
             return "encoding costs nothing with this autoencoder"
         if samples < 2 * self.entries:
             return f"{samples} examples would use {self.entries} entries less than twice each"
-        needed, free = self.entries * self.codec.payload, _free(Path(self.settings.folder).expanduser())
+        return self._too_large(Path(self.settings.folder).expanduser())
+
+    def _too_large(self, root: Path) -> str:
+        """Why the disk has no room for what is not there yet, "" where it has."""
+        free = _free(root)
+        missing = self.entries
+        if missing * self.codec.payload > free / 2:  # whose entries those there are, only reading all sources would say
+            missing -= min(missing, len(self._space(root)))
+        needed = missing * self.codec.payload
         if needed > free / 2:
             return f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {self.settings.folder}"
         return ""
 
-    def _description(self, base: TaskDatasets) -> dict[str, Any]:
+    def _description(self) -> dict[str, Any]:
         """All that decides an entry, apart from the pair and its view."""
-        shown = next(iter(base.tasks.values())).view
+        shown = self._view
         return {
             "autoencoder": self.autoencoder.digest(),
             "size": shown.size,
@@ -207,12 +223,18 @@ def samples_of(config: Mapping[str, Any], ranks: int) -> int:
     return trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1) * config["loader"]["batch_size"] * ranks
 
 
-def cached(config: Mapping[str, Any], data: Any, autoencoder: Any, ranks: int = 1) -> Cache | None:
-    """Put a cache between a data module and its training batches, as a checked config says; None where it is off."""
+def cached(
+    config: Mapping[str, Any], data: Any, autoencoder: Any, ranks: int = 1, noted: Mapping[str, Any] | None = None
+) -> Cache | None:
+    """Put a cache between a data module and its training batches, as a checked config says; None where it is off.
+
+    `noted`: the `state` of the run's cache when it began.
+    """
     settings = settings_of(config)
     if settings.mode == "off":
         return None
-    cache = Cache(settings, data, autoencoder, samples_of(config, ranks))
+    kept = noted.get("reason", "") if noted else None
+    cache = Cache(settings, data, autoencoder, samples_of(config, ranks), kept)
     if not cache.reason:
         data.cache = cache.batches
     return cache

@@ -79,6 +79,45 @@ def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
     assert not Cache(settings, data, real, samples=24).reason
 
 
+def test_auto_counts_only_what_is_missing(tmp_path, pairs, sd_folder, monkeypatch):
+    from pieces import fill, open_cache
+
+    from ip2p_lightning.caching import setup
+    from ip2p_lightning.networks.autoencoder import KLAutoencoder
+
+    real = KLAutoencoder(str(sd_folder))
+    data, full = open_cache(pairs, tmp_path / "cache", real)
+    fill(full)
+    monkeypatch.setattr(setup, "_free", lambda path: int(1.5 * full.entries * full.codec.payload))
+    assert not setup.Cache(setup.Settings("auto", tmp_path / "cache"), data, real, samples=24).reason
+    assert "MB needed" in setup.Cache(setup.Settings("auto", tmp_path / "empty"), data, real, samples=24).reason
+
+
+@pytest.mark.parametrize("began", ["full", "free"])
+def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_folder, monkeypatch, began):
+    from pieces import open_cache
+
+    from ip2p_lightning import cache_choice as choice
+    from ip2p_lightning.caching import setup
+    from ip2p_lightning.networks.autoencoder import KLAutoencoder
+
+    real = KLAutoencoder(str(sd_folder))
+    data, _ = open_cache(pairs, tmp_path / "other", real)
+    monkeypatch.setattr("ip2p_lightning.config.build", lambda node: real)
+    config = {"cache": "auto", "cache_dir": str(tmp_path / "cache"), "autoencoder": None}
+    config |= {"trainer": {"max_steps": 10}, "loader": {"batch_size": 12}}
+    disks = {"full": lambda path: 0, "free": lambda path: 10**9}
+    monkeypatch.setattr(setup, "_free", disks.pop(began))
+    choice.settle(config, tmp_path, data, ranks=2, afresh=True)
+    monkeypatch.setattr(setup, "_free", *disks.values())
+    choice.settle(config, tmp_path, data, ranks=2, afresh=False)
+    for _ in range(2):
+        cache = setup.cached(config, data, real, 2, choice.noted(tmp_path))
+        assert bool(cache.reason) == (began == "full")
+    choice.settle(config, tmp_path, data, ranks=1, afresh=True)
+    assert choice.noted(tmp_path) is None
+
+
 def test_memory_is_given_back(tmp_path, monkeypatch):
     from ip2p_lightning.caching import memory
 

@@ -73,6 +73,17 @@ def test_a_run_from_the_cache_continues_as_if_never_stopped(two_folders, sd_fold
     assert parts == whole
 
 
+def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypatch):
+    """Though the disk is full by now, and the steps are fewer than would have been worth it."""
+    words = sd_words(sd_folder, two_folders / "pairs", "cache=auto", f"cache_dir={two_folders}/cache", "save_every=3")
+    train_run(two_folders / "a", *words, "trainer.max_steps=12")
+    gc.collect()
+    monkeypatch.setattr("ip2p_lightning.caching.setup._free", lambda path: 0)
+    monkeypatch.setattr("ip2p_lightning.caching.setup.samples_of", lambda *words: 0)
+    run = train_run(two_folders / "a", *words, "trainer.max_steps=13", "resume_allow=[trainer.max_steps]")
+    assert json.loads((run / "status.json").read_text())["cache"]["hits"] == 2
+
+
 def test_moments_and_pixels_give_one_loss(sd_run):
     from ip2p_lightning.data.example import EditExample
     from ip2p_lightning.runs import open_run

@@ -66,13 +66,15 @@ def _fill(config: Mapping[str, Any]) -> int:
     print(cache.summary())  # with its size, before anything is written
     if cache.reason:
         return 0
-    started, bar = time.perf_counter(), tqdm(total=cache.entries, unit="pair", desc="cache")
-    for done in fill_all(cache, config["loader"]["batch_size"], config["loader"]["workers"]):
-        bar.set_postfix_str(f"{2 * done / (time.perf_counter() - started):.1f} images/s", refresh=False)
-        bar.update(done - bar.n)
-    bar.close()
+    started = time.perf_counter()
+    with tqdm(total=cache.entries, unit="pair", desc="cache") as bar:  # ends its line before an error's
+        for done in fill_all(cache, config["loader"]["batch_size"], config["loader"]["workers"]):
+            bar.set_postfix_str(f"{2 * done / (time.perf_counter() - started):.1f} images/s", refresh=False)
+            bar.update(done - bar.n)
     state = cache.state()
     print(f"complete: {cache.entries} entries; computed {state['filled']}, rebuilt {state['damaged']} damaged ones")
+    if state["uncached"]:
+        print(f"not stored: {state['uncached']}, whose files changed while they were read; fill it again")
     return 0
 
 

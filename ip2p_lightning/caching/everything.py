@@ -33,7 +33,13 @@ class Everything(Dataset[Item]):
 
 
 def fill_all(cache: Cache, batch_size: int = 8, workers: int = 0) -> Iterator[int]:
-    """Compute what is missing; yields how many entries are done after each batch. Raises as the sources do."""
+    """Compute what is missing; yields how many entries are done after each batch.
+
+    Raises:
+        StorageError: the disk takes no more.
+        DataError: as the sources do.
+    """
+    cache.filler.strict = True
     done = 0
     for batch in DataLoader(Everything(cache), batch_size, num_workers=workers, collate_fn=collate):
         cache.filler(batch)

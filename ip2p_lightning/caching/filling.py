@@ -22,11 +22,13 @@ _POLL = 0.01  # seconds between looks at an entry that another process is comput
 
 @dataclass
 class Counts:
-    """What happened to the images of a run: pairs found, encoded and stored, waited for, and stored in vain."""
+    """What happened to the pairs of a run: found; encoded and stored; encoded by another process meanwhile; encoded,
+    but refused by the disk; not to be stored at all."""
 
     hits: int = 0
     filled: int = 0
     shared: int = 0
+    unstored: int = 0
     uncached: int = 0
 
 
@@ -37,11 +39,13 @@ class Filler:
         space: where entries are kept.
         codec: see there.
         autoencoder: encodes; on its own device.
+
+    strict: whether a disk that takes no more is an error, not a warning and a slower run.
     """
 
     def __init__(self, space: Space, codec: Codec, autoencoder: Any) -> None:
         self.space, self.codec, self.autoencoder = space, codec, autoencoder
-        self.counts, self._full = Counts(), False
+        self.counts, self.strict, self._full = Counts(), False, False
 
     def __call__(self, batch: Mixed) -> EditExample:
         """The batch with moments [B 2C h w] in place of both images; [B 3 H W] where nothing of it is cached."""
@@ -57,7 +61,9 @@ class Filler:
     def _moments(self, part: Part) -> tuple[Tensor, Tensor]:
         """Moments of a part that is not cached, each of its entries computed here or by whoever claimed it first."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        self._encode(part, [i for i, key in enumerate(part.keys) if not key], found)
+        keyless = [i for i, key in enumerate(part.keys) if not key]
+        self.counts.uncached += len(keyless)
+        self._encode(part, keyless, found)
         rows = {key: i for i, key in enumerate(part.keys) if key}
         while rows:
             done = self._claimed(part, rows, found)
@@ -98,14 +104,19 @@ class Filler:
         found |= {row: (originals[n], edited[n]) for n, row in enumerate(rows)}
 
     def _store(self, entries: list[tuple[bytes, bytes]]) -> None:
-        self.counts.filled += len(entries)
-        if not entries or self._full:
+        if not entries:
             return
         try:
-            self.space.put(entries)
+            if not self._full:
+                self.space.put(entries)
+                self.counts.filled += len(entries)
+                return
         except StorageError as error:  # a full disk makes training slower, not impossible
+            if self.strict:
+                raise
             self._full = True
             warnings.warn(f"{error}; the cache is not filled any further", stacklevel=2)
+        self.counts.unstored += len(entries)
 
 
 def device_of(autoencoder: Any) -> torch.device:

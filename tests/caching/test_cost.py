@@ -1,5 +1,6 @@
 """What a cache costs: nothing that grows with it."""
 
+import resource
 import sys
 import time
 
@@ -55,6 +56,21 @@ def test_the_command_fills_says_how_much_and_goes_on(tmp_path, pairs, sd_folder,
     assert "0 of 12 entries there" in out and "MB when full" in out and "computed 12, rebuilt 0" in out
     assert main(words) == 0
     assert "12 of 12 entries there" in (out := capsys.readouterr().out) and "computed 0" in out
+
+
+def test_the_command_ends_at_the_first_entry_that_the_disk_refuses(tmp_path, pairs, sd_folder, capsys):
+    from ip2p_lightning.cache import main
+
+    words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={pairs}", "task=own", "val_every=0"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        code = main([*words, f"cache_dir={tmp_path}/cache"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, err = capsys.readouterr()
+    line = err.splitlines()[-1]  # after the bar
+    assert code == 5 and line.startswith("error: cannot write") and "File too large" in line and "complete" not in out
 
 
 @pytest.mark.parametrize("words", [["cache=ram"], ["cache=quick"], ["no_such_key=1"]])

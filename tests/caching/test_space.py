@@ -189,3 +189,9 @@ def test_a_full_disk_makes_training_slower_not_impossible(tmp_path, counting, mo
     with pytest.warns(UserWarning, match="not filled any further"):
         batches = list(data.train_dataloader())
     assert batches[0].edited.shape == (2, 8, 4, 4)
+    counts = cache.filler.counts
+    assert (counts.filled, counts.unstored) == (0, 2 * len(batches))
+    _, again = open_cache(pairs, tmp_path / "cache", counting)
+    monkeypatch.setattr(again.space, "put", full)
+    with pytest.raises(StorageError, match="no space"):  # filling it beforehand has no other purpose
+        fill(again)

@@ -55,7 +55,8 @@ def _fill(config: Mapping[str, Any]) -> int:
 
     from ip2p_lightning import recipe
     from ip2p_lightning.caching.everything import fill_all
-    from ip2p_lightning.caching.setup import Cache, settings_of
+    from ip2p_lightning.caching.settings import settings_of
+    from ip2p_lightning.caching.setup import Cache
 
     settings = settings_of(config)
     if settings.mode == "ram":

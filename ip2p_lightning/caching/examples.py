@@ -6,6 +6,7 @@ Shapes: B batch, C latent channels, H W pixels, h w latent size.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -88,7 +89,8 @@ class CachedTask:
 
     def __init__(self, base: EditDataset, space: Space | None, crops: int, contents: Contents, codec: Codec) -> None:
         self.base, self.space, self.crops, self.contents, self.codec = base, space, crops, contents, codec
-        self._maker = described(base.pairs.make) if space is not None and hasattr(base.pairs, "make") else ""
+        drawn = space is not None and hasattr(base.pairs, "make")
+        self._maker = f"{inspect.getsource(type(base.pairs))}{described(base.pairs.make)}" if drawn else ""
 
     def __getitem__(self, key: tuple[int, int, int]) -> Item:
         """The example of ``(epoch, index, draw)``: the view is drawn from the stored ones by the same key.

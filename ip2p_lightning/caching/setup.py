@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-
+from ip2p_lightning.caching.code import code_version
 from ip2p_lightning.caching.content import Contents
 from ip2p_lightning.caching.examples import CachedTask, CachedTasks, Codec
 from ip2p_lightning.caching.filling import CachedBatches, Filler
 from ip2p_lightning.caching.memory import in_memory
+from ip2p_lightning.caching.settings import DTYPES, Settings, samples_of, settings_of
 from ip2p_lightning.caching.space import Space
-from ip2p_lightning.data import image, view
 from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.loader import Loader
 from ip2p_lightning.data.view import View
 from ip2p_lightning.digests import MEMO, Digests
-from ip2p_lightning.errors import UserError
 
 FORMAT = 1  # of the files; raise it when their meaning changes
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The cache's keys of a config.
-
-    mode: off; disk; ram (shared memory of the machine, given back by the last run that uses it); auto: disk where
-        pairs are real files, encoding costs something, and every entry is expected to be used more than once.
-    folder: of all caches on disk.
-    variants: crops stored of each pair where crops are drawn; mirror images come on top.
-    draws: stored degradations of each photo; 0: degradations are drawn anew each time, and nothing of them is stored.
-    dtype: float32, or bfloat16: half the size, moments rounded to 8 bits of mantissa (relative error at most 2^-8).
-
-    Raises:
-        UserError: an impossible value.
-    """
-
-    mode: Literal["off", "ram", "disk", "auto"] = "auto"
-    folder: Path = Path("runs/cache")
-    variants: int = 4
-    draws: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("off", "ram", "disk", "auto"):
-            raise UserError(f"cache={self.mode}: give off, ram, disk or auto")
-        if self.variants < 1 or self.draws < 0:
-            raise UserError(f"cache_variants={self.variants} cache_draws={self.draws}: give at least 1, and at least 0")
-        if self.dtype not in DTYPES:
-            raise UserError(f"cache_dtype={self.dtype}: give float32 or bfloat16")
 
 
 @dataclass
@@ -191,6 +155,7 @@ class Cache:
             "resize": list(shown.resize) if shown.resize else None,
             "crop": shown.crop,
             "dtype": self.settings.dtype,
+            "format": FORMAT,
             "code": code_version(self.autoencoder),
         }
 
@@ -198,29 +163,6 @@ class Cache:
 def is_fixed(shown: View) -> bool:
     """Whether a view has one crop only."""
     return shown.crop == "center" and (shown.resize is None or shown.resize[0] == shown.resize[1])
-
-
-def code_version(autoencoder: Any) -> str:
-    """Digest of the code between a file's bytes and its moments, ours and the libraries'."""
-    modules = [image, view, inspect.getmodule(type(autoencoder))]
-    text = "\n".join(inspect.getsource(module) for module in modules if module is not None)
-    libraries = [f"{name} {version(name)}" for name in ("pillow", "diffusers")]
-    return hashlib.sha256("\n".join([str(FORMAT), *libraries, text]).encode()).hexdigest()[:16]
-
-
-def settings_of(config: Mapping[str, Any]) -> Settings:
-    """The settings in a checked config."""
-    get = config.get
-    folder = Path(get("cache_dir", "runs/cache"))
-    return Settings(
-        get("cache", "off"), folder, get("cache_variants", 4), get("cache_draws", 0), get("cache_dtype", "float32")
-    )
-
-
-def samples_of(config: Mapping[str, Any], ranks: int) -> int:
-    """Examples that a run sees on all its ranks."""
-    trainer = config["trainer"]
-    return trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1) * config["loader"]["batch_size"] * ranks
 
 
 def cached(

@@ -11,17 +11,26 @@ import torch
 from pieces import Counting, autoencoder_fixture, fill, open_cache, pairs_fixture  # noqa: F401
 from PIL import Image
 
-from ip2p_lightning.caching import setup
+from ip2p_lightning.caching import code, setup
 from ip2p_lightning.caching.content import Contents, described
 from ip2p_lightning.caching.examples import Variant, collate
 from ip2p_lightning.data import Loader, Photos
+from ip2p_lightning.data.cartoon import Cartoonizer
 from ip2p_lightning.data.degrade import GaussianNoise, Rain
 from ip2p_lightning.data.pairs.files import image_store
 from ip2p_lightning.digests import Digests
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
+from ip2p_lightning.teachers.generator import GeneratorTeacher
 
 LOADER = Loader(batch_size=2, size=32, crop="center")
 ALL = 12  # 6 pairs, both flips
+
+
+@pytest.fixture(autouse=True)
+def code_read_anew():
+    yield
+    code._behind.cache_clear()
 
 
 @pytest.fixture
@@ -217,6 +226,57 @@ def test_degradations_are_fresh_unless_frozen(tmp_path):
     assert fill(frozen) == 6 * 3 * 2 and "36 of 36" in frozen.summary()
     _, other = open_cache(None, tmp_path, Counting(), draws=3, **(more | {"make": GaussianNoise()}))
     assert fill(other) == 36
+
+
+def _edited(monkeypatch, module):
+    """The module's source has a line more from now on."""
+    source = code._source
+    monkeypatch.setattr(code, "_source", lambda name: source(name) + "\n# edited" * (name == module))
+    code._behind.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("maker", "module"),
+    [(Rain, "data.degrade"), (Cartoonizer, "data.cartoon"), (Cartoonizer, "data.degrade"), (Rain, "data.image")],
+)
+def test_a_maker_is_described_by_its_code(monkeypatch, maker, module):
+    before = described(maker())
+    _edited(monkeypatch, f"ip2p_lightning.{module}")
+    assert described(maker()) != before
+    monkeypatch.undo()
+    _edited(monkeypatch, "ip2p_lightning.errors")
+    assert described(maker()) == before
+    monkeypatch.setattr(code, "version", lambda library: "another")
+    code._behind.cache_clear()
+    assert described(maker()) != before
+
+
+def test_a_teacher_is_described_by_its_weights_and_its_network(tmp_path, monkeypatch):
+    (tmp_path / "weights").write_bytes(b"one")
+    teacher = GeneratorTeacher(str(tmp_path / "weights"))
+    before = described(teacher)
+    (tmp_path / "weights").write_bytes(b"two")
+    assert described(teacher) != before
+    (tmp_path / "weights").write_bytes(b"one")
+    teacher._loaded["cpu"] = torch.nn.Linear(1, 1)
+    assert described(teacher) == before
+    _edited(monkeypatch, "ip2p_lightning.teachers.whitebox")
+    assert described(teacher) != before
+
+
+@pytest.mark.parametrize("library", ["pillow", "numpy", "diffusers", "torch"])
+def test_libraries_count_but_not_what_they_were_built_for(monkeypatch, autoencoder, library):
+    before, version = code.code_version(autoencoder), code.version
+    other = {"built": lambda name: f"{version(name).partition('+')[0]}+cu999", "new": lambda name: "99"}
+    for how, same in (("built", True), ("new", False)):
+        monkeypatch.setattr(code, "version", lambda n, f=other[how]: f(n) if n == library else version(n))
+        assert (code.code_version(autoencoder) == before) is same
+
+
+def test_a_maker_without_source_is_refused():
+    made = type("Foreign", (), {"__module__": "nowhere.at_all", "digest": lambda self: ""})()
+    with pytest.raises(UserError, match="no source of nowhere"):
+        described(made)
 
 
 def test_a_maker_is_described_by_what_it_holds():

@@ -50,6 +50,7 @@ def _config(words: list[str]) -> dict[str, Any]:
 
 def _fill(config: Mapping[str, Any]) -> int:
     from dataclasses import replace
+    from tempfile import TemporaryDirectory
 
     from tqdm import tqdm
 
@@ -57,6 +58,7 @@ def _fill(config: Mapping[str, Any]) -> int:
     from ip2p_lightning.caching.everything import fill_all
     from ip2p_lightning.caching.settings import settings_of
     from ip2p_lightning.caching.setup import Cache
+    from ip2p_lightning.data.tolerance import RECORD, BadPairs
 
     settings = settings_of(config)
     if settings.mode == "ram":
@@ -67,13 +69,18 @@ def _fill(config: Mapping[str, Any]) -> int:
     print(cache.summary())  # with its size, before anything is written
     if cache.reason:
         return 0
-    started = time.perf_counter()
-    with tqdm(total=cache.entries, unit="pair", desc="cache") as bar:  # ends its line before an error's
-        for done in fill_all(cache, config["loader"]["batch_size"], config["loader"]["workers"]):
-            bar.set_postfix_str(f"{2 * done / (time.perf_counter() - started):.1f} images/s", refresh=False)
-            bar.update(done - bar.n)
+    with TemporaryDirectory() as folder:  # a run's own list is of what it left out when
+        bad = BadPairs(Path(folder) / RECORD, data.loader.max_bad)
+        with tqdm(total=cache.entries, unit="pair", desc="cache") as bar:  # ends its line before an error's
+            started = time.perf_counter()
+            for done in fill_all(cache, data.loader, bad if bad.most else None):
+                bar.set_postfix_str(f"{2 * done / (time.perf_counter() - started):.1f} images/s", refresh=False)
+                bar.update(done - bar.n)
+        left_out = bad.lines()
     state = cache.state()
     print(f"complete: {cache.entries} entries; computed {state['filled']}, rebuilt {state['damaged']} damaged ones")
+    for pair in left_out:
+        print(f"left out, because it could not be read: {pair['reason']}")
     if state["uncached"]:
         print(f"not stored: {state['uncached']}, whose files changed while they were read; fill it again")
     return 0

@@ -6,9 +6,12 @@ import time
 
 import numpy as np
 import pytest
-from pieces import pairs_fixture  # noqa: F401
+from pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 
 from ip2p_lightning.caching.space import Space
+from ip2p_lightning.data import Loader
+from ip2p_lightning.data.tolerance import BadPairs
+from ip2p_lightning.errors import DataError
 
 PAYLOAD = 12 * 1024
 
@@ -73,6 +76,37 @@ def test_the_command_ends_at_the_first_entry_that_the_disk_refuses(tmp_path, pai
     assert code == 5 and line.startswith("error: cannot write") and "File too large" in line and "complete" not in out
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pair_that_cannot_be_read_is_one_line_or_left_out(tmp_path, pairs, counting, workers):
+    from ip2p_lightning.caching.everything import fill_all
+
+    cut = pairs / "train" / "input" / "0003.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    loader = Loader(batch_size=2, size=32, crop="center", workers=workers)
+    _, cache = open_cache(pairs, tmp_path / "cache", counting, loader=loader)
+    with pytest.raises(DataError) as caught:
+        list(fill_all(cache, loader))
+    assert "pair '0003'" in str(caught.value) and str(cut) in str(caught.value)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+    bad = BadPairs(tmp_path / "bad", 1)
+    assert list(fill_all(cache, loader, bad))[-1] == 12 and len(cache.space) == 10
+    assert [line["id"] for line in bad.lines()] == ["0003"]
+
+
+@pytest.mark.parametrize("max_bad", [0, 1])
+def test_the_command_leaves_out_what_it_may(tmp_path, pairs, sd_folder, capsys, max_bad):
+    from ip2p_lightning.cache import main
+
+    cut = pairs / "train" / "input" / "0003.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={pairs}", "task=own", "val_every=0"]
+    words += ["loader.resize=null", "loader.crop=center", "loader.size=32", f"loader.max_bad={max_bad}"]
+    code = main([*words, f"cache_dir={tmp_path}/cache"])
+    out, err = capsys.readouterr()
+    told = f"pair '0003': {cut}"
+    assert (code, told in out, told in err) == ((0, True, False) if max_bad else (3, False, True))
+
+
 @pytest.mark.parametrize("words", [["cache=ram"], ["cache=quick"], ["no_such_key=1"]])
 def test_the_command_refuses_in_one_line(refused, words):
     from ip2p_lightning.cache import main
@@ -82,7 +116,7 @@ def test_the_command_refuses_in_one_line(refused, words):
 
 
 def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
-    from pieces import Counting, open_cache
+    from pieces import Counting
 
     from ip2p_lightning.caching.setup import Cache, Settings
     from ip2p_lightning.networks.autoencoder import KLAutoencoder
@@ -96,7 +130,7 @@ def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
 
 
 def test_auto_counts_only_what_is_missing(tmp_path, pairs, sd_folder, monkeypatch):
-    from pieces import fill, open_cache
+    from pieces import fill
 
     from ip2p_lightning.caching import setup
     from ip2p_lightning.networks.autoencoder import KLAutoencoder
@@ -111,8 +145,6 @@ def test_auto_counts_only_what_is_missing(tmp_path, pairs, sd_folder, monkeypatc
 
 @pytest.mark.parametrize("began", ["full", "free"])
 def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_folder, monkeypatch, began):
-    from pieces import open_cache
-
     from ip2p_lightning import cache_choice as choice
     from ip2p_lightning.caching import setup
     from ip2p_lightning.networks.autoencoder import KLAutoencoder

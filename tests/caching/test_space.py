@@ -150,7 +150,7 @@ def _keys(cache):
     from ip2p_lightning.caching.everything import Everything
 
     every = Everything(cache)
-    return [every[i].key for i in range(len(every))]
+    return [every[key].key for key in every]
 
 
 def _hold(root, ready):

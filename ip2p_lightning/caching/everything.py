@@ -57,7 +57,7 @@ def fill_all(cache: Cache, loader: Loader | None = None, bad: BadPairs | None = 
     try:
         for batch in batches:
             cache.filler(batch)
-            done += sum(len(part.places) for part in batch if part is not None)
+            done += len(batch.news)
             yield done
     finally:
         batches.close()

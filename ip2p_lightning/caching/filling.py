@@ -23,13 +23,14 @@ _POLL = 0.01  # seconds between looks at an entry that another process is comput
 @dataclass
 class Counts:
     """What happened to the pairs of a run: found; encoded and stored; encoded by another process meanwhile; encoded,
-    but refused by the disk; not to be stored at all."""
+    but refused by the disk; not to be stored at all. And the files and rows that had to be read to know them."""
 
     hits: int = 0
     filled: int = 0
     shared: int = 0
     unstored: int = 0
     uncached: int = 0
+    sources_read: int = 0
 
 
 class Filler:
@@ -40,15 +41,19 @@ class Filler:
         codec: see there.
         autoencoder: encodes; on its own device.
 
+    changed: sources that were found with another content than before (see ``digests.News``).
     strict: whether a disk that takes no more is an error, not a warning and a slower run.
     """
 
     def __init__(self, space: Space, codec: Codec, autoencoder: Any) -> None:
         self.space, self.codec, self.autoencoder = space, codec, autoencoder
         self.counts, self.strict, self._full = Counts(), False, False
+        self.changed: frozenset[bytes] = frozenset()
 
     def __call__(self, batch: Mixed) -> EditExample:
         """The batch with moments [B 2C h w] in place of both images; [B 3 H W] where nothing of it is cached."""
+        self.counts.sources_read += sum(news.read for news in batch.news)
+        self.changed = self.changed.union(*(news.changed for news in batch.news))
         if batch.cached is None and batch.pixels is not None and not any(batch.pixels.keys):
             self.counts.uncached += len(batch.pixels.places)
             return batch.pixels.example  # fresh draws only: the loss encodes them, on its own device

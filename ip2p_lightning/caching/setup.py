@@ -47,7 +47,7 @@ class Cache:
     def __init__(
         self, settings: Settings, data: Any, autoencoder: Any, samples: int = 0, kept: str | None = None
     ) -> None:
-        self.settings, self.autoencoder = settings, autoencoder
+        self.settings, self.autoencoder, self._data = settings, autoencoder, data
         base: TaskDatasets = data.datasets("train")
         self._view = next(iter(base.tasks.values())).view
         side = self._view.size // autoencoder.factor
@@ -93,9 +93,8 @@ class Cache:
         """For ``status.json``."""
         if self.reason:
             return {"mode": "off", "reason": self.reason}
-        digests = self.contents.digests
         counts = {"damaged": self.space.damaged + self.space.index.damaged}
-        counts |= {"sources_read": digests.read, "changed_sources": digests.changed}
+        counts |= {"changed_sources": len(self.filler.changed | self._data.changed)}
         tasks = {s.task: s.reason or f"{s.views} views" for s in self.shares}
         return {"folder": str(self.space.folder), "tasks": tasks} | asdict(self.filler.counts) | counts
 

@@ -18,7 +18,7 @@ from ip2p_lightning.data import Loader, Photos
 from ip2p_lightning.data.cartoon import Cartoonizer
 from ip2p_lightning.data.degrade import GaussianNoise, Rain
 from ip2p_lightning.data.pairs.files import image_store
-from ip2p_lightning.digests import Digests
+from ip2p_lightning.digests import MEMO, Digests
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
 from ip2p_lightning.teachers.generator import GeneratorTeacher
@@ -203,6 +203,26 @@ def test_changed_sources_are_counted(full, pairs, tmp_path, autoencoder):
     shutil.copy(pairs / "train" / "target" / "0004.png", path)
     _, cache = open_cache(pairs, tmp_path / "cache", autoencoder)
     assert fill(cache) == 2 and cache.state()["changed_sources"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("small", [0, 1 << 26], ids=["remembered", "hashed anew"])
+def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeypatch, workers, small):
+    monkeypatch.setattr("ip2p_lightning.digests._SETTLED", 0)
+    monkeypatch.setattr("ip2p_lightning.data.pairs.contents.SMALL", small)
+    loader = replace(LOADER, batch_size=3, workers=workers)
+    for changed in ((), ("0003", "0005")):
+        for name in changed:
+            shutil.copy(pairs / "train" / "target" / "0004.png", pairs / "train" / "target" / f"{name}.png")
+        data, cache = open_cache(pairs, tmp_path / "cache", Counting(), loader=loader)
+        data.contents(("train",), Digests(tmp_path / "cache" / MEMO))
+        batches = data.train_dataloader()
+        assert len(list(batches)) == 2
+        batches.close()
+        state = cache.state()
+        assert state["changed_sources"] == len(changed)
+        if small:
+            assert state["sources_read"] == (len(changed) or 12)
 
 
 def test_a_remembered_digest_spares_the_reading(pairs, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The store: complete, verified, shared by processes, and never wrong after a kill."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,9 @@ import pytest
 from pieces import Counting, counting_fixture, fill, open_cache, write_pairs  # noqa: F401
 
 from ip2p_lightning.caching.space import Space
+from ip2p_lightning.errors import StorageError
 from ip2p_lightning.records import RecordLog
+from tests.disks import obey_permissions
 
 fork = multiprocessing.get_context("fork")
 
@@ -146,6 +149,39 @@ def test_a_hundred_of_a_thousand_damaged_entries_are_rebuilt(tmp_path, counting)
     assert fill(third) == 0 and third.state()["damaged"] == 0
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK], ids=errno.errorcode.get)
+def test_without_locks_entries_are_computed_unclaimed(tmp_path, counting, monkeypatch, number):
+    def refusing(*words):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.fcntl", refusing)
+    _, cache = open_cache(write_pairs(tmp_path / "pairs", 2), tmp_path / "cache", counting)
+    assert fill(cache) == 4
+
+
+def _train_from(root, pairs):
+    obey_permissions()
+    data, cache = open_cache(pairs, root, Counting())
+    with pytest.warns(UserWarning, match="not filled any further"):
+        assert len(list(data.train_dataloader())) == 2
+    counts = cache.filler.counts
+    assert counts.hits and counts.unstored and counts.hits + counts.unstored == 4
+    with pytest.raises(StorageError):
+        fill(open_cache(pairs, root, Counting())[1])
+
+
+def test_a_cache_that_cannot_be_written_is_read(tmp_path, counting):
+    pairs = write_pairs(tmp_path / "pairs", 4)
+    _, cache = open_cache(write_pairs(tmp_path / "half", 2), tmp_path / "cache", counting)  # two pairs of the four
+    assert fill(cache) == 4
+    for path in (cache.space.folder, *cache.space.folder.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    reader = fork.Process(target=_train_from, args=(tmp_path / "cache", pairs))
+    reader.start()
+    reader.join(60)
+    assert reader.exitcode == 0
+
+
 def _keys(cache):
     from ip2p_lightning.caching.everything import Everything
 
@@ -177,8 +213,6 @@ def test_a_claim_ends_with_its_owner(space, tmp_path):
 
 
 def test_a_full_disk_makes_training_slower_not_impossible(tmp_path, counting, monkeypatch):
-    from ip2p_lightning.errors import StorageError
-
     pairs = write_pairs(tmp_path / "pairs", 3)
     data, cache = open_cache(pairs, tmp_path / "cache", counting)
 

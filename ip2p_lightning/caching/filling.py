@@ -54,13 +54,17 @@ class Filler:
         """The batch with moments [B 2C h w] in place of both images; [B 3 H W] where nothing of it is cached."""
         self.counts.sources_read += sum(news.read for news in batch.news)
         self.changed = self.changed.union(*(news.changed for news in batch.news))
-        if batch.cached is None and batch.pixels is not None and not any(batch.pixels.keys):
-            self.counts.uncached += len(batch.pixels.places)
-            return batch.pixels.example  # fresh draws only: the loss encodes them, on its own device
-        parts = [(part, self._moments(part)) for part in batch if part is not None and part is batch.pixels]
-        if batch.cached is not None:
-            self.counts.hits += len(batch.cached.places)
-            parts.append((batch.cached, (batch.cached.example.original, batch.cached.example.edited)))
+        cached, pixels = batch.cached, batch.pixels
+        self.counts.hits += len(cached.places) if cached is not None else 0
+        if pixels is None:
+            assert cached is not None
+            return cached.example  # as the loader made it: page-locked, if it was asked for that
+        if cached is None and not any(pixels.keys):
+            self.counts.uncached += len(pixels.places)
+            return pixels.example  # fresh draws only: the loss encodes them, on its own device
+        parts = [(pixels, self._moments(pixels))]
+        if cached is not None:
+            parts.append((cached, (cached.example.original, cached.example.edited)))
         return _joined(parts)
 
     def _moments(self, part: Part) -> tuple[Tensor, Tensor]:
@@ -102,8 +106,8 @@ class Filler:
             return
         device = device_of(self.autoencoder)
         sides = (part.example.original[rows].to(device), part.example.edited[rows].to(device))
-        # one call a side: as the loss without a cache calls it, and as fast as one call for both
-        originals, edited = (self.autoencoder.moments(side).cpu() for side in sides)
+        # one call a side: as the loss without a cache calls it, and as fast as one call for both; one wait for a GPU
+        originals, edited = torch.stack([self.autoencoder.moments(side) for side in sides]).cpu()
         if self.codec.dtype != torch.float32:  # the first use shows what all later ones will
             originals, edited = (m.to(self.codec.dtype).float() for m in (originals, edited))
         found |= {row: (originals[n], edited[n]) for n, row in enumerate(rows)}
@@ -134,6 +138,8 @@ def _joined(parts: list[tuple[Part, tuple[Tensor, Tensor]]]) -> EditExample:
     """One batch, every example at its place."""
     order = torch.tensor([place for part, _ in parts for place in part.places]).argsort()
     original, edited = (torch.cat([moments[side] for _, moments in parts])[order] for side in (0, 1))
+    if parts[0][0].example.original.is_pinned():  # as the loader would have it
+        original, edited = original.pin_memory(), edited.pin_memory()
     words = []
     for name in ("prompt", "task", "id"):
         flat = [word for part, _ in parts for word in getattr(part.example, name)]

@@ -23,17 +23,23 @@ def main(words: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(given):
         print(USAGE)
         return 0
-    return exit_code(lambda: _fill(_config(given)))
+    return exit_code(lambda: _fill(given))
+
+
+def _run(words: list[str]) -> Path | None:
+    """The folder that the words are; None: they are overrides."""
+    return Path(words[0]) if len(words) == 1 and "=" not in words[0] else None
 
 
 def _config(words: list[str]) -> dict[str, Any]:
     """The checked config of a run's folder, or of a command line. Raises UserError and its kin."""
-    if len(words) == 1 and "=" not in words[0]:
+    run = _run(words)
+    if run is not None:
         from ip2p_lightning.config import check
         from ip2p_lightning.recipe import Recipe
         from ip2p_lightning.runs import read_config
 
-        config = read_config(Path(words[0]))
+        config = read_config(run)
         check(config, Recipe)
         return config
     from hydra import compose, initialize_config_dir
@@ -48,7 +54,19 @@ def _config(words: list[str]) -> dict[str, Any]:
         raise explain(error, words) from None
 
 
-def _fill(config: Mapping[str, Any]) -> int:
+def _unread(config: Mapping[str, Any], run: Path | None) -> str:
+    """Why the run will not read what is stored for it, "" where it will."""
+    from ip2p_lightning.cache_choice import noted
+
+    if config["cache"] == "off":
+        return "the run has cache=off and will not read it; cache=disk does"
+    reason = (noted(run) or {}).get("reason") if run is not None and config["cache"] == "auto" else None
+    if reason:
+        return f"the run began without ({reason}) and will not read it; cache=disk 'resume_allow=[cache]' does"
+    return ""
+
+
+def _fill(words: list[str]) -> int:
     from dataclasses import replace
     from tempfile import TemporaryDirectory
 
@@ -60,6 +78,7 @@ def _fill(config: Mapping[str, Any]) -> int:
     from ip2p_lightning.caching.setup import Cache
     from ip2p_lightning.data.tolerance import RECORD, BadPairs
 
+    config = _config(words)
     settings = settings_of(config)
     if settings.mode == "ram":
         raise UserError("cache=ram is filled by the runs that use it, and ends with them; use cache=disk")
@@ -69,6 +88,9 @@ def _fill(config: Mapping[str, Any]) -> int:
     print(cache.summary())  # with its size, before anything is written
     if cache.reason:
         return 0
+    unread = _unread(config, _run(words))
+    if unread:
+        print(f"cache: {unread}")
     with TemporaryDirectory() as folder:  # a run's own list is of what it left out when
         bad = BadPairs(Path(folder) / RECORD, data.loader.max_bad)
         with tqdm(total=cache.entries, unit="pair", desc="cache") as bar:  # ends its line before an error's
@@ -92,6 +114,7 @@ def _autoencoder(config: Mapping[str, Any]) -> Any:
 
     from ip2p_lightning.config import build
 
+    torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
     on_gpu = torch.cuda.is_available() and config["trainer"].get("accelerator") != "cpu"
     return build(config["autoencoder"]).to("cuda" if on_gpu else "cpu")
 

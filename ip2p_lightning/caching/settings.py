@@ -24,6 +24,7 @@ class Settings:
     variants: crops stored of each pair where crops are drawn; mirror images come on top.
     draws: stored degradations of each photo; 0: degradations are drawn anew each time, and nothing of them is stored.
     dtype: float32, or bfloat16: half the size, moments rounded to 8 bits of mantissa (relative error at most 2^-8).
+    precision: in which the machine multiplies matrices of float32, as the run's ``matmul_precision``.
 
     Raises:
         UserError: an impossible value.
@@ -34,6 +35,7 @@ class Settings:
     variants: int = 4
     draws: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    precision: str = "highest"
 
     def __post_init__(self) -> None:
         if self.mode not in ("off", "ram", "disk", "auto"):
@@ -46,10 +48,13 @@ class Settings:
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
     """The settings in a checked config."""
-    get = config.get
-    folder = Path(get("cache_dir", "runs/cache"))
     return Settings(
-        get("cache", "off"), folder, get("cache_variants", 4), get("cache_draws", 0), get("cache_dtype", "float32")
+        config.get("cache", "off"),
+        Path(config.get("cache_dir", "runs/cache")),
+        config.get("cache_variants", 4),
+        config.get("cache_draws", 0),
+        config.get("cache_dtype", "float32"),
+        config.get("matmul_precision", "highest"),
     )
 
 

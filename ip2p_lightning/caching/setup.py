@@ -154,6 +154,7 @@ class Cache:
             "resize": list(shown.resize) if shown.resize else None,
             "crop": shown.crop,
             "dtype": self.settings.dtype,
+            "precision": self.settings.precision,  # not the device: what a CPU made serves a GPU
             "format": FORMAT,
             "code": code_version(self.autoencoder),
         }

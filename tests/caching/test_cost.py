@@ -76,6 +76,18 @@ def test_the_command_ends_at_the_first_entry_that_the_disk_refuses(tmp_path, pai
     assert code == 5 and line.startswith("error: cannot write") and "File too large" in line and "complete" not in out
 
 
+@pytest.mark.parametrize(
+    ("mode", "state", "told"),
+    [("off", None, "cache=off and will not read it"), ("auto", "full", "began without (full)"), ("auto", "", "")],
+)
+def test_the_command_says_where_its_run_will_not_read(tmp_path, monkeypatch, mode, state, told):
+    from ip2p_lightning import cache, cache_choice
+
+    monkeypatch.setattr(cache_choice, "noted", lambda run: None if state is None else {"reason": state})
+    said = cache._unread({"cache": mode}, tmp_path)
+    assert told in said and bool(told) == bool(said)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_pair_that_cannot_be_read_is_one_line_or_left_out(tmp_path, pairs, counting, workers):
     from ip2p_lightning.caching.everything import fill_all

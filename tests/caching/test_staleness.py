@@ -179,6 +179,10 @@ def test_number_format(full):
     assert full(dtype="bfloat16") == ALL and full() == 0
 
 
+def test_precision(full):
+    assert full(precision="high") == ALL and full(precision="highest") == 0
+
+
 def test_code_version(full, monkeypatch):
     monkeypatch.setattr(setup, "FORMAT", 2)
     assert full() == ALL

@@ -161,8 +161,9 @@ def _cache(folder: Path, data: Any) -> Any:
 
 def _fill_all(folder: Path, data: Any) -> None:
     from ip2p_lightning.caching.everything import fill_all
+    from ip2p_lightning.data import Loader
 
-    for _ in fill_all(_cache(folder, data), batch_size=256):
+    for _ in fill_all(_cache(folder, data), Loader(batch_size=256)):
         pass
 
 

@@ -23,7 +23,12 @@ def main(words: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(given):
         print(USAGE)
         return 0
-    return exit_code(lambda: _fill(_config(given)))
+    return exit_code(lambda: _fill(given))
+
+
+def _run(words: list[str]) -> Path | None:
+    """The folder that the words are; None: they are overrides."""
+    return Path(words[0]) if len(words) == 1 and "=" not in words[0] else None
 
 
 def _config(words: list[str]) -> dict[str, Any]:
@@ -34,12 +39,13 @@ def _config(words: list[str]) -> dict[str, Any]:
                 f"{word} is no word of ip2p-cache, which fills the cache of one run: give its folder, or its "
                 "GROUP=MEMBER and KEY=VALUE words; see ip2p-cache --help"
             )
-    if len(words) == 1 and "=" not in words[0]:
+    run = _run(words)
+    if run is not None:
         from ip2p_lightning.config import check
         from ip2p_lightning.recipe import Recipe
         from ip2p_lightning.runs import read_config
 
-        config = read_config(Path(words[0]))
+        config = read_config(run)
         check(config, Recipe)
         return config
     from hydra import compose, initialize_config_dir
@@ -54,15 +60,31 @@ def _config(words: list[str]) -> dict[str, Any]:
         raise explain(error, words) from None
 
 
-def _fill(config: Mapping[str, Any]) -> int:
+def _unread(config: Mapping[str, Any], run: Path | None) -> str:
+    """Why the run will not read what is stored for it, "" where it will."""
+    from ip2p_lightning.cache_choice import noted
+
+    if config["cache"] == "off":
+        return "the run has cache=off and will not read it; cache=disk does"
+    reason = (noted(run) or {}).get("reason") if run is not None and config["cache"] == "auto" else None
+    if reason:
+        return f"the run began without ({reason}) and will not read it; cache=disk 'resume_allow=[cache]' does"
+    return ""
+
+
+def _fill(words: list[str]) -> int:
     from dataclasses import replace
+    from tempfile import TemporaryDirectory
 
     from tqdm import tqdm
 
     from ip2p_lightning import recipe
     from ip2p_lightning.caching.everything import fill_all
-    from ip2p_lightning.caching.setup import Cache, settings_of
+    from ip2p_lightning.caching.settings import settings_of
+    from ip2p_lightning.caching.setup import Cache
+    from ip2p_lightning.data.tolerance import RECORD, BadPairs
 
+    config = _config(words)
     settings = settings_of(config)
     if settings.mode == "ram":
         raise UserError("cache=ram is filled by the runs that use it, and ends with them; use cache=disk")
@@ -72,13 +94,23 @@ def _fill(config: Mapping[str, Any]) -> int:
     print(cache.summary())  # with its size, before anything is written
     if cache.reason:
         return 0
-    started, bar = time.perf_counter(), tqdm(total=cache.entries, unit="pair", desc="cache")
-    for done in fill_all(cache, config["loader"]["batch_size"], config["loader"]["workers"]):
-        bar.set_postfix_str(f"{2 * done / (time.perf_counter() - started):.1f} images/s", refresh=False)
-        bar.update(done - bar.n)
-    bar.close()
+    unread = _unread(config, _run(words))
+    if unread:
+        print(f"cache: {unread}")
+    with TemporaryDirectory() as folder:  # a run's own list is of what it left out when
+        bad = BadPairs(Path(folder) / RECORD, data.loader.max_bad)
+        with tqdm(total=cache.entries, unit="pair", desc="cache") as bar:  # ends its line before an error's
+            started = time.perf_counter()
+            for done in fill_all(cache, data.loader, bad if bad.most else None):
+                bar.set_postfix_str(f"{2 * done / (time.perf_counter() - started):.1f} images/s", refresh=False)
+                bar.update(done - bar.n)
+        left_out = bad.lines()
     state = cache.state()
     print(f"complete: {cache.entries} entries; computed {state['filled']}, rebuilt {state['damaged']} damaged ones")
+    for pair in left_out:
+        print(f"left out, because it could not be read: {pair['reason']}")
+    if state["uncached"]:
+        print(f"not stored: {state['uncached']}, whose files changed while they were read; fill it again")
     return 0
 
 
@@ -88,6 +120,7 @@ def _autoencoder(config: Mapping[str, Any]) -> Any:
 
     from ip2p_lightning.config import build
 
+    torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
     on_gpu = torch.cuda.is_available() and config["trainer"].get("accelerator") != "cpu"
     return build(config["autoencoder"]).to("cuda" if on_gpu else "cpu")
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ip2p_lightning.errors import DataError, StorageError
 from ip2p_lightning.records import RecordLog
@@ -16,6 +16,24 @@ from ip2p_lightning.records import RecordLog
 MEMO = "sources"  # in a folder of caches
 _MARK = 16
 _SETTLED = 2_000_000_000  # nanoseconds after its last change from which on a file's times tell of the next one
+
+
+State = tuple[int, int, int, int, int]
+
+
+class News(NamedTuple):
+    """What happened since it was last asked: files and things read, and which files (by the sha256 of their path) were
+    found with another content than before."""
+
+    read: int = 0
+    changed: frozenset[bytes] = frozenset()
+
+
+def state_of(path: Path) -> State:
+    """What changes when a file does: device, inode, size, and both its times, of which no program sets back the
+    second, as copies that keep the first do (``cp -p``, ``rsync -t``). Raises OSError."""
+    s = os.stat(path)  # noqa: PTH116  half the cost of Path.stat, and this is asked for every example
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 class Digests:
@@ -27,22 +45,22 @@ class Digests:
     Args:
         memo: where to remember; None: in this process only.
 
-    read: files and things that had to be read here.
+    read: files and things that had to be read here. changed: files that were found with another content than before.
     """
 
     def __init__(self, memo: Path | None = None) -> None:
         self.memo = RecordLog(memo, _MARK + hashlib.sha256().digest_size) if memo is not None else None
         self.read = 0
-        self._changed: set[bytes] = set()
+        self.changed: set[bytes] = set()
         self._files: dict[bytes, bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": {}}
 
-    @property
-    def changed(self) -> int:
-        """Files that were found with another content than before."""
-        return len(self._changed)
+    def news(self) -> News:
+        """What was counted, to be counted by who asks: a loader's worker has nobody else to tell."""
+        news, self.read, self.changed = News(self.read, frozenset(self.changed)), 0, set()
+        return news
 
     def of_file(self, path: Path, keep: bool = True) -> bytes:
         """sha256 of a file, remembered on disk if `keep`. Raises DataError where it cannot be read."""
@@ -74,7 +92,7 @@ class Digests:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         if found is not None and found[1][_MARK:] != digest:
-            self._changed.add(name)
+            self.changed.add(name)
         self._remember(name, mark, digest, keep)
         return mark + digest
 
@@ -87,7 +105,6 @@ class Digests:
 
 def _marked(path: Path) -> tuple[bytes, bytes]:
     """The key of a path, and a digest of what changes when the file does."""
-    s = os.stat(path)  # noqa: PTH116  half the cost of Path.stat, and this is asked for every example
-    state = f"{s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
+    state = " ".join(map(str, state_of(path)))
     name = os.path.abspath(path)  # noqa: PTH100
     return hashlib.sha256(name.encode()).digest(), hashlib.sha256(state.encode()).digest()[:_MARK]

@@ -122,22 +122,23 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 @contextmanager
 def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, trainer: Any) -> Iterator[None]:
     """Train from the cache that the config names; say what it holds, and in the status what it did."""
+    from ip2p_lightning.cache_choice import KEY, noted
     from ip2p_lightning.caching.setup import cached
     from ip2p_lightning.runs import note
 
-    cache = cached(config, data, module.autoencoder, trainer.world_size)
+    cache = cached(config, data, module.autoencoder, trainer.world_size, noted(folder))
     if cache is None:
         yield
         return
     if trainer.is_global_zero:
         print(cache.summary())
-        note(folder, cache=cache.state())
+        note(folder, **{KEY: cache.state()})
     try:
         yield
     finally:
         if trainer.is_global_zero:
             with suppress(StorageError):  # a full disk must not hide what ended the fit
-                note(folder, cache=cache.state())
+                note(folder, **{KEY: cache.state()})
 
 
 def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest, last: Any) -> Any:

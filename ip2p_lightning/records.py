@@ -95,6 +95,7 @@ class RecordLog:
         intact = _intact(records)
         self.damaged += int((~intact).sum())
         if len(records) > _TAIL:
+            self._settle(0)  # what is older must not hide what comes now
             self._sort_in(records[intact], np.flatnonzero(intact) + self._rows)
         else:
             for row in np.flatnonzero(intact):
@@ -104,9 +105,9 @@ class RecordLog:
         self._settle()
         return True
 
-    def _settle(self) -> None:
-        """Move a long tail into the arrays: memory stays at 16 bytes a record."""
-        if len(self._tail) > _TAIL:
+    def _settle(self, most: int = _TAIL) -> None:
+        """Move a tail of more than `most` into the arrays: memory stays at 16 bytes a record."""
+        if len(self._tail) > most:
             keys = np.frombuffer(b"".join(self._tail), np.uint8).reshape(-1, KEY)
             rows = np.array([row for row, _ in self._tail.values()])
             self._tail = {}

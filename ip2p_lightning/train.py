@@ -136,6 +136,7 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
 def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path) -> None:
     """Train as the process that holds the run's folder and writes its status."""
     from ip2p_lightning import group, runs, srun
+    from ip2p_lightning.cache_choice import settle
     from ip2p_lightning.fit import fit
     from ip2p_lightning.merging import settled
 
@@ -145,6 +146,7 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
     try:
         settled(config, run.path, afresh=checkpoint is None)  # before there are ranks, which must agree
         processes = group.size(config["trainer"])
+        settle(config, run.path, data, max(processes, group.world()), afresh=checkpoint is None)
         if group.place() == "srun":
             srun.announce(folder, run.path, checkpoint)
         if group.place() == "single" and processes > 1:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ip2p_lightning.caching.code import code_of
 from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import UserError
 
@@ -46,10 +47,10 @@ class Contents:
 
 
 def described(thing: Any) -> str:
-    """A degradation or teacher in words that change when it does.
+    """A degradation or teacher in words that change when it does, or its code.
 
     Raises:
-        UserError: it holds something whose content is not known.
+        UserError: it holds something whose content, or code, is not known.
     """
     if thing is None or isinstance(thing, bool | int | float | str):
         return repr(thing)
@@ -60,7 +61,7 @@ def described(thing: Any) -> str:
     if isinstance(thing, Mapping):
         return "{" + ",".join(f"{key}:{described(thing[key])}" for key in sorted(thing, key=str)) + "}"
     if callable(getattr(thing, "digest", None)):
-        return f"{type(thing).__qualname__} {thing.digest()}"
+        return f"{type(thing).__qualname__} {code_of(type(thing))} {thing.digest()}"
     if dataclasses.is_dataclass(thing) or type(thing).__module__.startswith("ip2p_lightning."):
-        return f"{type(thing).__qualname__}{described(vars(thing))}"
+        return f"{type(thing).__qualname__} {code_of(type(thing))}{described(vars(thing))}"
     raise UserError(f"cache_draws: what {type(thing).__name__} holds is not known to the cache; use cache_draws=0")

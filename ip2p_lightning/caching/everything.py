@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset
 
-from ip2p_lightning.caching.examples import Item, Variant, collate
+from ip2p_lightning.caching.examples import Item, collate
 from ip2p_lightning.caching.setup import Cache
+from ip2p_lightning.data.loader import Batches, Loader
+from ip2p_lightning.data.plan import Key
+from ip2p_lightning.data.tolerance import BadPairs
 
 
 class Everything(Dataset[Item]):
-    """Every stored view of every pair of a cache, in order."""
+    """Every stored view of every pair of a cache, by keys whose `draw` is the number of the view.
+
+    Iterated, the keys: the views of a pair come one after the other, its file is read once.
+    """
 
     def __init__(self, cache: Cache) -> None:
-        self.tasks = [(cache.tasks.tasks[s.task], s.pairs, s.views) for s in cache.shares if not s.reason]
+        self.base, self.tasks = cache.tasks.base, cache.tasks.tasks
+        self.shares = [share for share in cache.shares if not share.reason]
 
     def __len__(self) -> int:
-        return sum(pairs * views for _, pairs, views in self.tasks)
+        return sum(share.pairs * share.views for share in self.shares)
 
-    def __getitem__(self, place: int) -> Item:
-        task, index, variant = self.at(place)
-        return self.tasks[task][0].item(index, variant, "")
+    def __iter__(self) -> Iterator[Key]:
+        for share in self.shares:
+            yield from (Key(share.task, 0, i, view) for i in range(share.pairs) for view in range(share.views))
 
-    def at(self, place: int) -> tuple[int, int, Variant]:
-        """Task, pair and view at a place: the views of a pair come one after the other, its file is read once."""
-        for number, (task, pairs, views) in enumerate(self.tasks):
-            if place < pairs * views:
-                return number, place // views, task.variants[place % views]
-            place -= pairs * views
-        raise IndexError(place)
+    def __getitem__(self, key: Key) -> Item:
+        task = self.tasks[key.task]
+        view = key.draw if key.draw >= 0 else -1 - key.draw  # see `tolerance.replacement`
+        return task.item(key.index, task.variants[view], "")
 
 
-def fill_all(cache: Cache, batch_size: int = 8, workers: int = 0) -> Iterator[int]:
-    """Compute what is missing; yields how many entries are done after each batch. Raises as the sources do."""
-    done = 0
-    for batch in DataLoader(Everything(cache), batch_size, num_workers=workers, collate_fn=collate):
-        cache.filler(batch)
-        done += sum(len(part.places) for part in batch if part is not None)
-        yield done
+def fill_all(cache: Cache, loader: Loader | None = None, bad: BadPairs | None = None) -> Iterator[int]:
+    """Compute what is missing; yields how many entries are done after each batch.
+
+    Args:
+        cache: which one.
+        loader: its batch size and workers; None: 8 at a time, prepared here.
+        bad: where pairs that cannot be read are kept; None: the first is an error.
+
+    Raises:
+        StorageError: the disk takes no more.
+        DataError: as the sources do, and for a worker that died.
+    """
+    cache.filler.strict = True
+    every, loader, done = Everything(cache), loader or Loader(batch_size=8), 0
+    keys: Any = BatchSampler(every, loader.batch_size, drop_last=False)  # which takes anything that can be iterated
+    batches = Batches(every, keys, loader, collate)
+    batches.examples.bad = bad
+    try:
+        for batch in batches:
+            cache.filler(batch)
+            done += len(batch.news)
+            yield done
+    finally:
+        batches.close()

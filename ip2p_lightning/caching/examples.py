@@ -6,6 +6,7 @@ Shapes: B batch, C latent channels, H W pixels, h w latent size.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from ip2p_lightning.caching.space import Space
 from ip2p_lightning.data.dataset import EditDataset, TaskDatasets, to_tensor
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.plan import Key
+from ip2p_lightning.digests import News
 from ip2p_lightning.randomness import numpy_rng
 
 
@@ -73,6 +75,7 @@ class Item(NamedTuple):
     example: EditExample
     key: bytes
     cached: bool  # images are moments
+    news: News = News()  # of the sources
 
 
 class CachedTask:
@@ -88,7 +91,8 @@ class CachedTask:
 
     def __init__(self, base: EditDataset, space: Space | None, crops: int, contents: Contents, codec: Codec) -> None:
         self.base, self.space, self.crops, self.contents, self.codec = base, space, crops, contents, codec
-        self._maker = described(base.pairs.make) if space is not None and hasattr(base.pairs, "make") else ""
+        drawn = space is not None and hasattr(base.pairs, "make")
+        self._maker = f"{inspect.getsource(type(base.pairs))}{described(base.pairs.make)}" if drawn else ""
 
     def __getitem__(self, key: tuple[int, int, int]) -> Item:
         """The example of ``(epoch, index, draw)``: the view is drawn from the stored ones by the same key.
@@ -108,11 +112,15 @@ class CachedTask:
         key = hashlib.sha256(content + f"{self._maker} {variant.crop} {variant.flip}".encode()).digest()
         payload = self.space.get(key) if self.space is not None else None
         if payload is not None:
-            return Item(EditExample(*self.codec.unpack(payload), prompt, base.task, name), key, True)
+            example = EditExample(*self.codec.unpack(payload), prompt, base.task, name)
+            return Item(example, key, True, self.contents.digests.news())
         # the view's randomness goes by the content: equal for all jobs, whatever their seeds
         rng = numpy_rng("cached view", content.hex(), variant.crop)
         images = base.pairs.pair(index, rng, replace(base.view, flip=float(variant.flip)))
-        return Item(EditExample(*map(to_tensor, images), prompt, base.task, name), key, False)
+        if self.contents.of(base.pairs, index) != content:  # replaced meanwhile: these pixels have no certain key
+            key = b""
+        example = EditExample(*map(to_tensor, images), prompt, base.task, name)
+        return Item(example, key, False, self.contents.digests.news())
 
     @property
     def variants(self) -> list[Variant]:
@@ -144,11 +152,12 @@ class Mixed(NamedTuple):
 
     cached: Part | None
     pixels: Part | None
+    news: list[News]
 
 
 def collate(items: Sequence[Item]) -> Mixed:
     """Stack what can be stacked, in the worker."""
-    return Mixed(*(_part(items, cached) for cached in (True, False)))
+    return Mixed(_part(items, True), _part(items, False), [item.news for item in items])
 
 
 def _part(items: Sequence[Item], cached: bool) -> Part | None:

@@ -22,12 +22,15 @@ _POLL = 0.01  # seconds between looks at an entry that another process is comput
 
 @dataclass
 class Counts:
-    """What happened to the images of a run: pairs found, encoded and stored, waited for, and stored in vain."""
+    """What happened to the pairs of a run: found; encoded and stored; encoded by another process meanwhile; encoded,
+    but refused by the disk; not to be stored at all. And the files and rows that had to be read to know them."""
 
     hits: int = 0
     filled: int = 0
     shared: int = 0
+    unstored: int = 0
     uncached: int = 0
+    sources_read: int = 0
 
 
 class Filler:
@@ -37,27 +40,39 @@ class Filler:
         space: where entries are kept.
         codec: see there.
         autoencoder: encodes; on its own device.
+
+    changed: sources that were found with another content than before (see ``digests.News``).
+    strict: whether a disk that takes no more is an error, not a warning and a slower run.
     """
 
     def __init__(self, space: Space, codec: Codec, autoencoder: Any) -> None:
         self.space, self.codec, self.autoencoder = space, codec, autoencoder
-        self.counts, self._full = Counts(), False
+        self.counts, self.strict, self._full = Counts(), False, False
+        self.changed: frozenset[bytes] = frozenset()
 
     def __call__(self, batch: Mixed) -> EditExample:
         """The batch with moments [B 2C h w] in place of both images; [B 3 H W] where nothing of it is cached."""
-        if batch.cached is None and batch.pixels is not None and not any(batch.pixels.keys):
-            self.counts.uncached += len(batch.pixels.places)
-            return batch.pixels.example  # fresh draws only: the loss encodes them, on its own device
-        parts = [(part, self._moments(part)) for part in batch if part is not None and part is batch.pixels]
-        if batch.cached is not None:
-            self.counts.hits += len(batch.cached.places)
-            parts.append((batch.cached, (batch.cached.example.original, batch.cached.example.edited)))
+        self.counts.sources_read += sum(news.read for news in batch.news)
+        self.changed = self.changed.union(*(news.changed for news in batch.news))
+        cached, pixels = batch.cached, batch.pixels
+        self.counts.hits += len(cached.places) if cached is not None else 0
+        if pixels is None:
+            assert cached is not None
+            return cached.example  # as the loader made it: page-locked, if it was asked for that
+        if cached is None and not any(pixels.keys):
+            self.counts.uncached += len(pixels.places)
+            return pixels.example  # fresh draws only: the loss encodes them, on its own device
+        parts = [(pixels, self._moments(pixels))]
+        if cached is not None:
+            parts.append((cached, (cached.example.original, cached.example.edited)))
         return _joined(parts)
 
     def _moments(self, part: Part) -> tuple[Tensor, Tensor]:
         """Moments of a part that is not cached, each of its entries computed here or by whoever claimed it first."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        self._encode(part, [i for i, key in enumerate(part.keys) if not key], found)
+        keyless = [i for i, key in enumerate(part.keys) if not key]
+        self.counts.uncached += len(keyless)
+        self._encode(part, keyless, found)
         rows = {key: i for i, key in enumerate(part.keys) if key}
         while rows:
             done = self._claimed(part, rows, found)
@@ -91,21 +106,26 @@ class Filler:
             return
         device = device_of(self.autoencoder)
         sides = (part.example.original[rows].to(device), part.example.edited[rows].to(device))
-        # one call a side: as the loss without a cache calls it, and as fast as one call for both
-        originals, edited = (self.autoencoder.moments(side).cpu() for side in sides)
+        # one call a side: as the loss without a cache calls it, and as fast as one call for both; one wait for a GPU
+        originals, edited = torch.stack([self.autoencoder.moments(side) for side in sides]).cpu()
         if self.codec.dtype != torch.float32:  # the first use shows what all later ones will
             originals, edited = (m.to(self.codec.dtype).float() for m in (originals, edited))
         found |= {row: (originals[n], edited[n]) for n, row in enumerate(rows)}
 
     def _store(self, entries: list[tuple[bytes, bytes]]) -> None:
-        self.counts.filled += len(entries)
-        if not entries or self._full:
+        if not entries:
             return
         try:
-            self.space.put(entries)
+            if not self._full:
+                self.space.put(entries)
+                self.counts.filled += len(entries)
+                return
         except StorageError as error:  # a full disk makes training slower, not impossible
+            if self.strict:
+                raise
             self._full = True
             warnings.warn(f"{error}; the cache is not filled any further", stacklevel=2)
+        self.counts.unstored += len(entries)
 
 
 def device_of(autoencoder: Any) -> torch.device:
@@ -118,6 +138,8 @@ def _joined(parts: list[tuple[Part, tuple[Tensor, Tensor]]]) -> EditExample:
     """One batch, every example at its place."""
     order = torch.tensor([place for part, _ in parts for place in part.places]).argsort()
     original, edited = (torch.cat([moments[side] for _, moments in parts])[order] for side in (0, 1))
+    if parts[0][0].example.original.is_pinned():  # as the loader would have it
+        original, edited = original.pin_memory(), edited.pin_memory()
     words = []
     for name in ("prompt", "task", "id"):
         flat = [word for part, _ in parts for word in getattr(part.example, name)]

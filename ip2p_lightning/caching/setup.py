@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-
+from ip2p_lightning.caching.code import code_version
 from ip2p_lightning.caching.content import Contents
 from ip2p_lightning.caching.examples import CachedTask, CachedTasks, Codec
 from ip2p_lightning.caching.filling import CachedBatches, Filler
 from ip2p_lightning.caching.memory import in_memory
+from ip2p_lightning.caching.settings import DTYPES, Settings, samples_of, settings_of
 from ip2p_lightning.caching.space import Space
-from ip2p_lightning.data import image, view
 from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.loader import Loader
 from ip2p_lightning.data.view import View
 from ip2p_lightning.digests import MEMO, Digests
-from ip2p_lightning.errors import UserError
 
 FORMAT = 1  # of the files; raise it when their meaning changes
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The cache's keys of a config.
-
-    mode: off; disk; ram (shared memory of the machine, given back by the last run that uses it); auto: disk where
-        pairs are real files, encoding costs something, and every entry is expected to be used more than once.
-    folder: of all caches on disk.
-    variants: crops stored of each pair where crops are drawn; mirror images come on top.
-    draws: stored degradations of each photo; 0: degradations are drawn anew each time, and nothing of them is stored.
-    dtype: float32, or bfloat16: half the size, moments rounded to 8 bits of mantissa (relative error at most 2^-8).
-
-    Raises:
-        UserError: an impossible value.
-    """
-
-    mode: Literal["off", "ram", "disk", "auto"] = "auto"
-    folder: Path = Path("runs/cache")
-    variants: int = 4
-    draws: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("off", "ram", "disk", "auto"):
-            raise UserError(f"cache={self.mode}: give off, ram, disk or auto")
-        if self.variants < 1 or self.draws < 0:
-            raise UserError(f"cache_variants={self.variants} cache_draws={self.draws}: give at least 1, and at least 0")
-        if self.dtype not in DTYPES:
-            raise UserError(f"cache_dtype={self.dtype}: give float32 or bfloat16")
 
 
 @dataclass
@@ -77,19 +41,22 @@ class Cache:
         data: the module; its training split is open.
         autoencoder: encodes what is missing.
         samples: examples that the whole run will see, for ``auto``.
+        kept: why ``auto`` caches nothing, or "": what it chose when the run began; None: it chooses now.
     """
 
-    def __init__(self, settings: Settings, data: Any, autoencoder: Any, samples: int = 0) -> None:
-        self.settings, self.autoencoder = settings, autoencoder
+    def __init__(
+        self, settings: Settings, data: Any, autoencoder: Any, samples: int = 0, kept: str | None = None
+    ) -> None:
+        self.settings, self.autoencoder, self._data = settings, autoencoder, data
         base: TaskDatasets = data.datasets("train")
-        size = next(iter(base.tasks.values())).view.size
-        side = size // autoencoder.factor
+        self._view = next(iter(base.tasks.values())).view
+        side = self._view.size // autoencoder.factor
         self.codec = Codec(autoencoder.channels, side, autoencoder.deterministic, DTYPES[settings.dtype])
         self.shares = [self._share(name, task) for name, task in base.tasks.items()]
-        self.reason = self._refusal(samples)
+        self.reason = self._refusal(samples, kept)
         if not self.reason:
             root = in_memory() if settings.mode == "ram" else Path(settings.folder).expanduser()
-            self.space = Space(root, self._description(base), self.codec.payload)
+            self.space = self._space(root)
             self.space.create()
             self.contents = Contents(Digests(root / MEMO))
             self.filler = Filler(self.space, self.codec, autoencoder)
@@ -126,9 +93,8 @@ class Cache:
         """For ``status.json``."""
         if self.reason:
             return {"mode": "off", "reason": self.reason}
-        digests = self.contents.digests
         counts = {"damaged": self.space.damaged + self.space.index.damaged}
-        counts |= {"sources_read": digests.read, "changed_sources": digests.changed}
+        counts |= {"changed_sources": len(self.filler.changed | self._data.changed)}
         tasks = {s.task: s.reason or f"{s.views} views" for s in self.shares}
         return {"folder": str(self.space.folder), "tasks": tasks} | asdict(self.filler.counts) | counts
 
@@ -151,30 +117,45 @@ class Cache:
         task = base.tasks[share.task]
         return CachedTask(task, None if share.reason else self.space, self._crops(task), self.contents, self.codec)
 
-    def _refusal(self, samples: int) -> str:
+    def _space(self, root: Path) -> Space:
+        return Space(root, self._description(), self.codec.payload)
+
+    def _refusal(self, samples: int, kept: str | None) -> str:
         """Why nothing is cached, "" where something is."""
         if all(share.reason for share in self.shares):
             return "; ".join(f"{share.task}: {share.reason}" for share in self.shares)
         if self.settings.mode != "auto":
             return ""
+        if kept is not None:
+            return kept
         if self.autoencoder.model is None:
             return "encoding costs nothing with this autoencoder"
         if samples < 2 * self.entries:
             return f"{samples} examples would use {self.entries} entries less than twice each"
-        needed, free = self.entries * self.codec.payload, _free(Path(self.settings.folder).expanduser())
+        return self._too_large(Path(self.settings.folder).expanduser())
+
+    def _too_large(self, root: Path) -> str:
+        """Why the disk has no room for what is not there yet, "" where it has."""
+        free = _free(root)
+        missing = self.entries
+        if missing * self.codec.payload > free / 2:  # whose entries those there are, only reading all sources would say
+            missing -= min(missing, len(self._space(root)))
+        needed = missing * self.codec.payload
         if needed > free / 2:
             return f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {self.settings.folder}"
         return ""
 
-    def _description(self, base: TaskDatasets) -> dict[str, Any]:
+    def _description(self) -> dict[str, Any]:
         """All that decides an entry, apart from the pair and its view."""
-        shown = next(iter(base.tasks.values())).view
+        shown = self._view
         return {
             "autoencoder": self.autoencoder.digest(),
             "size": shown.size,
             "resize": list(shown.resize) if shown.resize else None,
             "crop": shown.crop,
             "dtype": self.settings.dtype,
+            "precision": self.settings.precision,  # not the device: what a CPU made serves a GPU
+            "format": FORMAT,
             "code": code_version(self.autoencoder),
         }
 
@@ -184,35 +165,18 @@ def is_fixed(shown: View) -> bool:
     return shown.crop == "center" and (shown.resize is None or shown.resize[0] == shown.resize[1])
 
 
-def code_version(autoencoder: Any) -> str:
-    """Digest of the code between a file's bytes and its moments, ours and the libraries'."""
-    modules = [image, view, inspect.getmodule(type(autoencoder))]
-    text = "\n".join(inspect.getsource(module) for module in modules if module is not None)
-    libraries = [f"{name} {version(name)}" for name in ("pillow", "diffusers")]
-    return hashlib.sha256("\n".join([str(FORMAT), *libraries, text]).encode()).hexdigest()[:16]
+def cached(
+    config: Mapping[str, Any], data: Any, autoencoder: Any, ranks: int = 1, noted: Mapping[str, Any] | None = None
+) -> Cache | None:
+    """Put a cache between a data module and its training batches, as a checked config says; None where it is off.
 
-
-def settings_of(config: Mapping[str, Any]) -> Settings:
-    """The settings in a checked config."""
-    get = config.get
-    folder = Path(get("cache_dir", "runs/cache"))
-    return Settings(
-        get("cache", "off"), folder, get("cache_variants", 4), get("cache_draws", 0), get("cache_dtype", "float32")
-    )
-
-
-def samples_of(config: Mapping[str, Any], ranks: int) -> int:
-    """Examples that a run sees on all its ranks."""
-    trainer = config["trainer"]
-    return trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1) * config["loader"]["batch_size"] * ranks
-
-
-def cached(config: Mapping[str, Any], data: Any, autoencoder: Any, ranks: int = 1) -> Cache | None:
-    """Put a cache between a data module and its training batches, as a checked config says; None where it is off."""
+    `noted`: the `state` of the run's cache when it began.
+    """
     settings = settings_of(config)
     if settings.mode == "off":
         return None
-    cache = Cache(settings, data, autoencoder, samples_of(config, ranks))
+    kept = noted.get("reason", "") if noted else None
+    cache = Cache(settings, data, autoencoder, samples_of(config, ranks), kept)
     if not cache.reason:
         data.cache = cache.batches
     return cache

@@ -29,6 +29,7 @@ class TasksDataModule(LightningDataModule):
     cache: makes the training batches in place of `Batches` (see ``caching.train``); None: nothing is cached.
     merge: micro-batches that a training batch holds, where the loader leaves that open.
     bad: where training pairs that cannot be read are kept; None: the first of them is an error.
+    changed: files that `contents` found with another content than it remembered (see ``digests.News``).
     """
 
     def __init__(self, loader: Loader, seed: int) -> None:
@@ -39,6 +40,7 @@ class TasksDataModule(LightningDataModule):
         self.merge = 1 if loader.merge == "auto" else loader.merge
         self.cache: Any = None
         self.bad: BadPairs | None = None
+        self.changed: frozenset[bytes] = frozenset()
         self._loaders: list[weakref.ref[Batches]] = []
         self._opened: dict[tuple[str, bool], TaskDatasets] = {}
 
@@ -136,11 +138,13 @@ class TasksDataModule(LightningDataModule):
     ) -> dict[str, dict[str, str]]:
         """Hashes of what the data consists of, by ``task/split`` and name. Raises as the sources do."""
         digests = digests or Digests()
-        return {
+        found = {
             f"{name}/{split}": dataset.pairs.contents(digests)
             for split in splits
             for name, dataset in self.datasets(split).tasks.items()
         }
+        self.changed = frozenset(digests.changed)
+        return found
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -9,6 +9,7 @@ Shapes: B batch, C latent channels, H W pixels, h w = H/factor, W/factor. Images
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,8 +69,11 @@ class Autoencoder:
         return self
 
     def digest(self) -> str:
-        """sha256 over name and weights as they are held (so it depends on their dtype, not on the device)."""
+        """sha256 over name, settings and weights as they are held (so it depends on their dtype, not on the device)."""
         found = hashlib.sha256(f"{type(self).__name__} {self.channels} {self.factor} {self.scaling_factor}".encode())
+        config = {} if self.model is None else self.model.config  # activations, groups of norms, scales
+        said = {name: value for name, value in config.items() if not name.startswith("_")}  # that is: paths, versions
+        found.update(json.dumps(said, sort_keys=True, default=str).encode())
         for name, weight in sorted(self.model.state_dict().items()) if self.model is not None else ():
             found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             found.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

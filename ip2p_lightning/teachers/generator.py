@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ip2p_lightning.data.image import Image
 from ip2p_lightning.errors import DamagedError, UserError, suggest
-from ip2p_lightning.storage import storage_errors
+from ip2p_lightning.storage import sha256_of, storage_errors
 from ip2p_lightning.teachers.geometry import enlarge, pad, reduce
 from ip2p_lightning.teachers.whitebox import WHERE, WhiteboxGenerator
 
@@ -118,6 +118,12 @@ class GeneratorTeacher:
         small = reduce(photo.astype(np.float32), self.short_side)
         height, width = (side // self._kind.multiple * self._kind.multiple for side in small.shape[:2])
         return small[:height, :width]
+
+    def digest(self) -> str:
+        """Changes with what decides a photo's other side: settings and weights. Raises StorageError."""
+        path = Path(self.weights).expanduser()
+        with storage_errors(path, "read"):
+            return f"{self.architecture} {self.short_side} {self.exact} {sha256_of(path)}"
 
     @property
     def _kind(self) -> Architecture:

@@ -71,6 +71,6 @@ def fill(cache):
     from ip2p_lightning.caching.everything import fill_all
 
     before = cache.filler.counts.filled
-    for _ in fill_all(cache, batch_size=16):
+    for _ in fill_all(cache, Loader(batch_size=16)):
         pass
     return cache.filler.counts.filled - before

@@ -1,13 +1,17 @@
 """What a cache costs: nothing that grows with it."""
 
+import resource
 import sys
 import time
 
 import numpy as np
 import pytest
-from pieces import pairs_fixture  # noqa: F401
+from pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 
 from ip2p_lightning.caching.space import Space
+from ip2p_lightning.data import Loader
+from ip2p_lightning.data.tolerance import BadPairs
+from ip2p_lightning.errors import DataError
 
 PAYLOAD = 12 * 1024
 
@@ -57,6 +61,64 @@ def test_the_command_fills_says_how_much_and_goes_on(tmp_path, pairs, sd_folder,
     assert "12 of 12 entries there" in (out := capsys.readouterr().out) and "computed 0" in out
 
 
+def test_the_command_ends_at_the_first_entry_that_the_disk_refuses(tmp_path, pairs, sd_folder, capsys):
+    from ip2p_lightning.cache import main
+
+    words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={pairs}", "task=own", "val_every=0"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        code = main([*words, f"cache_dir={tmp_path}/cache"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, err = capsys.readouterr()
+    line = err.splitlines()[-1]  # after the bar
+    assert code == 5 and line.startswith("error: cannot write") and "File too large" in line and "complete" not in out
+
+
+@pytest.mark.parametrize(
+    ("mode", "state", "told"),
+    [("off", None, "cache=off and will not read it"), ("auto", "full", "began without (full)"), ("auto", "", "")],
+)
+def test_the_command_says_where_its_run_will_not_read(tmp_path, monkeypatch, mode, state, told):
+    from ip2p_lightning import cache, cache_choice
+
+    monkeypatch.setattr(cache_choice, "noted", lambda run: None if state is None else {"reason": state})
+    said = cache._unread({"cache": mode}, tmp_path)
+    assert told in said and bool(told) == bool(said)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pair_that_cannot_be_read_is_one_line_or_left_out(tmp_path, pairs, counting, workers):
+    from ip2p_lightning.caching.everything import fill_all
+
+    cut = pairs / "train" / "input" / "0003.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    loader = Loader(batch_size=2, size=32, crop="center", workers=workers)
+    _, cache = open_cache(pairs, tmp_path / "cache", counting, loader=loader)
+    with pytest.raises(DataError) as caught:
+        list(fill_all(cache, loader))
+    assert "pair '0003'" in str(caught.value) and str(cut) in str(caught.value)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+    bad = BadPairs(tmp_path / "bad", 1)
+    assert list(fill_all(cache, loader, bad))[-1] == 12 and len(cache.space) == 10
+    assert [line["id"] for line in bad.lines()] == ["0003"]
+
+
+@pytest.mark.parametrize("max_bad", [0, 1])
+def test_the_command_leaves_out_what_it_may(tmp_path, pairs, sd_folder, capsys, max_bad):
+    from ip2p_lightning.cache import main
+
+    cut = pairs / "train" / "input" / "0003.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={pairs}", "task=own", "val_every=0"]
+    words += ["loader.resize=null", "loader.crop=center", "loader.size=32", f"loader.max_bad={max_bad}"]
+    code = main([*words, f"cache_dir={tmp_path}/cache"])
+    out, err = capsys.readouterr()
+    told = f"pair '0003': {cut}"
+    assert (code, told in out, told in err) == ((0, True, False) if max_bad else (3, False, True))
+
+
 @pytest.mark.parametrize("words", [["cache=ram"], ["cache=quick"], ["no_such_key=1"]])
 def test_the_command_refuses_in_one_line(refused, words):
     from ip2p_lightning.cache import main
@@ -66,7 +128,7 @@ def test_the_command_refuses_in_one_line(refused, words):
 
 
 def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
-    from pieces import Counting, open_cache
+    from pieces import Counting
 
     from ip2p_lightning.caching.setup import Cache, Settings
     from ip2p_lightning.networks.autoencoder import KLAutoencoder
@@ -77,6 +139,43 @@ def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
     real = KLAutoencoder(str(sd_folder))
     assert "less than twice" in Cache(settings, data, real, samples=20).summary()
     assert not Cache(settings, data, real, samples=24).reason
+
+
+def test_auto_counts_only_what_is_missing(tmp_path, pairs, sd_folder, monkeypatch):
+    from pieces import fill
+
+    from ip2p_lightning.caching import setup
+    from ip2p_lightning.networks.autoencoder import KLAutoencoder
+
+    real = KLAutoencoder(str(sd_folder))
+    data, full = open_cache(pairs, tmp_path / "cache", real)
+    fill(full)
+    monkeypatch.setattr(setup, "_free", lambda path: int(1.5 * full.entries * full.codec.payload))
+    assert not setup.Cache(setup.Settings("auto", tmp_path / "cache"), data, real, samples=24).reason
+    assert "MB needed" in setup.Cache(setup.Settings("auto", tmp_path / "empty"), data, real, samples=24).reason
+
+
+@pytest.mark.parametrize("began", ["full", "free"])
+def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_folder, monkeypatch, began):
+    from ip2p_lightning import cache_choice as choice
+    from ip2p_lightning.caching import setup
+    from ip2p_lightning.networks.autoencoder import KLAutoencoder
+
+    real = KLAutoencoder(str(sd_folder))
+    data, _ = open_cache(pairs, tmp_path / "other", real)
+    monkeypatch.setattr("ip2p_lightning.config.build", lambda node: real)
+    config = {"cache": "auto", "cache_dir": str(tmp_path / "cache"), "autoencoder": None}
+    config |= {"trainer": {"max_steps": 10}, "loader": {"batch_size": 12}}
+    disks = {"full": lambda path: 0, "free": lambda path: 10**9}
+    monkeypatch.setattr(setup, "_free", disks.pop(began))
+    choice.settle(config, tmp_path, data, ranks=2, afresh=True)
+    monkeypatch.setattr(setup, "_free", *disks.values())
+    choice.settle(config, tmp_path, data, ranks=2, afresh=False)
+    for _ in range(2):
+        cache = setup.cached(config, data, real, 2, choice.noted(tmp_path))
+        assert bool(cache.reason) == (began == "full")
+    choice.settle(config, tmp_path, data, ranks=1, afresh=True)
+    assert choice.noted(tmp_path) is None
 
 
 def test_memory_is_given_back(tmp_path, monkeypatch):

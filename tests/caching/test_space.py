@@ -1,5 +1,6 @@
 """The store: complete, verified, shared by processes, and never wrong after a kill."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,9 @@ import pytest
 from pieces import Counting, counting_fixture, fill, open_cache, write_pairs  # noqa: F401
 
 from ip2p_lightning.caching.space import Space
+from ip2p_lightning.errors import StorageError
 from ip2p_lightning.records import RecordLog
+from tests.disks import obey_permissions
 
 fork = multiprocessing.get_context("fork")
 
@@ -52,6 +55,19 @@ def test_many_records_stay_small_and_are_found(tmp_path):
     assert log.find(rng.bytes(32)) is None
     fresh = RecordLog(tmp_path / "log", 16)
     assert fresh.find(keys[123])[0] == 123 and fresh._heads.nbytes + fresh._places.nbytes == 16 * 20_000
+
+
+def test_an_entry_rebuilt_among_many_others_is_found_by_an_old_reader(space, tmp_path):
+    space.put([(key(1), payload(1))])
+    reader = Space(tmp_path, {"what": "test"}, 256)
+    assert reader.get(key(1)) == payload(1)
+    with (space.folder / "shard-00000").open("r+b") as shard:
+        shard.write(b"\xff")
+    assert reader.get(key(1)) is None
+    with space.index.appending() as row:  # more than the reader keeps whole
+        space.index.append(row, [(key(2 + i), bytes(16)) for i in range(4200)])
+    space.put([(key(1), payload(1))])
+    assert reader.get(key(1)) == payload(1)
 
 
 def test_every_flipped_byte_of_an_index_is_noticed(tmp_path):
@@ -133,11 +149,44 @@ def test_a_hundred_of_a_thousand_damaged_entries_are_rebuilt(tmp_path, counting)
     assert fill(third) == 0 and third.state()["damaged"] == 0
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK], ids=errno.errorcode.get)
+def test_without_locks_entries_are_computed_unclaimed(tmp_path, counting, monkeypatch, number):
+    def refusing(*words):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.fcntl", refusing)
+    _, cache = open_cache(write_pairs(tmp_path / "pairs", 2), tmp_path / "cache", counting)
+    assert fill(cache) == 4
+
+
+def _train_from(root, pairs):
+    obey_permissions()
+    data, cache = open_cache(pairs, root, Counting())
+    with pytest.warns(UserWarning, match="not filled any further"):
+        assert len(list(data.train_dataloader())) == 2
+    counts = cache.filler.counts
+    assert counts.hits and counts.unstored and counts.hits + counts.unstored == 4
+    with pytest.raises(StorageError):
+        fill(open_cache(pairs, root, Counting())[1])
+
+
+def test_a_cache_that_cannot_be_written_is_read(tmp_path, counting):
+    pairs = write_pairs(tmp_path / "pairs", 4)
+    _, cache = open_cache(write_pairs(tmp_path / "half", 2), tmp_path / "cache", counting)  # two pairs of the four
+    assert fill(cache) == 4
+    for path in (cache.space.folder, *cache.space.folder.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    reader = fork.Process(target=_train_from, args=(tmp_path / "cache", pairs))
+    reader.start()
+    reader.join(60)
+    assert reader.exitcode == 0
+
+
 def _keys(cache):
     from ip2p_lightning.caching.everything import Everything
 
     every = Everything(cache)
-    return [every[i].key for i in range(len(every))]
+    return [every[key].key for key in every]
 
 
 def _hold(root, ready):
@@ -164,8 +213,6 @@ def test_a_claim_ends_with_its_owner(space, tmp_path):
 
 
 def test_a_full_disk_makes_training_slower_not_impossible(tmp_path, counting, monkeypatch):
-    from ip2p_lightning.errors import StorageError
-
     pairs = write_pairs(tmp_path / "pairs", 3)
     data, cache = open_cache(pairs, tmp_path / "cache", counting)
 
@@ -176,3 +223,9 @@ def test_a_full_disk_makes_training_slower_not_impossible(tmp_path, counting, mo
     with pytest.warns(UserWarning, match="not filled any further"):
         batches = list(data.train_dataloader())
     assert batches[0].edited.shape == (2, 8, 4, 4)
+    counts = cache.filler.counts
+    assert (counts.filled, counts.unstored) == (0, 2 * len(batches))
+    _, again = open_cache(pairs, tmp_path / "cache", counting)
+    monkeypatch.setattr(again.space, "put", full)
+    with pytest.raises(StorageError, match="no space"):  # filling it beforehand has no other purpose
+        fill(again)

@@ -5,8 +5,9 @@ import json
 
 import pytest
 import torch
-from pieces import pairs_fixture  # noqa: F401
+from pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 
+from ip2p_lightning.caching.examples import Variant, collate
 from ip2p_lightning.module import EditDiffusion
 from ip2p_lightning.randomness import torch_rng
 from tests.conftest import train_run
@@ -71,6 +72,32 @@ def test_a_run_from_the_cache_continues_as_if_never_stopped(two_folders, sd_fold
     gc.collect()  # the first run's folder is held until its objects are gone: here they share a process
     parts = losses(train_run(two_folders / "b", *words, "resume_allow=[trainer.max_steps]"))
     assert parts == whole
+
+
+def test_batches_stay_page_locked(tmp_path, pairs, counting, monkeypatch):
+    """On a GPU: what is cached as a whole is the loader's own batch, what is encoded here is page-locked anew."""
+    _, cache = open_cache(pairs, tmp_path / "cache", counting)
+    (task,) = cache.tasks.tasks.values()
+    whole, mixed = ([task.item(i, Variant(0, False), "") for i in places] for places in ((0, 1), (1, 2)))
+    cache.filler(collate(whole))
+    whole, mixed = (collate([task.item(i, Variant(0, False), "") for i in places]) for places in ((0, 1), (2, 1)))
+    assert cache.filler(whole).original is whole.cached.example.original
+    locked = []
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: locked.append(tensor) or tensor)
+    batch = cache.filler(mixed)
+    assert locked[0] is batch.original and locked[1] is batch.edited and batch.id == ["0002", "0001"]
+
+
+def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypatch):
+    """Though the disk is full by now, and the steps are fewer than would have been worth it."""
+    words = sd_words(sd_folder, two_folders / "pairs", "cache=auto", f"cache_dir={two_folders}/cache", "save_every=3")
+    train_run(two_folders / "a", *words, "trainer.max_steps=12")
+    gc.collect()
+    monkeypatch.setattr("ip2p_lightning.caching.setup._free", lambda path: 0)
+    monkeypatch.setattr("ip2p_lightning.caching.setup.samples_of", lambda *words: 0)
+    run = train_run(two_folders / "a", *words, "trainer.max_steps=13", "resume_allow=[trainer.max_steps]")
+    assert json.loads((run / "status.json").read_text())["cache"]["hits"] == 2
 
 
 def test_moments_and_pixels_give_one_loss(sd_run):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ip2p_lightning.data.image import SUFFIXES, open_image
 from ip2p_lightning.data.pairs.protocol import SPLITS, Split
+from ip2p_lightning.digests import State, state_of
 from ip2p_lightning.errors import DataError, StorageError, UserError
 
 
@@ -58,31 +59,28 @@ class ImageStore:
 
     def __init__(self, budget: int) -> None:
         self.budget, self._left = budget, budget
-        self._kept: dict[tuple[Path, int, int], np.ndarray] = {}
+        self._kept: dict[Path, tuple[State, np.ndarray]] = {}
 
     def __reduce__(self) -> tuple[type[ImageStore], tuple[int]]:
         return ImageStore, (self.budget,)  # another process decodes for itself
 
     def open(self, path: Path) -> np.ndarray:
         """The image at `path`, ``[H W 3]`` uint8, not to be written to. Raises `DataError` as `open_image` does."""
-        key = _version(path)
-        image = self._kept.get(key)
-        if image is None:
-            image = open_image(path)
-            image.setflags(write=False)
-            if image.nbytes <= self._left:
-                self._left -= image.nbytes
-                self._kept[key] = image
+        try:
+            state = state_of(path)  # before the decoding: a file that changes meanwhile is decoded anew
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from None
+        kept = self._kept.get(path)
+        if kept is not None and kept[0] == state:
+            return kept[1]
+        image = open_image(path)
+        image.setflags(write=False)
+        self._left += kept[1].nbytes if kept is not None else 0
+        self._kept.pop(path, None)
+        if image.nbytes <= self._left:
+            self._left -= image.nbytes
+            self._kept[path] = state, image
         return image
-
-
-def _version(path: Path) -> tuple[Path, int, int]:
-    """Path, time and size: a file that changed is decoded anew."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    return path, status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=16)

@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config import plain
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs import LOCK, final_score, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG
 
@@ -96,6 +97,11 @@ def returned(job: Job) -> JobReturn:
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
 
 
+def make_jobs(context: Any, config: Any, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    """The jobs of a batch, numbered from `first`."""
+    return [make_job(context, config, words, number) for number, words in enumerate(job_overrides, start=first)]
+
+
 def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -> Job:
     """Compose one job of a sweep and word its command."""
     sweep = context.config_loader.load_sweep_config(config, list(overrides))
@@ -133,6 +139,22 @@ def titled(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         job.title = " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
     return list(jobs)
+
+
+def refuse_shared(jobs: Sequence[Job], earlier: Sequence[Job]) -> None:
+    """Raise UserError where a folder would be that of two jobs; one of an `earlier` batch may be tried again."""
+    first_in: dict[Path, Job] = {}
+    for job in titled([*earlier, *jobs]):
+        other = first_in.setdefault(job.folder, job)
+        if other is job or (other.overrides == job.overrides and other in earlier):
+            continue
+        if other.overrides == job.overrides:
+            raise UserError(f"jobs {other.number} and {job.number} are the same ({job.title}); give each value once")
+        raise UserError(
+            f"jobs {other.number} ({other.title}) and {job.number} ({job.title}) would share the folder "
+            f"{job.folder.name}: a name shows no key of hydra.job.config.override_dirname.exclude_keys, and _ for "
+            "characters such as /; name folders by number: 'hydra.sweep.subdir=${hydra.job.num}'"
+        )
 
 
 def table(jobs: Sequence[Job]) -> str:

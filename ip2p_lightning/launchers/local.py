@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_job, returned, settle, table, titled
+from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_jobs, refuse_shared, returned, settle, table
 from ip2p_lightning.orphans import SUPERVISOR
 
 
@@ -41,16 +41,23 @@ class LocalLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
-        numbered = enumerate(job_overrides, start=initial_job_idx)
-        jobs = [make_job(self.context, self.config, words, number) for number, words in numbered]
-        titled([*LocalLauncher.outcomes, *jobs])
+        """Run what a sweeper words as overrides."""
+        jobs = make_jobs(self.context, self.config, job_overrides, initial_job_idx)
+        self.run(jobs)
+        return [returned(job) for job in jobs]
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs; print a line as each ends. Never raises for a job that fails: `conclude` judges the sweep.
+
+        Raises:
+            UserError: two of the sweep's jobs would share a folder.
+        """
+        refuse_shared(jobs, LocalLauncher.outcomes)
         slots = self._slots()
         with ThreadPoolExecutor(self.jobs) as pool:
             for job in pool.map(lambda job: self._run(job, slots), jobs):
                 print(f"[{job.number}] {job.title}: {job.state}", flush=True)
-        type(self).outcomes += jobs
-        return [returned(job) for job in jobs]
+        LocalLauncher.outcomes += jobs
 
     def _slots(self) -> queue.Queue[str | None]:
         slots: queue.Queue[str | None] = queue.Queue()

@@ -22,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.launchers.job import Job, make_job, returned, settle, titled
+from ip2p_lightning.launchers.job import Job, make_jobs, refuse_shared, returned, settle
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.slurm_task import RECORD
 from ip2p_lightning.storage import write_json
@@ -81,10 +81,14 @@ class SlurmLauncher(Launcher):
         self.lists = Path(str(OmegaConf.select(config, "hydra.sweep.dir"))).absolute() / LISTS
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
-        numbered = enumerate(job_overrides, start=initial_job_idx)
-        jobs = [make_job(self.context, self.config, words, number) for number, words in numbered]
-        titled([*LocalLauncher.outcomes, *jobs])
+        """Run what a sweeper words as overrides."""
+        jobs = make_jobs(self.context, self.config, job_overrides, initial_job_idx)
+        self.run(jobs)
+        return [returned(job) for job in jobs]
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs as `LocalLauncher.run` does."""
+        refuse_shared(jobs, LocalLauncher.outcomes)
         queued = self._queued()
         waiting = {}
         for job in jobs:
@@ -98,7 +102,6 @@ class SlurmLauncher(Launcher):
             waiting |= self._submit(partition, rest[turn :: len(self.partitions)])
         self._wait(waiting)
         LocalLauncher.outcomes += jobs
-        return [returned(job) for job in jobs]
 
     def _queued(self) -> dict[str, str]:
         """Run folder to SLURM's job id, of all of this sweep that SLURM still has."""

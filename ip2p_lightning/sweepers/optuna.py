@@ -113,7 +113,7 @@ class OptunaSweeper(Sweeper):
             if self.study.twin(trial) is None:
                 jobs[trial.number] = self._prepare(name, trial)
         if jobs:
-            self.launcher.launch([job.overrides for job in jobs.values()], min(jobs))
+            self.launcher.run(list(jobs.values()))
         stopped = [number for number, job in jobs.items() if job.state == "preempted"]
         for trial in sorted(batch, key=lambda t: t.number not in jobs):  # twins after the trials they equal
             self._tell(trial, jobs.get(trial.number))

@@ -1,5 +1,6 @@
 """Launchers without a training: which jobs they refuse, and what becomes of a job that cannot even be begun."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from ip2p_lightning.config import CONF
-from ip2p_lightning.errors import UserError
-from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher
-from ip2p_lightning.launchers.job import make_jobs
+from ip2p_lightning.errors import SweepError, UserError
+from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher, conclude
+from ip2p_lightning.launchers.job import Job, make_jobs
 
 
 @pytest.fixture
@@ -51,3 +52,47 @@ def test_jobs_that_would_share_a_folder_are_refused(ready, tmp_path, kind, words
         with pytest.raises(UserError, match=named):
             launcher.launch([words[1:]], 1)
     assert not list(tmp_path.iterdir())
+
+
+COMPLETE = """
+import sys
+from pathlib import Path
+from ip2p_lightning.seals import write_sealed
+write_sealed(Path(sys.argv[1]) / "config.json", {"seed": int(sys.argv[2])})
+write_sealed(Path(sys.argv[1]) / "status.json", {"state": "complete", "step": 1})
+with (Path(sys.argv[1]) / "trainings").open("a") as file:
+    file.write("x")
+"""
+
+
+def job_of(number: int, folder: Path, program: str = COMPLETE) -> Job:
+    """A job whose process only says that it has trained."""
+    command = [sys.executable, "-c", program, str(folder), str(number)]
+    return Job(number, [f"seed={number}"], folder, command, {"seed": number})
+
+
+def test_a_job_that_cannot_be_begun_or_read_does_not_end_the_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(LocalLauncher, "outcomes", [])
+    (tmp_path / "0").write_text("a file in the folder's place")
+    damaged = "import sys; sys.exit('error: config.json: its bytes do not match its sha256')"
+    jobs = [job_of(0, tmp_path / "0"), job_of(1, tmp_path / "1", damaged), job_of(2, tmp_path / "2")]
+    jobs[1].folder.mkdir()
+    (jobs[1].folder / "status.json").write_text('{"state": "complete"}')
+    (jobs[1].folder / "config.json").write_text('{"seed": 1, "sha256": "0"}')
+    LocalLauncher().run(jobs)
+    with pytest.raises(SweepError, match="2 of 3 jobs are not complete"):
+        conclude()
+    assert [job.state for job in jobs] == ["failed", "refused", "complete"]
+    printed = capsys.readouterr().out
+    assert "File exists" in printed and "its bytes do not match" in printed
+
+
+def test_slurm_is_not_asked_for_a_job_that_has_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalLauncher, "outcomes", [])
+    (tmp_path / "0").write_text("a file in the folder's place")
+    launcher, submitted = SlurmLauncher(), []
+    monkeypatch.setattr(launcher, "_queued", dict)
+    monkeypatch.setattr(launcher, "_submit", lambda _, jobs: submitted.extend(jobs) or {})
+    jobs = [job_of(number, tmp_path / str(number)) for number in range(2)]
+    launcher.run(jobs)
+    assert jobs[0].state == "failed" and submitted == jobs[1:]

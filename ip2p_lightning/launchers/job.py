@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config import plain
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs import LOCK, final_score, note, read_config, read_status
+from ip2p_lightning.refusal import outcome
+from ip2p_lightning.runs import LOCK, final_score, free_differences, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG
 
 ENDED_WELL = ("complete", "pruned")
@@ -31,6 +33,7 @@ class Job:
         folder: the run's folder.
         command: arguments of the process that trains it.
         config: its composed config, plain.
+        failure: what went wrong around it, where the run itself does not know.
     """
 
     number: int
@@ -40,11 +43,14 @@ class Job:
     config: dict[str, Any]
     exit_code: int | None = None
     title: str = ""
+    failure: str = ""
 
     @property
     def state(self) -> str:
         """complete, pruned, preempted, failed, running, not started: the run's word; killed, refused: it had none."""
-        told = str(read_status(self.folder).get("state", "not started"))
+        if self.failure:
+            return "failed"
+        told = str(self._status().get("state", "not started"))
         if not self.exit_code:
             return "killed" if told == "running" and self.exit_code is not None else told
         if told == "running" or (told == "not started" and self.exit_code < 0):
@@ -55,22 +61,29 @@ class Job:
     def reason(self) -> str:
         """Why it is not complete, in a line."""
         state = self.state
-        if state == "complete":
-            return ""
+        if state == "complete" or self.failure:
+            return self.failure
         if state == "killed" and self.exit_code is not None and self.exit_code < 0:
             return f"killed by signal {-self.exit_code}"
         if state in ("killed", "refused"):
             return _last_line(self.folder / LOG) or f"exit code {self.exit_code}"
-        return str(read_status(self.folder).get("reason") or "")
+        return str(self._status().get("reason") or "")
+
+    def _status(self) -> dict[str, Any]:
+        try:
+            return read_status(self.folder)
+        except OSError:  # a file in the folder's place, say: it shows when the job is begun
+            return {}
 
     @property
     def done(self) -> bool:
         """Complete, with the config of this sweep."""
-        if self.state != "complete" or not (self.folder / "config.json").exists():
+        if self.state != "complete":
             return False
-        from ip2p_lightning.runs import free_differences
-
-        return not free_differences(read_config(self.folder), self.config)
+        try:
+            return not free_differences(read_config(self.folder), self.config)
+        except (OSError, UserError):  # begun again, the run itself says what is wrong with its config
+            return False
 
     @property
     def held(self) -> bool:
@@ -83,6 +96,20 @@ class Job:
             except OSError:
                 return True
         return False
+
+
+@contextmanager
+def contained(job: Job) -> Iterator[None]:
+    """What goes wrong around a job is a failure of that job, not of the sweep."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        job.failure = outcome(error)[1]
+
+
+def tell(job: Job) -> None:
+    """A line about a job that has ended."""
+    print(f"[{job.number}] {job.title}: {job.state}", flush=True)
 
 
 def settle(job: Job) -> None:
@@ -126,9 +153,10 @@ def _where(hydra: Any) -> list[str]:
 
 
 def _last_line(log: Path) -> str:
-    if not log.exists():
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
         return ""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")]
     return (errors or lines or [""])[-1][:300]
 
@@ -161,7 +189,7 @@ def table(jobs: Sequence[Job]) -> str:
     """States, reasons and logs of a sweep's jobs, aligned."""
     rows = [("job", "state", "overrides", "reason")]
     for job in titled(jobs):
-        log = f" (log: {job.folder / LOG})" if job.state != "complete" else ""
+        log = f" (log: {job.folder / LOG})" if job.state != "complete" and not job.failure else ""
         rows.append((str(job.number), job.state, job.title, job.reason + log))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return "\n".join(

@@ -14,7 +14,18 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_jobs, refuse_shared, returned, settle, table
+from ip2p_lightning.launchers.job import (
+    ENDED_WELL,
+    LOG,
+    Job,
+    contained,
+    make_jobs,
+    refuse_shared,
+    returned,
+    settle,
+    table,
+    tell,
+)
 from ip2p_lightning.orphans import SUPERVISOR
 
 
@@ -56,7 +67,7 @@ class LocalLauncher(Launcher):
         slots = self._slots()
         with ThreadPoolExecutor(self.jobs) as pool:
             for job in pool.map(lambda job: self._run(job, slots), jobs):
-                print(f"[{job.number}] {job.title}: {job.state}", flush=True)
+                tell(job)
         LocalLauncher.outcomes += jobs
 
     def _slots(self) -> queue.Queue[str | None]:
@@ -74,25 +85,29 @@ class LocalLauncher(Launcher):
         return slots
 
     def _run(self, job: Job, slots: queue.Queue[str | None]) -> Job:
-        while job.held:  # an earlier controller's job is still at it: its result is ours
-            time.sleep(1)
-        if job.done:
-            return job
         gpus = slots.get()
         try:
-            job.folder.mkdir(parents=True, exist_ok=True)
-            environment = os.environ | {SUPERVISOR: str(os.getpid())}
-            if gpus is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = gpus
-            with (job.folder / LOG).open("ab") as log:
-                process = subprocess.run(
-                    job.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, check=False
-                )
-            job.exit_code = process.returncode
-            settle(job)
+            with contained(job):
+                _finish(job, gpus)
         finally:
             slots.put(gpus)
         return job
+
+
+def _finish(job: Job, gpus: str | None) -> None:
+    """Run a job that is not done, in its folder."""
+    while job.held:  # an earlier controller's job is still at it: its result is ours
+        time.sleep(1)
+    if job.done:
+        return
+    job.folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {SUPERVISOR: str(os.getpid())}
+    if gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus
+    with (job.folder / LOG).open("ab") as log:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        job.exit_code = subprocess.run(job.command, **streams, env=environment, check=False).returncode
+    settle(job)
 
 
 def _visible_gpus() -> list[str]:

@@ -22,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.launchers.job import Job, make_jobs, refuse_shared, returned, settle
+from ip2p_lightning.launchers.job import Job, contained, make_jobs, refuse_shared, returned, settle, tell
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.slurm_task import RECORD
 from ip2p_lightning.storage import write_json
@@ -90,14 +90,16 @@ class SlurmLauncher(Launcher):
         """Run the jobs as `LocalLauncher.run` does."""
         refuse_shared(jobs, LocalLauncher.outcomes)
         queued = self._queued()
-        waiting = {}
+        waiting: dict[str, Job] = {}
+        rest = []
         for job in jobs:
             if str(job.folder) in queued:
                 waiting[queued[str(job.folder)]] = job
                 print(f"[{job.number}] {job.title}: already queued as {queued[str(job.folder)]}")
-            elif job.done:
-                print(f"[{job.number}] {job.title}: complete", flush=True)
-        rest = [job for job in jobs if job not in waiting.values() and not job.done]
+            elif job.done or not _cleared(job):
+                tell(job)
+            else:
+                rest.append(job)
         for turn, partition in enumerate(self.partitions):
             waiting |= self._submit(partition, rest[turn :: len(self.partitions)])
         self._wait(waiting)
@@ -123,8 +125,6 @@ class SlurmLauncher(Launcher):
         listing.parent.mkdir(parents=True)
         entries = [{"folder": str(job.folder), "command": job.command} for job in jobs]
         write_json(listing, {"max_requeues": self.max_requeues, "jobs": entries})
-        for job in jobs:  # what an earlier attempt left
-            (job.folder / RECORD).unlink(missing_ok=True)
         command = [sys.executable, "-u", "-m", "ip2p_lightning.slurm_task", str(listing)]
         array = _sbatch(listing.parent, shlex.join(command), len(jobs), self._parameters(name, partition))
         where = f" to {partition}" if partition else ""
@@ -161,18 +161,28 @@ class SlurmLauncher(Launcher):
                 continue
             gone = set(waiting) - set(states)
             for job_id in gone & missing:
-                _settle(waiting.pop(job_id))
+                job = waiting.pop(job_id)
+                with contained(job):
+                    _settle(job)
+                tell(job)
             missing = gone
             for job_id in {i for i in waiting if "held" in states.get(i, "").lower()} - warned:
                 warned.add(job_id)
                 print(f"{job_id} is held ({states[job_id]}); free it with: scontrol release {job_id}", flush=True)
 
 
+def _cleared(job: Job) -> bool:
+    """Whether the job has a folder, without what an earlier attempt left."""
+    with contained(job):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / RECORD).unlink(missing_ok=True)
+    return not job.failure
+
+
 def _settle(job: Job) -> None:
     record = json.loads((job.folder / RECORD).read_text()) if (job.folder / RECORD).exists() else {}
     job.exit_code = record["exit_code"] if record.get("exit_code") is not None else -9
     settle(job)
-    print(f"[{job.number}] {job.title}: {job.state}", flush=True)
 
 
 def _squeue() -> list[str]:

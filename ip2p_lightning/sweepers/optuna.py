@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.launchers import refuse_others
-from ip2p_lightning.launchers.job import Job, make_job
+from ip2p_lightning.launchers.job import Job, contained, make_job
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.pruning import STUDY, TRIAL, import_optuna, make_pruner
 from ip2p_lightning.runs import final_score
@@ -123,8 +123,9 @@ class OptunaSweeper(Sweeper):
         job = make_job(self.context, self.config, [*self.fixed, *overrides_of(trial.params)], trial.number)
         if self.metric.startswith("val/") and not job.config["val_every"]:
             raise UserError(f"val_every=0 and hydra.sweeper.metric={self.metric}: a study needs validations")
-        job.folder.mkdir(parents=True, exist_ok=True)
-        write_json(job.folder / TRIAL, {"study": name, "number": trial.number})
+        with contained(job):
+            job.folder.mkdir(parents=True, exist_ok=True)
+            write_json(job.folder / TRIAL, {"study": name, "number": trial.number})
         return job
 
     def _tell(self, trial: Any, job: Job | None) -> None:

@@ -6,6 +6,7 @@ Hydra's own plugin needs an Optuna of 2021, repeats its trials when a study is c
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,12 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import SweepError, UserError, suggest
 from ip2p_lightning.launchers import refuse_others
 from ip2p_lightning.launchers.job import Job, contained, make_job
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.pruning import STUDY, TRIAL, import_optuna, make_pruner
-from ip2p_lightning.runs import final_score
+from ip2p_lightning.runs import METRICS, last_metrics
 from ip2p_lightning.storage import write_json
 from ip2p_lightning.sweepers.space import flat, overrides_of, read_space
 from ip2p_lightning.sweepers.study import Study, hold, name_of
@@ -45,6 +46,7 @@ class OptunaSweeper(Sweeper):
 
     Raises:
         UserError: Optuna is not installed, an unknown name, nothing to search, no validations to judge by.
+        SweepError: a complete trial did not log the metric.
     """
 
     def __init__(self, n_trials: int, metric: str, params: Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -131,8 +133,9 @@ class OptunaSweeper(Sweeper):
     def _tell(self, trial: Any, job: Job | None) -> None:
         if job is not None:
             if job.state != "preempted":  # that one goes on with the next start
+                score = self._score(job) if job.done else None
                 state = "failed" if job.state == "complete" and not job.done else job.state
-                self.study.tell(trial, state, final_score(job.folder, self.metric), job.folder)
+                self.study.tell(trial, state, score, job.folder)
             return
         twin = self.study.twin(trial)
         if twin is not None:
@@ -140,6 +143,22 @@ class OptunaSweeper(Sweeper):
             self.study.tell(trial, state, twin.value, twin.user_attrs.get("folder"))
         elif not trial.state.is_finished():
             self.study.tell(trial, "failed", None)
+
+    def _score(self, job: Job) -> float:
+        """What a complete trial is judged by; one that is not finite makes it a failure.
+
+        Raises:
+            SweepError: there is none, so no trial has one. The trial stays open: it is not the one to blame.
+        """
+        logged = last_metrics(job.folder)
+        score = logged.get(self.metric)
+        if score is None:
+            known = sorted(key for key in logged if "/" in key)
+            told = f"no {self.metric} in {job.folder / METRICS}{suggest(self.metric, known)}; known: {', '.join(known)}"
+            raise SweepError(f"hydra.sweeper.metric={self.metric}: {told}")
+        if not math.isfinite(score):
+            job.failure = f"{self.metric} is {score}"
+        return score
 
     def _say(self, folder: Path) -> None:
         counts = Counter(t.state.name.lower() for t in self.study.ended)

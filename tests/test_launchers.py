@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher, conclude
-from ip2p_lightning.launchers.job import Job, make_jobs
+from ip2p_lightning.launchers.job import Job, make_jobs, quoted
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def ready(tmp_path, monkeypatch) -> Iterator[Callable]:
 
     def setup(launcher, folder: Path = tmp_path / "sweep"):
         loader = GlobalHydra.instance().config_loader()
-        words = [f'hydra.sweep.dir="{folder}"']
+        words = [f"hydra.sweep.dir={quoted(str(folder))}"]
         config = loader.load_configuration("train", words, run_mode=RunMode.MULTIRUN)
         launcher.setup(hydra_context=SimpleNamespace(config_loader=loader), task_function=None, config=config)
         return launcher
@@ -52,6 +52,18 @@ def test_jobs_that_would_share_a_folder_are_refused(ready, tmp_path, kind, words
         with pytest.raises(UserError, match=named):
             launcher.launch([words[1:]], 1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", "a 'b'", 'say "a"', "a,b=c", "[x]{y}", "${z}", "back\\slash", "a\\'b", "end\\"]
+)
+def test_a_job_is_told_its_folder_whatever_characters_are_in_it(ready, tmp_path, name):
+    launcher = ready(LocalLauncher(), tmp_path / name)
+    (job,) = make_jobs(launcher.context, launcher.config, [["seed=1"]], 0)
+    assert job.folder == tmp_path / name / "seed-1"
+    told = [word for word in job.command if word.startswith("hydra.")]
+    config = launcher.context.config_loader.load_configuration("train", told, run_mode=RunMode.RUN)
+    assert Path(config.hydra.run.dir) == job.folder
 
 
 COMPLETE = """

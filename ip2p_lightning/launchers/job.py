@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
@@ -139,8 +140,14 @@ def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -
         hydra = sweep.pop("hydra")
     folder = folder.absolute()
     program = PROGRAMS.get(hydra.job.config_name, ["ip2p_lightning.train"])
-    command = [sys.executable, "-m", *program, *_where(hydra), *overrides]
-    return Job(number, list(overrides), folder, [*command, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"], plain(sweep))
+    words = [*_where(hydra), *overrides, f"hydra.run.dir={quoted(str(folder))}", "hydra.mode=RUN"]
+    # -P: what lies in the current folder is not to be imported in a library's place
+    return Job(number, list(overrides), folder, [sys.executable, "-P", "-m", *program, *words], plain(sweep))
+
+
+def quoted(text: str) -> str:
+    """`text` as a value in Hydra's grammar, whatever characters are in it."""
+    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
 
 
 def _where(hydra: Any) -> list[str]:

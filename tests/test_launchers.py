@@ -1,5 +1,6 @@
 """Launchers without a training: which jobs they refuse, and what becomes of a job that cannot even be begun."""
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
+from ip2p_lightning import group
 from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher, conclude
 from ip2p_lightning.launchers.job import Job, make_jobs, quoted
+from ip2p_lightning.preemption import StopRequest
 
 
 @pytest.fixture
@@ -64,6 +67,29 @@ def test_a_job_is_told_its_folder_whatever_characters_are_in_it(ready, tmp_path,
     told = [word for word in job.command if word.startswith("hydra.")]
     config = launcher.context.config_loader.load_configuration("train", told, run_mode=RunMode.RUN)
     assert Path(config.hydra.run.dir) == job.folder
+
+
+def test_a_job_imports_nothing_from_the_current_folder(ready, tmp_path):
+    launcher = ready(LocalLauncher())
+    (job,) = make_jobs(launcher.context, launcher.config, [["seed=1"]], 0)
+    for library in ("calendar", "queue"):
+        (tmp_path / f"{library}.py").write_text("raise SystemExit('imported from the current folder')")
+    shown = subprocess.run([*job.command, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0 and "seed: 1" in shown.stdout, shown.stderr
+
+
+def test_the_ranks_of_a_group_import_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    told = {}
+
+    def start(command, env, **_):
+        told.update(env)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess.CompletedProcess, "poll", lambda self: self.returncode, raising=False)
+    monkeypatch.setattr(group.subprocess, "Popen", start)
+    with pytest.raises(group.RankError):
+        group.supervise(tmp_path, None, 2, StopRequest())
+    assert told["PYTHONSAFEPATH"] == "1"  # torchrun starts them without -P
 
 
 COMPLETE = """

@@ -125,7 +125,7 @@ class SlurmLauncher(Launcher):
         listing.parent.mkdir(parents=True)
         entries = [{"folder": str(job.folder), "command": job.command} for job in jobs]
         write_json(listing, {"max_requeues": self.max_requeues, "jobs": entries})
-        command = [sys.executable, "-u", "-m", "ip2p_lightning.slurm_task", str(listing)]
+        command = [sys.executable, "-P", "-u", "-m", "ip2p_lightning.slurm_task", str(listing)]
         array = _sbatch(listing.parent, shlex.join(command), len(jobs), self._parameters(name, partition))
         where = f" to {partition}" if partition else ""
         print(f"submitted {len(jobs)} jobs{where} as {array}", flush=True)

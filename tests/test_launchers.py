@@ -134,3 +134,21 @@ def test_slurm_is_not_asked_for_a_job_that_has_no_folder(tmp_path, monkeypatch):
     jobs = [job_of(number, tmp_path / str(number)) for number in range(2)]
     launcher.run(jobs)
     assert jobs[0].state == "failed" and submitted == jobs[1:]
+
+
+@pytest.mark.parametrize("kind", [LocalLauncher, SlurmLauncher])
+def test_a_dry_run_shows_what_each_job_would_be_and_leaves_nothing(ready, tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.chdir(tmp_path)
+    launcher, folder = ready(kind()), tmp_path / "sweep"
+    folder.mkdir()
+    (folder / "multirun.yaml").write_text("Hydra's")
+    said = ["print('2 steps')", "import sys; print('looked'); sys.exit('error: no such data')"]
+    jobs = [job_of(number, folder / str(number), program) for number, program in enumerate(said)]
+    for job in jobs:
+        job.config["dry_run"] = True
+    launcher.run(jobs)
+    with pytest.raises(SweepError, match="1 of 2 jobs"):
+        conclude()
+    assert [(job.state, job.reason) for job in jobs] == [("checked", ""), ("failed", "error: no such data")]
+    assert "seed=0: checked\n2 steps\n[1]" in capsys.readouterr().out
+    assert tmp_path.exists() and not list(tmp_path.iterdir())  # not even where the current folder is left empty

@@ -20,7 +20,8 @@ from ip2p_lightning.refusal import outcome
 from ip2p_lightning.runs import LOCK, final_score, free_differences, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG
 
-ENDED_WELL = ("complete", "pruned")
+GOOD = ("complete", "checked")
+ENDED_WELL = (*GOOD, "pruned")
 PROGRAMS = {"build": ["ip2p_lightning.data_cli", "build"]}  # by the name of the config; all others train
 
 
@@ -45,12 +46,23 @@ class Job:
     exit_code: int | None = None
     title: str = ""
     failure: str = ""
+    output: str = ""
+
+    @property
+    def dry(self) -> bool:
+        """Whether it is only checked: it has no folder, and what it prints is its result."""
+        return bool(self.config.get("dry_run"))
 
     @property
     def state(self) -> str:
-        """complete, pruned, preempted, failed, running, not started: the run's word; killed, refused: it had none."""
+        """complete, pruned, preempted, failed, running, not started: the run's word; killed, refused: it had none.
+
+        checked: a dry run that found nothing wrong.
+        """
         if self.failure:
             return "failed"
+        if self.dry:
+            return "checked" if self.exit_code == 0 else "not started"
         told = str(self._status().get("state", "not started"))
         if not self.exit_code:
             return "killed" if told == "running" and self.exit_code is not None else told
@@ -62,12 +74,12 @@ class Job:
     def reason(self) -> str:
         """Why it is not complete, in a line."""
         state = self.state
-        if state == "complete" or self.failure:
+        if state in GOOD or self.failure:
             return self.failure
         if state == "killed" and self.exit_code is not None and self.exit_code < 0:
             return f"killed by signal {-self.exit_code}"
         if state in ("killed", "refused"):
-            return _last_line(self.folder / LOG) or f"exit code {self.exit_code}"
+            return last_line(_text(self.folder / LOG)) or f"exit code {self.exit_code}"
         return str(self._status().get("reason") or "")
 
     def _status(self) -> dict[str, Any]:
@@ -109,8 +121,8 @@ def contained(job: Job) -> Iterator[None]:
 
 
 def tell(job: Job) -> None:
-    """A line about a job that has ended."""
-    print(f"[{job.number}] {job.title}: {job.state}", flush=True)
+    """A line about a job that has ended, and what a dry run found."""
+    print(f"[{job.number}] {job.title}: {job.state}\n{job.output}", end="", flush=True)
 
 
 def settle(job: Job) -> None:
@@ -159,46 +171,15 @@ def _where(hydra: Any) -> list[str]:
     return words
 
 
-def _last_line(log: Path) -> str:
+def _text(log: Path) -> str:
     try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        return log.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def last_line(text: str) -> str:
+    """The last refusal in what a job printed, or else its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")]
     return (errors or lines or [""])[-1][:300]
-
-
-def titled(jobs: Sequence[Job]) -> list[Job]:
-    """Call each job by the overrides that not all of them share."""
-    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    for job in jobs:
-        job.title = " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
-    return list(jobs)
-
-
-def refuse_shared(jobs: Sequence[Job], earlier: Sequence[Job]) -> None:
-    """Raise UserError where a folder would be that of two jobs; one of an `earlier` batch may be tried again."""
-    first_in: dict[Path, Job] = {}
-    for job in titled([*earlier, *jobs]):
-        other = first_in.setdefault(job.folder, job)
-        if other is job or (other.overrides == job.overrides and other in earlier):
-            continue
-        if other.overrides == job.overrides:
-            raise UserError(f"jobs {other.number} and {job.number} are the same ({job.title}); give each value once")
-        raise UserError(
-            f"jobs {other.number} ({other.title}) and {job.number} ({job.title}) would share the folder "
-            f"{job.folder.name}: a name shows no key of hydra.job.config.override_dirname.exclude_keys, and _ for "
-            "characters such as /; name folders by number: 'hydra.sweep.subdir=${hydra.job.num}'"
-        )
-
-
-def table(jobs: Sequence[Job]) -> str:
-    """States, reasons and logs of a sweep's jobs, aligned."""
-    rows = [("job", "state", "overrides", "reason")]
-    for job in titled(jobs):
-        log = f" (log: {job.folder / LOG})" if job.state != "complete" and not job.failure else ""
-        rows.append((str(job.number), job.state, job.title, job.reason + log))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows
-    )

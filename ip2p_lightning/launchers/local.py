@@ -8,10 +8,12 @@ import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.launchers.job import (
@@ -19,14 +21,15 @@ from ip2p_lightning.launchers.job import (
     LOG,
     Job,
     contained,
+    last_line,
     make_jobs,
-    refuse_shared,
     returned,
     settle,
-    table,
     tell,
 )
+from ip2p_lightning.launchers.listing import refuse_shared, table
 from ip2p_lightning.orphans import SUPERVISOR
+from ip2p_lightning.storage import remove_empty
 
 
 class LocalLauncher(Launcher):
@@ -69,6 +72,8 @@ class LocalLauncher(Launcher):
             for job in pool.map(lambda job: self._run(job, slots), jobs):
                 tell(job)
         LocalLauncher.outcomes += jobs
+        if any(job.dry for job in jobs):
+            _leave_nothing(Path(str(OmegaConf.select(self.config, "hydra.sweep.dir"))))
 
     def _slots(self) -> queue.Queue[str | None]:
         slots: queue.Queue[str | None] = queue.Queue()
@@ -88,22 +93,41 @@ class LocalLauncher(Launcher):
         gpus = slots.get()
         try:
             with contained(job):
-                _finish(job, gpus)
+                (_check if job.dry else _finish)(job, _environment(gpus))
         finally:
             slots.put(gpus)
         return job
 
 
-def _finish(job: Job, gpus: str | None) -> None:
+def _environment(gpus: str | None) -> dict[str, str]:
+    more = {SUPERVISOR: str(os.getpid())}
+    return os.environ | more | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+
+
+def _check(job: Job, environment: dict[str, str]) -> None:
+    """Run a job that is a dry run, without a folder."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(job.command, **streams, text=True, env=environment, check=False)
+    job.exit_code, job.output = done.returncode, done.stdout
+    if done.returncode:
+        job.failure = last_line(done.stdout) or f"exit code {done.returncode}"
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove a sweep's folder if all it holds is what Hydra noted there before the jobs."""
+    notes = folder / "multirun.yaml"
+    if notes.exists() and list(folder.iterdir()) == [notes]:
+        notes.unlink()
+        remove_empty(folder)
+
+
+def _finish(job: Job, environment: dict[str, str]) -> None:
     """Run a job that is not done, in its folder."""
     while job.held:  # an earlier controller's job is still at it: its result is ours
         time.sleep(1)
     if job.done:
         return
     job.folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {SUPERVISOR: str(os.getpid())}
-    if gpus is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus
     with (job.folder / LOG).open("ab") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         job.exit_code = subprocess.run(job.command, **streams, env=environment, check=False).returncode

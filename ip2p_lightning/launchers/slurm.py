@@ -22,7 +22,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.launchers.job import Job, contained, make_jobs, refuse_shared, returned, settle, tell
+from ip2p_lightning.launchers.job import Job, contained, make_jobs, returned, settle, tell
+from ip2p_lightning.launchers.listing import refuse_shared
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.slurm_task import RECORD
 from ip2p_lightning.storage import write_json
@@ -87,7 +88,12 @@ class SlurmLauncher(Launcher):
         return [returned(job) for job in jobs]
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs as `LocalLauncher.run` does."""
+        """Run the jobs as `LocalLauncher.run` does; dry runs take no queue."""
+        if any(job.dry for job in jobs):
+            here = LocalLauncher()
+            here.config = self.config
+            here.run(jobs)
+            return
         refuse_shared(jobs, LocalLauncher.outcomes)
         queued = self._queued()
         waiting: dict[str, Job] = {}

@@ -65,6 +65,8 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Ask, launch, tell, until there are `n_trials`."""
         import_optuna()
+        if OmegaConf.select(self.config, "dry_run"):
+            raise UserError("a dry run has no scores to search by; check one trial without -m and hydra/sweeper=optuna")
         LocalLauncher.remedy = "a failed trial counts; the same command goes on with the others"
         space, self.fixed = read_space([*flat(self.params), *arguments], self.context.config_loader)
         if not space:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,6 +131,7 @@ def test_slurm_is_not_asked_for_a_job_that_has_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalLauncher, "outcomes", [])
     (tmp_path / "0").write_text("a file in the folder's place")
     launcher, submitted = SlurmLauncher(), []
+    launcher.lists = tmp_path / ".slurm"
     monkeypatch.setattr(launcher, "_queued", dict)
     monkeypatch.setattr(launcher, "_submit", lambda _, jobs: submitted.extend(jobs) or {})
     jobs = [job_of(number, tmp_path / str(number)) for number in range(2)]
@@ -152,3 +155,33 @@ def test_a_dry_run_shows_what_each_job_would_be_and_leaves_nothing(ready, tmp_pa
     assert [(job.state, job.reason) for job in jobs] == [("checked", ""), ("failed", "error: no such data")]
     assert "seed=0: checked\n2 steps\n[1]" in capsys.readouterr().out
     assert tmp_path.exists() and not list(tmp_path.iterdir())  # not even where the current folder is left empty
+
+
+def test_two_commands_of_one_sweep_train_each_job_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalLauncher, "outcomes", [])
+    commands = [[job_of(number, tmp_path / str(number)) for number in range(2)] for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(LocalLauncher(jobs=2).run, commands))
+    assert {job.state for jobs in commands for job in jobs} == {"complete"}
+    assert [(tmp_path / str(number) / "trainings").read_text() for number in range(2)] == ["x", "x"]
+
+
+def test_two_commands_of_one_sweep_submit_each_job_once(tmp_path, monkeypatch):
+    queue = {}  # SLURM's: folder to id
+
+    def submit(_, jobs):
+        time.sleep(0.5)  # sbatch takes a while
+        queue.update({str(job.folder): f"{len(queue)}_0" for job in jobs})
+        return {queue[str(job.folder)]: job for job in jobs}
+
+    def command(_):
+        launcher = SlurmLauncher()
+        launcher.lists, launcher._queued, launcher._submit = tmp_path / ".slurm", queue.copy, submit
+        monkeypatch.setattr(launcher, "_wait", lambda jobs: waited.append(list(jobs)))
+        launcher.run([job_of(0, tmp_path / "0")])
+
+    waited = []
+    monkeypatch.setattr(LocalLauncher, "outcomes", [])
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(command, range(2)))
+    assert waited == [["0_0"], ["0_0"]]

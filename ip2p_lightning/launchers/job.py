@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ip2p_lightning.refusal import outcome
 from ip2p_lightning.runs import LOCK, final_score, free_differences, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG
 
+TURN = ".turn"
 GOOD = ("complete", "checked")
 ENDED_WELL = (*GOOD, "pruned")
 PROGRAMS = {"build": ["ip2p_lightning.data_cli", "build"]}  # by the name of the config; all others train
@@ -104,11 +106,25 @@ class Job:
         if not (self.folder / LOCK).exists():
             return False
         with (self.folder / LOCK).open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
+            return not _taken(lock)
+
+
+def _taken(lock: Any) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    return True
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until no other command is at work on `folder`: the same sweep may have been started twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TURN).open("a") as lock:
+        while not _taken(lock):
+            time.sleep(0.5)
+        yield
 
 
 @contextmanager

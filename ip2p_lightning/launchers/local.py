@@ -26,6 +26,7 @@ from ip2p_lightning.launchers.job import (
     returned,
     settle,
     tell,
+    turn,
 )
 from ip2p_lightning.launchers.listing import refuse_shared, table
 from ip2p_lightning.orphans import SUPERVISOR
@@ -123,11 +124,16 @@ def _leave_nothing(folder: Path) -> None:
 
 def _finish(job: Job, environment: dict[str, str]) -> None:
     """Run a job that is not done, in its folder."""
-    while job.held:  # an earlier controller's job is still at it: its result is ours
-        time.sleep(1)
     if job.done:
         return
-    job.folder.mkdir(parents=True, exist_ok=True)
+    with turn(job.folder):
+        while job.held:  # a job that an earlier controller left behind is still at it: its result is ours
+            time.sleep(1)
+        if not job.done:
+            _train(job, environment)
+
+
+def _train(job: Job, environment: dict[str, str]) -> None:
     with (job.folder / LOG).open("ab") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         job.exit_code = subprocess.run(job.command, **streams, env=environment, check=False).returncode

@@ -22,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.launchers.job import Job, contained, make_jobs, returned, settle, tell
+from ip2p_lightning.launchers.job import Job, contained, make_jobs, returned, settle, tell, turn
 from ip2p_lightning.launchers.listing import refuse_shared
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.slurm_task import RECORD
@@ -95,6 +95,13 @@ class SlurmLauncher(Launcher):
             here.run(jobs)
             return
         refuse_shared(jobs, LocalLauncher.outcomes)
+        with turn(self.lists):
+            waiting = self._begin(jobs)
+        self._wait(waiting)
+        LocalLauncher.outcomes += jobs
+
+    def _begin(self, jobs: Sequence[Job]) -> dict[str, Job]:
+        """Submit what is neither done nor queued; SLURM's job id to job, of all to wait for."""
         queued = self._queued()
         waiting: dict[str, Job] = {}
         rest = []
@@ -106,10 +113,9 @@ class SlurmLauncher(Launcher):
                 tell(job)
             else:
                 rest.append(job)
-        for turn, partition in enumerate(self.partitions):
-            waiting |= self._submit(partition, rest[turn :: len(self.partitions)])
-        self._wait(waiting)
-        LocalLauncher.outcomes += jobs
+        for first, partition in enumerate(self.partitions):
+            waiting |= self._submit(partition, rest[first :: len(self.partitions)])
+        return waiting
 
     def _queued(self) -> dict[str, str]:
         """Run folder to SLURM's job id, of all of this sweep that SLURM still has."""

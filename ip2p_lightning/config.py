@@ -71,7 +71,7 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
             raise SecurityError(
                 f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
             )
-    _check_node(config, root, "")
+    check_node(config, root, "")
 
 
 def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -98,9 +98,10 @@ def _scalars(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
         yield path, node
 
 
-def _check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:
+def check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:
+    """Hold one plain node, found at `path`, against what it is passed to as keywords. Raises UserError."""
     hints, names, open_ended = _parameters(target)
-    names = [n for n in names if n not in _NOT_FROM_CONFIG] if path else names
+    names = [n for n in names if n not in _NOT_FROM_CONFIG] if "_target_" in node else names
     for key, value in node.items():
         here = f"{path}.{key}" if path else key
         if key in ("_target_", "_partial_"):
@@ -113,7 +114,7 @@ def _check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) 
 def _check_value(value: Any, hint: Any, path: str) -> None:
     if isinstance(value, Mapping):
         if "_target_" in value:
-            _check_node(value, import_target(value["_target_"]), path)
+            check_node(value, import_target(value["_target_"]), path)
             return
         _check_members(value, hint, path)
     if not conforms(value, hint):
@@ -124,7 +125,7 @@ def _check_members(value: Mapping[str, Any], hint: Any, path: str) -> None:
     """A mapping without a target: its members, and whether it is what an override left of a shared node."""
     node = class_of(hint)
     if node is not None:  # task.loader.size=1 replaces the whole ${loader} by {size: 1}
-        _check_node(value, node, path)
+        check_node(value, node, path)
         last = path.rpartition(".")[2]
         raise UserError(
             f"{path}={_short(value)} would replace a node that is shared; set {last}.{next(iter(value))} instead"

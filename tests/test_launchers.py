@@ -1,5 +1,6 @@
 """Launchers without a training: which jobs they refuse, and what becomes of a job that cannot even be begun."""
 
+import re
 import subprocess
 import sys
 import time
@@ -13,12 +14,14 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from ip2p_lightning import group
+from ip2p_lightning import group, train
 from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher, conclude
 from ip2p_lightning.launchers.job import Job, make_jobs, quoted
 from ip2p_lightning.preemption import StopRequest
+
+SLURM, OPTUNA = "hydra/launcher=submitit_slurm", "hydra/sweeper=optuna"
 
 
 @pytest.fixture
@@ -185,3 +188,35 @@ def test_two_commands_of_one_sweep_submit_each_job_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor() as pool:
         list(pool.map(command, range(2)))
     assert waited == [["0_0"], ["0_0"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["hydra.launcher.jobs=1.5"], r"hydra\.launcher\.jobs=1\.5 has the wrong type or value: expected an integer"),
+        (["hydra.launcher.jobs=abc"], r"hydra\.launcher\.jobs=abc .* expected an integer"),
+        (["hydra.launcher.jobs=null"], r"hydra\.launcher\.jobs=None .* expected an integer"),
+        (["hydra.launcher.jobs=0"], r"hydra\.launcher\.jobs=0: give at least 1"),
+        (["hydra.launcher.gpus_per_job=x"], r"hydra\.launcher\.gpus_per_job=x .* expected an integer"),
+        (["+hydra.launcher.foo=1"], r"unknown key hydra\.launcher\.foo=1"),
+        (["hydra.launcher.jbos=2"], r"unknown key hydra\.launcher\.jbos=2; did you mean 'hydra\.launcher\.jobs'"),
+        ([SLURM, "hydra.launcher.poll=0"], r"hydra\.launcher\.poll=0: give at least 0\.1"),
+        ([SLURM, "hydra.launcher.nodes=two"], r"hydra\.launcher\.nodes=two .* expected an integer"),
+        ([SLURM, "hydra.launcher.nods=2"], r"unknown key .* did you mean 'hydra\.launcher\.nodes'"),
+        ([OPTUNA, "hydra.sweeper.n_trials=abc"], r"hydra\.sweeper\.n_trials=abc .* expected an integer"),
+        ([OPTUNA, "hydra.sweeper.n_trials=0"], r"hydra\.sweeper\.n_trials=0: give at least 1"),
+        ([OPTUNA, "hydra.sweeper.pruner_startup=abc"], r"hydra\.sweeper\.pruner_startup=abc .* expected an integer"),
+        ([OPTUNA, "hydra.sweeper.metric=3"], r"hydra\.sweeper\.metric=3 .* expected text"),
+        ([OPTUNA, "hydra.sweeper.seed=x"], r"hydra\.sweeper\.seed=x .* expected an integer"),
+        ([OPTUNA, "hydra.sweeper.direction=up"], r"hydra\.sweeper\.direction=up .* expected one of maximize, minimize"),
+    ],
+)
+def test_a_wrong_option_of_a_launcher_or_sweeper_is_refused_in_a_line(tmp_path, monkeypatch, capsys, words, line):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ip2p-train", "-m", "seed=0,1", *words])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and not list(tmp_path.iterdir())
+    assert re.match(f"error: {line}", printed.err) and printed.err.count("\n") == 1

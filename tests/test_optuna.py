@@ -153,7 +153,7 @@ def trials_of(path: Path, monkeypatch, logged: str, metric: str = "val/psnr") ->
             write_sealed(job.folder / "status.json", {"state": "complete"})
             (job.folder / "metrics.jsonl").write_text(logged)
 
-    sweeper = OptunaSweeper(n_trials=2, metric=metric, direction="maximize")
+    sweeper = OptunaSweeper(n_trials=2, metric=metric)
     sweeper.launcher, sweeper.study = SimpleNamespace(jobs=1, run=run), search(path, 0)
     monkeypatch.setattr(sweeper, "_prepare", prepare)
     return sweeper, jobs

@@ -8,8 +8,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -29,28 +30,37 @@ from ip2p_lightning.launchers.job import (
     turn,
 )
 from ip2p_lightning.launchers.listing import refuse_shared, table
+from ip2p_lightning.launchers.settings import settings
 from ip2p_lightning.orphans import SUPERVISOR
 from ip2p_lightning.storage import remove_empty
 
 
+@dataclass(frozen=True)
+class Share:
+    """Of this machine: jobs at a time; devices of each, dealt out of the visible ones (0 leaves those alone)."""
+
+    jobs: int = 1
+    gpus_per_job: int = 0
+
+    AT_LEAST: ClassVar = {"jobs": 1, "gpus_per_job": 0}
+
+
 class LocalLauncher(Launcher):
-    """Runs what is not complete yet, `jobs` at a time; a job that fails does not touch the others.
+    """Runs what is not complete yet, a few jobs at a time; one that fails does not touch the others.
 
     Args:
-        jobs: how many at a time.
-        gpus_per_job: devices of each job, dealt out of the visible ones; 0 leaves CUDA_VISIBLE_DEVICES alone.
+        options: see `Share`.
 
     Raises:
-        UserError: more GPUs asked for than there are.
+        UserError: a wrong option, or more GPUs asked for than there are.
     """
 
     remedy = "the same command runs just those again"
     outcomes: list[Job] = []  # noqa: RUF012  all jobs of this process's sweep, over every batch a sweeper launches
 
-    def __init__(self, jobs: int = 1, gpus_per_job: int = 0) -> None:
-        if jobs < 1 or gpus_per_job < 0:
-            raise UserError(f"hydra.launcher.jobs={jobs}, gpus_per_job={gpus_per_job}: at least 1 job, 0 or more GPUs")
-        self.jobs, self.gpus_per_job = jobs, gpus_per_job
+    def __init__(self, **options: Any) -> None:
+        share = settings(Share, "hydra.launcher", options)
+        self.jobs, self.gpus_per_job = share.jobs, share.gpus_per_job
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.context, self.config = hydra_context, config

@@ -72,7 +72,7 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
                 f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
             )
     try:
-        _check_node(config, root, "")
+        check_node(config, root, "")
     except _Fragment as fragment:
         raise UserError(fragment.worded(config)) from None
 
@@ -81,6 +81,7 @@ class _Fragment(UserError):
     """Settings without the object they are for: what an override left of a shared node, or sets of an absent one."""
 
     def __init__(self, path: str, value: Mapping[str, Any], wanted: type) -> None:
+        super().__init__(f"{path}={_short(value)} is for a {wanted.__name__}")
         self.path, self.value, self.wanted = path, value, wanted
 
     def worded(self, config: Mapping[str, Any]) -> str:
@@ -120,9 +121,10 @@ def _scalars(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
         yield path, node
 
 
-def _check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:
+def check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:
+    """Hold one plain node, found at `path`, against what it is passed to as keywords. Raises UserError."""
     hints, names, open_ended = _parameters(target)
-    names = [n for n in names if n not in _NOT_FROM_CONFIG] if path else names
+    names = [n for n in names if n not in _NOT_FROM_CONFIG] if "_target_" in node else names
     for key, value in node.items():
         here = f"{path}.{key}" if path else key
         if key in ("_target_", "_partial_"):
@@ -135,7 +137,7 @@ def _check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) 
 def _check_value(value: Any, hint: Any, path: str) -> None:
     if isinstance(value, Mapping):
         if "_target_" in value:
-            _check_node(value, import_target(value["_target_"]), path)
+            check_node(value, import_target(value["_target_"]), path)
             return
         _check_members(value, hint, path)
     if not conforms(value, hint):
@@ -146,7 +148,7 @@ def _check_members(value: Mapping[str, Any], hint: Any, path: str) -> None:
     """A mapping without a target: its members, and whether there should be one. Raises _Fragment where there should."""
     node = class_of(hint)
     if node is not None:
-        _check_node(value, node, path)
+        check_node(value, node, path)
         raise _Fragment(path, value, node)
     named = [k for k, v in value.items() if isinstance(v, Mapping) and "_target_" in v]
     for key, child in value.items():

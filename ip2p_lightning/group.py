@@ -122,7 +122,9 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
     # --standalone: a free port on this machine, so that groups side by side never clash
     words = ["-m", "ip2p_lightning.torchrun", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
     command = [sys.executable, *words, "-m", "ip2p_lightning.worker", str(folder), checkpoint or "", str(os.getpid())]
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(_before_torchrun, os.getpid()))
+    safe = os.environ | {"PYTHONSAFEPATH": "1"}  # no imports from the current folder; -P would not reach the workers
+    before = partial(_before_torchrun, os.getpid())
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=before, env=safe)
     while process.poll() is None:
         if request.received:
             _tell_workers(process.pid)  # again and again: a worker that still starts up does not listen yet

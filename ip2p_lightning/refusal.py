@@ -86,12 +86,14 @@ def explain(error: Exception, words: Sequence[str]) -> Exception:
         found = re.search(pattern, text)
         if found:
             return UserError(word_it(found, words))
-    return UserError(text.strip().splitlines()[0])
+    first, *rest = text.strip().splitlines()
+    return UserError(" ".join([first, *rest[:1]]) if first.endswith(":") else first)
 
 
 def _unknown_key(found: re.Match[str], words: Sequence[str]) -> str:
     key = found.group(1)
-    return f"unknown key {_as_typed(key, words)}{suggest(key, _keys(words))}"
+    known = [k for k in _keys(words) if k.startswith("hydra") == key.startswith("hydra")]
+    return f"unknown key {_as_typed(key, words)}{suggest(key, known)}"
 
 
 def _unknown_member(found: re.Match[str], words: Sequence[str]) -> str:
@@ -138,8 +140,7 @@ def _as_typed(key: str, words: Sequence[str]) -> str:
 def _keys(words: Sequence[str]) -> list[str]:
     from ip2p_lightning.config import CONF
 
-    groups = {path.name for path in CONF.iterdir()}
-    return _keys_of(tuple(w for w in words if w.partition("=")[0] in groups))
+    return _keys_of(tuple(w for w in words if "=" in w and (CONF / w.partition("=")[0]).is_dir()))
 
 
 @functools.cache
@@ -155,7 +156,7 @@ def _keys_of(groups: tuple[str, ...]) -> list[str]:
     for chosen in (list(groups), []):
         try:
             with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-                config = OmegaConf.to_container(compose("train", overrides=chosen), resolve=False)
+                config = OmegaConf.to_container(compose("train", chosen, return_hydra_config=True), resolve=False)
             return [p.name for p in CONF.iterdir() if p.is_dir()] + list(_dotted(config))
         except Exception:  # the groups may hold the mistake themselves
             continue

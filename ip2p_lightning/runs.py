@@ -166,14 +166,19 @@ def free_differences(
 
 def final_score(folder: Path, metric: str = "val/psnr") -> float | None:
     """The last value of a metric in ``metrics.jsonl`` (the last validation's mean PSNR), None without one."""
-    score = None
+    return last_metrics(folder).get(metric)
+
+
+def last_metrics(folder: Path) -> dict[str, Any]:
+    """The last value of each key in ``metrics.jsonl``, {} where there is none yet."""
+    last: dict[str, Any] = {}
     if (Path(folder) / METRICS).exists():
         for line in (Path(folder) / METRICS).read_text().splitlines():
             try:
-                score = json.loads(line).get(metric, score)
+                last |= json.loads(line)
             except ValueError:  # the last line of a killed run may be cut
                 continue
-    return score
+    return last
 
 
 def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, allow: list[str]) -> None:

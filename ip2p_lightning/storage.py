@@ -142,3 +142,15 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove an empty folder, and the two above it where they hold nothing else; never the current one."""
+    folder = folder.absolute()
+    for path in (folder, *folder.parents[:2]):
+        if Path.cwd().is_relative_to(path):
+            return
+        try:
+            path.rmdir()
+        except OSError:
+            return

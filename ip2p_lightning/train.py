@@ -14,6 +14,7 @@ from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError
 from ip2p_lightning.orphans import heed_supervisor
 from ip2p_lightning.refusal import exit_code, explain, outcome
 from ip2p_lightning.stops import leave_when_asked
+from ip2p_lightning.storage import remove_empty
 
 DONE = 0
 
@@ -68,11 +69,10 @@ def _job(composed: Any) -> int:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode == RunMode.MULTIRUN:  # our launchers start a job's own command, which is no sweep
-        _remove_empty(folder)
+        remove_empty(folder)
         launchers.refuse_others(hydra.launcher._target_)
     code = exit_code(lambda: train(_checked(composed), folder))
-    if code != DONE:
-        _remove_empty(folder)
+    remove_empty(folder)  # of a run that was refused, or only checked
     return code
 
 
@@ -82,15 +82,6 @@ def _checked(composed: Any) -> dict[str, Any]:
         from ip2p_lightning.recipe import checked
 
         return checked(composed)
-
-
-def _remove_empty(folder: Path) -> None:
-    """A refused run leaves no folder behind."""
-    for path in (folder, *folder.parents[:2]):
-        try:
-            path.rmdir()
-        except OSError:
-            return
 
 
 def train(config: Mapping[str, Any], folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,8 +14,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from sweeping import SMALL, await_that, started, sweep  # noqa: E402
 
 from ip2p_lightning.config import CONF  # noqa: E402
-from ip2p_lightning.errors import UserError  # noqa: E402
+from ip2p_lightning.errors import SweepError, UserError  # noqa: E402
+from ip2p_lightning.launchers.job import Job  # noqa: E402
 from ip2p_lightning.pruning import make_pruner  # noqa: E402
+from ip2p_lightning.seals import write_sealed  # noqa: E402
+from ip2p_lightning.sweepers import OptunaSweeper  # noqa: E402
 from ip2p_lightning.sweepers.space import flat, make_sampler, overrides_of, read_space  # noqa: E402
 from ip2p_lightning.sweepers.study import Study, hold, name_of  # noqa: E402
 
@@ -132,6 +136,42 @@ def test_one_process_at_a_time_and_one_question_a_study(tmp_path):
 
 def test_floats_have_six_digits():
     assert overrides_of({"lr": 0.00024345913374, "n": 3, "p": "name"}) == ["lr=0.000243459", "n=3", "p=name"]
+
+
+def trials_of(path: Path, monkeypatch, logged: str, metric: str = "val/psnr") -> tuple[OptunaSweeper, list[Job]]:
+    """A sweeper of two trials whose jobs are complete at once and have `logged` one line."""
+    jobs = []
+
+    def prepare(name, trial):
+        jobs.append(Job(trial.number, [], path / str(trial.number), [], {}))
+        return jobs[-1]
+
+    def run(batch):
+        for job in batch:
+            job.folder.mkdir(exist_ok=True)
+            write_sealed(job.folder / "config.json", {})
+            write_sealed(job.folder / "status.json", {"state": "complete"})
+            (job.folder / "metrics.jsonl").write_text(logged)
+
+    sweeper = OptunaSweeper(n_trials=2, metric=metric)
+    sweeper.launcher, sweeper.study = SimpleNamespace(jobs=1, run=run), search(path, 0)
+    monkeypatch.setattr(sweeper, "_prepare", prepare)
+    return sweeper, jobs
+
+
+def test_a_metric_that_trials_do_not_log_ends_the_study_after_the_first(tmp_path, monkeypatch):
+    for _ in range(2):  # the second command looks at the same trial, which is still open
+        sweeper, jobs = trials_of(tmp_path, monkeypatch, '{"step": 1, "val/psnr": 20.0}', "val/psnrr")
+        with pytest.raises(SweepError, match=r"no val/psnrr in .*did you mean 'val/psnr'\?; known: val/psnr"):
+            sweeper._run("s")
+        assert [job.number for job in jobs] == [0] and not sweeper.study.ended
+
+
+def test_a_metric_that_is_not_finite_is_a_failed_job(tmp_path, monkeypatch):
+    sweeper, jobs = trials_of(tmp_path, monkeypatch, '{"val/psnr": NaN}')
+    sweeper._run("s")
+    assert [t.state.name for t in sweeper.study.ended] == ["FAIL", "FAIL"]
+    assert [(job.state, job.reason) for job in jobs] == [("failed", "val/psnr is nan")] * 2  # `conclude` ends with 8
 
 
 LONG = 3600  # seconds: a trial is a process, which takes 10 s on an idle machine and a minute on a crowded one

@@ -116,10 +116,10 @@ def test_ddp_under_srun_trains_what_a_local_group_trains(tmp_path, mark):
 def test_without_slurm_the_launcher_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     from ip2p_lightning.errors import UserError
-    from ip2p_lightning.launchers.slurm import _squeue
+    from ip2p_lightning.launchers.slurm_commands import squeue
 
     with pytest.raises(UserError, match="there is no SLURM here"):
-        _squeue()
+        squeue()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from processes import Process
 from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, started, states, sweep
 
-from ip2p_lightning.launchers.job import Job, table
+from ip2p_lightning.launchers.job import Job
+from ip2p_lightning.launchers.listing import table
 from ip2p_lightning.orphans import SUPERVISOR
 from ip2p_lightning.runs import read_status
 

@@ -88,7 +88,7 @@ def test_a_finished_run_says_so_and_touches_nothing(finished, tmp_path):
 def test_a_dry_run_leaves_nothing(tmp_path):
     code, said = run([*TINY, "--dry-run", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
     assert code == 0 and "nothing was trained" in said
-    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import fcntl
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config import plain
-from ip2p_lightning.runs import LOCK, final_score, note, read_config, read_status
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.refusal import outcome
+from ip2p_lightning.runs import LOCK, final_score, free_differences, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG
 
-ENDED_WELL = ("complete", "pruned")
+TURN = ".turn"
+GOOD = ("complete", "checked")
+ENDED_WELL = (*GOOD, "pruned")
 PROGRAMS = {"build": ["ip2p_lightning.data_cli", "build"]}  # by the name of the config; all others train
 
 
@@ -30,6 +37,7 @@ class Job:
         folder: the run's folder.
         command: arguments of the process that trains it.
         config: its composed config, plain.
+        failure: what went wrong around it, where the run itself does not know.
     """
 
     number: int
@@ -39,11 +47,25 @@ class Job:
     config: dict[str, Any]
     exit_code: int | None = None
     title: str = ""
+    failure: str = ""
+    output: str = ""
+
+    @property
+    def dry(self) -> bool:
+        """Whether it is only checked: it has no folder, and what it prints is its result."""
+        return bool(self.config.get("dry_run"))
 
     @property
     def state(self) -> str:
-        """complete, pruned, preempted, failed, running, not started: the run's word; killed, refused: it had none."""
-        told = str(read_status(self.folder).get("state", "not started"))
+        """complete, pruned, preempted, failed, running, not started: the run's word; killed, refused: it had none.
+
+        checked: a dry run that found nothing wrong.
+        """
+        if self.failure:
+            return "failed"
+        if self.dry:
+            return "checked" if self.exit_code == 0 else "not started"
+        told = str(self._status().get("state", "not started"))
         if not self.exit_code:
             return "killed" if told == "running" and self.exit_code is not None else told
         if told == "running" or (told == "not started" and self.exit_code < 0):
@@ -54,22 +76,29 @@ class Job:
     def reason(self) -> str:
         """Why it is not complete, in a line."""
         state = self.state
-        if state == "complete":
-            return ""
+        if state in GOOD or self.failure:
+            return self.failure
         if state == "killed" and self.exit_code is not None and self.exit_code < 0:
             return f"killed by signal {-self.exit_code}"
         if state in ("killed", "refused"):
-            return _last_line(self.folder / LOG) or f"exit code {self.exit_code}"
-        return str(read_status(self.folder).get("reason") or "")
+            return last_line(_text(self.folder / LOG)) or f"exit code {self.exit_code}"
+        return str(self._status().get("reason") or "")
+
+    def _status(self) -> dict[str, Any]:
+        try:
+            return read_status(self.folder)
+        except OSError:  # a file in the folder's place, say: it shows when the job is begun
+            return {}
 
     @property
     def done(self) -> bool:
         """Complete, with the config of this sweep."""
-        if self.state != "complete" or not (self.folder / "config.json").exists():
+        if self.state != "complete":
             return False
-        from ip2p_lightning.runs import free_differences
-
-        return not free_differences(read_config(self.folder), self.config)
+        try:
+            return not free_differences(read_config(self.folder), self.config)
+        except (OSError, UserError):  # begun again, the run itself says what is wrong with its config
+            return False
 
     @property
     def held(self) -> bool:
@@ -77,11 +106,39 @@ class Job:
         if not (self.folder / LOCK).exists():
             return False
         with (self.folder / LOCK).open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
+            return not _taken(lock)
+
+
+def _taken(lock: Any) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    return True
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until no other command is at work on `folder`: the same sweep may have been started twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TURN).open("a") as lock:
+        while not _taken(lock):
+            time.sleep(0.5)
+        yield
+
+
+@contextmanager
+def contained(job: Job) -> Iterator[None]:
+    """What goes wrong around a job is a failure of that job, not of the sweep."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        job.failure = outcome(error)[1]
+
+
+def tell(job: Job) -> None:
+    """A line about a job that has ended, and what a dry run found."""
+    print(f"[{job.number}] {job.title}: {job.state}\n{job.output}", end="", flush=True)
 
 
 def settle(job: Job) -> None:
@@ -96,6 +153,11 @@ def returned(job: Job) -> JobReturn:
     return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
 
 
+def make_jobs(context: Any, config: Any, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    """The jobs of a batch, numbered from `first`."""
+    return [make_job(context, config, words, number) for number, words in enumerate(job_overrides, start=first)]
+
+
 def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -> Job:
     """Compose one job of a sweep and word its command."""
     sweep = context.config_loader.load_sweep_config(config, list(overrides))
@@ -106,8 +168,14 @@ def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -
         hydra = sweep.pop("hydra")
     folder = folder.absolute()
     program = PROGRAMS.get(hydra.job.config_name, ["ip2p_lightning.train"])
-    command = [sys.executable, "-m", *program, *_where(hydra), *overrides]
-    return Job(number, list(overrides), folder, [*command, f"hydra.run.dir='{folder}'", "hydra.mode=RUN"], plain(sweep))
+    words = [*_where(hydra), *overrides, f"hydra.run.dir={quoted(str(folder))}", "hydra.mode=RUN"]
+    # -P: what lies in the current folder is not to be imported in a library's place
+    return Job(number, list(overrides), folder, [sys.executable, "-P", "-m", *program, *words], plain(sweep))
+
+
+def quoted(text: str) -> str:
+    """`text` as a value in Hydra's grammar, whatever characters are in it."""
+    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
 
 
 def _where(hydra: Any) -> list[str]:
@@ -119,29 +187,15 @@ def _where(hydra: Any) -> list[str]:
     return words
 
 
-def _last_line(log: Path) -> str:
-    if not log.exists():
+def _text(log: Path) -> str:
+    try:
+        return log.read_text(errors="replace")
+    except OSError:
         return ""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+
+
+def last_line(text: str) -> str:
+    """The last refusal in what a job printed, or else its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")]
     return (errors or lines or [""])[-1][:300]
-
-
-def titled(jobs: Sequence[Job]) -> list[Job]:
-    """Call each job by the overrides that not all of them share."""
-    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    for job in jobs:
-        job.title = " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
-    return list(jobs)
-
-
-def table(jobs: Sequence[Job]) -> str:
-    """States, reasons and logs of a sweep's jobs, aligned."""
-    rows = [("job", "state", "overrides", "reason")]
-    for job in titled(jobs):
-        log = f" (log: {job.folder / LOG})" if job.state != "complete" else ""
-        rows.append((str(job.number), job.state, job.title, job.reason + log))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows
-    )

@@ -8,49 +8,83 @@ import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.launchers.job import ENDED_WELL, LOG, Job, make_job, returned, settle, table, titled
+from ip2p_lightning.launchers.job import (
+    ENDED_WELL,
+    LOG,
+    Job,
+    contained,
+    last_line,
+    make_jobs,
+    returned,
+    settle,
+    tell,
+    turn,
+)
+from ip2p_lightning.launchers.listing import refuse_shared, table
+from ip2p_lightning.launchers.settings import settings
 from ip2p_lightning.orphans import SUPERVISOR
+from ip2p_lightning.storage import remove_empty
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of this machine: jobs at a time; devices of each, dealt out of the visible ones (0 leaves those alone)."""
+
+    jobs: int = 1
+    gpus_per_job: int = 0
+
+    AT_LEAST: ClassVar = {"jobs": 1, "gpus_per_job": 0}
 
 
 class LocalLauncher(Launcher):
-    """Runs what is not complete yet, `jobs` at a time; a job that fails does not touch the others.
+    """Runs what is not complete yet, a few jobs at a time; one that fails does not touch the others.
 
     Args:
-        jobs: how many at a time.
-        gpus_per_job: devices of each job, dealt out of the visible ones; 0 leaves CUDA_VISIBLE_DEVICES alone.
+        options: see `Share`.
 
     Raises:
-        UserError: more GPUs asked for than there are.
+        UserError: a wrong option, or more GPUs asked for than there are.
     """
 
     remedy = "the same command runs just those again"
     outcomes: list[Job] = []  # noqa: RUF012  all jobs of this process's sweep, over every batch a sweeper launches
 
-    def __init__(self, jobs: int = 1, gpus_per_job: int = 0) -> None:
-        if jobs < 1 or gpus_per_job < 0:
-            raise UserError(f"hydra.launcher.jobs={jobs}, gpus_per_job={gpus_per_job}: at least 1 job, 0 or more GPUs")
-        self.jobs, self.gpus_per_job = jobs, gpus_per_job
+    def __init__(self, **options: Any) -> None:
+        share = settings(Share, "hydra.launcher", options)
+        self.jobs, self.gpus_per_job = share.jobs, share.gpus_per_job
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
-        numbered = enumerate(job_overrides, start=initial_job_idx)
-        jobs = [make_job(self.context, self.config, words, number) for number, words in numbered]
-        titled([*LocalLauncher.outcomes, *jobs])
+        """Run what a sweeper words as overrides."""
+        jobs = make_jobs(self.context, self.config, job_overrides, initial_job_idx)
+        self.run(jobs)
+        return [returned(job) for job in jobs]
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs; print a line as each ends. Never raises for a job that fails: `conclude` judges the sweep.
+
+        Raises:
+            UserError: two of the sweep's jobs would share a folder.
+        """
+        refuse_shared(jobs, LocalLauncher.outcomes)
         slots = self._slots()
         with ThreadPoolExecutor(self.jobs) as pool:
             for job in pool.map(lambda job: self._run(job, slots), jobs):
-                print(f"[{job.number}] {job.title}: {job.state}", flush=True)
-        type(self).outcomes += jobs
-        return [returned(job) for job in jobs]
+                tell(job)
+        LocalLauncher.outcomes += jobs
+        if any(job.dry for job in jobs):
+            _leave_nothing(Path(str(OmegaConf.select(self.config, "hydra.sweep.dir"))))
 
     def _slots(self) -> queue.Queue[str | None]:
         slots: queue.Queue[str | None] = queue.Queue()
@@ -67,25 +101,53 @@ class LocalLauncher(Launcher):
         return slots
 
     def _run(self, job: Job, slots: queue.Queue[str | None]) -> Job:
-        while job.held:  # an earlier controller's job is still at it: its result is ours
-            time.sleep(1)
-        if job.done:
-            return job
         gpus = slots.get()
         try:
-            job.folder.mkdir(parents=True, exist_ok=True)
-            environment = os.environ | {SUPERVISOR: str(os.getpid())}
-            if gpus is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = gpus
-            with (job.folder / LOG).open("ab") as log:
-                process = subprocess.run(
-                    job.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, check=False
-                )
-            job.exit_code = process.returncode
-            settle(job)
+            with contained(job):
+                (_check if job.dry else _finish)(job, _environment(gpus))
         finally:
             slots.put(gpus)
         return job
+
+
+def _environment(gpus: str | None) -> dict[str, str]:
+    more = {SUPERVISOR: str(os.getpid())}
+    return os.environ | more | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+
+
+def _check(job: Job, environment: dict[str, str]) -> None:
+    """Run a job that is a dry run, without a folder."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(job.command, **streams, text=True, env=environment, check=False)
+    job.exit_code, job.output = done.returncode, done.stdout
+    if done.returncode:
+        job.failure = last_line(done.stdout) or f"exit code {done.returncode}"
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove a sweep's folder if all it holds is what Hydra noted there before the jobs."""
+    notes = folder / "multirun.yaml"
+    if notes.exists() and list(folder.iterdir()) == [notes]:
+        notes.unlink()
+        remove_empty(folder)
+
+
+def _finish(job: Job, environment: dict[str, str]) -> None:
+    """Run a job that is not done, in its folder."""
+    if job.done:
+        return
+    with turn(job.folder):
+        while job.held:  # a job that an earlier controller left behind is still at it: its result is ours
+            time.sleep(1)
+        if not job.done:
+            _train(job, environment)
+
+
+def _train(job: Job, environment: dict[str, str]) -> None:
+    with (job.folder / LOG).open("ab") as log:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        job.exit_code = subprocess.run(job.command, **streams, env=environment, check=False).returncode
+    settle(job)
 
 
 def _visible_gpus() -> list[str]:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.launchers.job import Job, make_job, returned, settle, titled
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.launchers.job import Job, contained, make_jobs, returned, settle, tell, turn
+from ip2p_lightning.launchers.listing import refuse_shared
 from ip2p_lightning.launchers.local import LocalLauncher
+from ip2p_lightning.launchers.settings import settings
+from ip2p_lightning.launchers.slurm_commands import sbatch, squeue
 from ip2p_lightning.slurm_task import RECORD
 from ip2p_lightning.storage import write_json
 
@@ -33,13 +35,16 @@ LISTS = ".slurm"  # in the sweep's folder
 
 @dataclass(frozen=True)
 class Resources:
-    """What each job asks SLURM for."""
+    """What each job asks SLURM for; ``conf/hydra/launcher/submitit_slurm.yaml`` explains each."""
 
-    time: int = 60
+    partition: str | list[str] | None = None
+    poll: float = 10
+    max_requeues: int = 100
+    time: int | str = 60
     nodes: int = 1
     tasks_per_node: int = 1
     cpus_per_task: int = 1
-    gpus_per_node: int = 0
+    gpus_per_node: int | str = 0
     mem_gb: float | None = None
     array_parallelism: int = 256
     signal_delay_s: int = 90
@@ -47,29 +52,27 @@ class Resources:
     srun_args: list[str] = field(default_factory=list)
     sbatch: dict[str, Any] = field(default_factory=dict)
 
+    AT_LEAST: ClassVar = {
+        **dict.fromkeys(("time", "nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"), 1),
+        **dict.fromkeys(("gpus_per_node", "mem_gb", "signal_delay_s", "max_requeues"), 0),
+        "poll": 0.1,
+    }
+
 
 class SlurmLauncher(Launcher):
     """Submits what is not complete yet and waits until SLURM has none of it left.
 
     Args:
-        partition: a partition, a list of them that the jobs take in turn, or null for the cluster's default.
-        poll: seconds between looks at the queue.
-        max_requeues: times a job may be preempted before it is left as it is.
-        resources: see `Resources` and ``conf/hydra/launcher/submitit_slurm.yaml``.
+        options: see `Resources`.
 
     Raises:
-        UserError: no SLURM or no submitit here, or SLURM refuses the job.
+        UserError: a wrong option, no SLURM or no submitit here, or SLURM refuses the job.
     """
 
-    def __init__(self, partition: Any = None, poll: float = 10, max_requeues: int = 100, **resources: Any) -> None:
-        plain = OmegaConf.to_container(OmegaConf.create({"partition": partition, **resources}), resolve=True)
-        names = plain.pop("partition")
+    def __init__(self, **options: Any) -> None:
+        self.resources = settings(Resources, "hydra.launcher", options)
+        names = self.resources.partition
         self.partitions = names if isinstance(names, list) else [names]
-        known = Resources.__dataclass_fields__
-        for key in plain:
-            if key not in known:
-                raise UserError(f"unknown key hydra.launcher.{key}{suggest(key, known)}; known: {', '.join(known)}")
-        self.resources, self.poll, self.max_requeues = Resources(**plain), poll, max_requeues
 
     @property
     def jobs(self) -> int:
@@ -81,29 +84,45 @@ class SlurmLauncher(Launcher):
         self.lists = Path(str(OmegaConf.select(config, "hydra.sweep.dir"))).absolute() / LISTS
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; print a line as each ends. Never raises for a job: `conclude` judges the sweep."""
-        numbered = enumerate(job_overrides, start=initial_job_idx)
-        jobs = [make_job(self.context, self.config, words, number) for number, words in numbered]
-        titled([*LocalLauncher.outcomes, *jobs])
+        """Run what a sweeper words as overrides."""
+        jobs = make_jobs(self.context, self.config, job_overrides, initial_job_idx)
+        self.run(jobs)
+        return [returned(job) for job in jobs]
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs as `LocalLauncher.run` does; dry runs take no queue."""
+        if any(job.dry for job in jobs):
+            here = LocalLauncher()
+            here.config = self.config
+            here.run(jobs)
+            return
+        refuse_shared(jobs, LocalLauncher.outcomes)
+        with turn(self.lists):
+            waiting = self._begin(jobs)
+        self._wait(waiting)
+        LocalLauncher.outcomes += jobs
+
+    def _begin(self, jobs: Sequence[Job]) -> dict[str, Job]:
+        """Submit what is neither done nor queued; SLURM's job id to job, of all to wait for."""
         queued = self._queued()
-        waiting = {}
+        waiting: dict[str, Job] = {}
+        rest = []
         for job in jobs:
             if str(job.folder) in queued:
                 waiting[queued[str(job.folder)]] = job
                 print(f"[{job.number}] {job.title}: already queued as {queued[str(job.folder)]}")
-            elif job.done:
-                print(f"[{job.number}] {job.title}: complete", flush=True)
-        rest = [job for job in jobs if job not in waiting.values() and not job.done]
-        for turn, partition in enumerate(self.partitions):
-            waiting |= self._submit(partition, rest[turn :: len(self.partitions)])
-        self._wait(waiting)
-        LocalLauncher.outcomes += jobs
-        return [returned(job) for job in jobs]
+            elif job.done or not _cleared(job):
+                tell(job)
+            else:
+                rest.append(job)
+        for first, partition in enumerate(self.partitions):
+            waiting |= self._submit(partition, rest[first :: len(self.partitions)])
+        return waiting
 
     def _queued(self) -> dict[str, str]:
         """Run folder to SLURM's job id, of all of this sweep that SLURM still has."""
         found = {}
-        for line in _squeue():
+        for line in squeue():
             job_id, name, *_ = line.split("|")
             listing = self.lists / name / "jobs.json"
             if name.startswith(PREFIX) and "_" in job_id and listing.exists():
@@ -119,11 +138,9 @@ class SlurmLauncher(Launcher):
         listing = self.lists / name / "jobs.json"
         listing.parent.mkdir(parents=True)
         entries = [{"folder": str(job.folder), "command": job.command} for job in jobs]
-        write_json(listing, {"max_requeues": self.max_requeues, "jobs": entries})
-        for job in jobs:  # what an earlier attempt left
-            (job.folder / RECORD).unlink(missing_ok=True)
-        command = [sys.executable, "-u", "-m", "ip2p_lightning.slurm_task", str(listing)]
-        array = _sbatch(listing.parent, shlex.join(command), len(jobs), self._parameters(name, partition))
+        write_json(listing, {"max_requeues": self.resources.max_requeues, "jobs": entries})
+        command = [sys.executable, "-P", "-u", "-m", "ip2p_lightning.slurm_task", str(listing)]
+        array = sbatch(listing.parent, shlex.join(command), len(jobs), self._parameters(name, partition))
         where = f" to {partition}" if partition else ""
         print(f"submitted {len(jobs)} jobs{where} as {array}", flush=True)
         return {f"{array}_{i}": job for i, job in enumerate(jobs)}
@@ -151,54 +168,32 @@ class SlurmLauncher(Launcher):
         missing: set[str] = set()
         warned: set[str] = set()
         while waiting:
-            time.sleep(self.poll)
+            time.sleep(self.resources.poll)
             try:
-                states = {line.split("|")[0]: line.split("|")[-1] for line in _squeue()}
+                states = {line.split("|")[0]: line.split("|")[-1] for line in squeue()}
             except UserError:  # SLURM's controller does not answer: that says nothing about the jobs
                 continue
             gone = set(waiting) - set(states)
             for job_id in gone & missing:
-                _settle(waiting.pop(job_id))
+                job = waiting.pop(job_id)
+                with contained(job):
+                    _settle(job)
+                tell(job)
             missing = gone
             for job_id in {i for i in waiting if "held" in states.get(i, "").lower()} - warned:
                 warned.add(job_id)
                 print(f"{job_id} is held ({states[job_id]}); free it with: scontrol release {job_id}", flush=True)
 
 
+def _cleared(job: Job) -> bool:
+    """Whether the job has a folder, without what an earlier attempt left."""
+    with contained(job):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / RECORD).unlink(missing_ok=True)
+    return not job.failure
+
+
 def _settle(job: Job) -> None:
     record = json.loads((job.folder / RECORD).read_text()) if (job.folder / RECORD).exists() else {}
     job.exit_code = record["exit_code"] if record.get("exit_code") is not None else -9
     settle(job)
-    print(f"[{job.number}] {job.title}: {job.state}", flush=True)
-
-
-def _squeue() -> list[str]:
-    """``id|name|reason`` of each live job of this user, arrays unfolded. Raises UserError: no answer."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%r"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except FileNotFoundError:
-        raise UserError(
-            "hydra/launcher=submitit_slurm: there is no SLURM here (no squeue); use launcher=local"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise UserError("squeue does not answer") from None
-    if done.returncode:
-        raise UserError(f"squeue: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
-    return done.stdout.splitlines()
-
-
-def _sbatch(folder: Path, command: str, count: int, parameters: dict[str, Any]) -> str:
-    """Submit `command` as an array of `count`; its id. (submitit's pickled functions are not used.)"""
-    try:
-        from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-    except ImportError:
-        raise UserError("hydra/launcher=submitit_slurm needs submitit; pip install 'ip2p-lightning[cluster]'") from None
-    try:
-        executor = SlurmExecutor(folder)
-        executor.update_parameters(**parameters)
-        executor.parameters["map_count"] = count
-        return str(executor._submit_command(command).job_id)
-    except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as error:
-        raise UserError(f"sbatch refused the jobs: {str(error).strip().splitlines()[-1]}") from None

@@ -6,29 +6,33 @@ Hydra's own plugin needs an Optuna of 2021, repeats its trials when a study is c
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import SweepError, UserError, suggest
 from ip2p_lightning.launchers import refuse_others
-from ip2p_lightning.launchers.job import Job, make_job
+from ip2p_lightning.launchers.job import Job, contained, make_job
 from ip2p_lightning.launchers.local import LocalLauncher
+from ip2p_lightning.launchers.settings import settings
 from ip2p_lightning.pruning import STUDY, TRIAL, import_optuna, make_pruner
-from ip2p_lightning.runs import final_score
+from ip2p_lightning.runs import METRICS, last_metrics
 from ip2p_lightning.storage import write_json
 from ip2p_lightning.sweepers.space import flat, overrides_of, read_space
 from ip2p_lightning.sweepers.study import Study, hold, name_of
 
 
-class OptunaSweeper(Sweeper):
-    """Trains `n_trials` trials in all; the same command continues a study that was stopped.
+@dataclass(frozen=True)
+class Search:
+    """What a study is.
 
     Args:
         n_trials: of the study, over all times it was started.
@@ -42,16 +46,36 @@ class OptunaSweeper(Sweeper):
         storage: a URL such as ``sqlite:///study.db``; null = a journal file in the study's folder.
         study_name: null = named after the search space and the fixed overrides.
         params: search space from a config, e.g. ``{optimizer.lr: "tag(log,interval(1e-5,1e-2))"}``.
-
-    Raises:
-        UserError: Optuna is not installed, an unknown name, nothing to search, no validations to judge by.
     """
 
-    def __init__(self, n_trials: int, metric: str, params: Mapping[str, Any] | None = None, **options: Any) -> None:
-        self.n_trials, self.metric, self.options = n_trials, metric, options
-        self.params = OmegaConf.to_container(params) if OmegaConf.is_config(params) else params or {}
-        if options["direction"] not in ("maximize", "minimize"):
-            raise UserError(f"hydra.sweeper.direction={options['direction']}: give maximize or minimize")
+    n_trials: int = 20
+    sampler: str = "tpe"
+    seed: int = 0
+    direction: Literal["maximize", "minimize"] = "maximize"
+    metric: str = "val/psnr"
+    pruner: str = "median"
+    pruner_startup: int = 5
+    pruner_warmup: int = 0
+    storage: str | None = None
+    study_name: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    AT_LEAST: ClassVar = {"n_trials": 1, "pruner_startup": 0, "pruner_warmup": 0}
+
+
+class OptunaSweeper(Sweeper):
+    """Trains `n_trials` trials in all; the same command continues a study that was stopped.
+
+    Args:
+        options: see `Search`.
+
+    Raises:
+        UserError: a wrong option, no Optuna, nothing to search, no validations to judge by.
+        SweepError: a complete trial did not log the metric.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = settings(Search, "hydra.sweeper", options, resolve=False)  # what `params` refer to is a job's
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.context, self.config = hydra_context, config
@@ -63,39 +87,41 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Ask, launch, tell, until there are `n_trials`."""
         import_optuna()
+        if OmegaConf.select(self.config, "dry_run"):
+            raise UserError("a dry run has no scores to search by; check one trial without -m and hydra/sweeper=optuna")
         LocalLauncher.remedy = "a failed trial counts; the same command goes on with the others"
-        space, self.fixed = read_space([*flat(self.params), *arguments], self.context.config_loader)
+        space, self.fixed = read_space([*flat(self.options.params), *arguments], self.context.config_loader)
         if not space:
             raise UserError("nothing to search: give a key an interval(a,b), range(a,b) or choice(a,b)")
         options = self.options
-        make_pruner(options["pruner"], options["pruner_startup"], options["pruner_warmup"])
-        name = options["study_name"] or name_of(space, self.fixed, self.metric, options["direction"])
+        make_pruner(options.pruner, options.pruner_startup, options.pruner_warmup)
+        name = options.study_name or name_of(space, self.fixed, self.options.metric, options.direction)
         folder = Path(str(OmegaConf.select(self.config, "hydra.sweep.dir"))).absolute() / name
         lock = hold(folder)
-        storage = options["storage"] or str(folder / "journal.log")
-        sampler, seed = options["sampler"], options["seed"]
-        self.study = Study(name, storage, options["direction"], space, self.fixed, sampler, seed)
+        storage = options.storage or str(folder / "journal.log")
+        sampler, seed = options.sampler, options.seed
+        self.study = Study(name, storage, options.direction, space, self.fixed, sampler, seed)
         os.environ[STUDY] = json.dumps(self._channel(name, storage))
         try:
             self._run(name)
         finally:
             del os.environ[STUDY]
-            self.study.write(folder, self.fixed, self.metric)
+            self.study.write(folder, self.fixed, self.options.metric)
             lock.close()
         self._say(folder)
 
     def _channel(self, name: str, storage: str) -> dict[str, Any]:
         """What a job needs to report to the study."""
         options = self.options
-        pruner = {"pruner": options["pruner"], "startup": options["pruner_startup"], "warmup": options["pruner_warmup"]}
-        return {"storage": storage, "study": name, "metric": self.metric, **pruner}
+        pruner = {"pruner": options.pruner, "startup": options.pruner_startup, "warmup": options.pruner_warmup}
+        return {"storage": storage, "study": name, "metric": self.options.metric, **pruner}
 
     def _run(self, name: str) -> None:
         left = self.study.left_behind()
         while True:
             batch, left = left[: self.launcher.jobs], left[self.launcher.jobs :]
             open_trials = len(batch) + len(left)
-            while len(batch) < self.launcher.jobs and len(self.study.ended) + open_trials < self.n_trials:
+            while len(batch) < self.launcher.jobs and len(self.study.ended) + open_trials < self.options.n_trials:
                 batch.append(self.study.ask())
                 open_trials += 1
             if not batch:
@@ -113,7 +139,7 @@ class OptunaSweeper(Sweeper):
             if self.study.twin(trial) is None:
                 jobs[trial.number] = self._prepare(name, trial)
         if jobs:
-            self.launcher.launch([job.overrides for job in jobs.values()], min(jobs))
+            self.launcher.run(list(jobs.values()))
         stopped = [number for number, job in jobs.items() if job.state == "preempted"]
         for trial in sorted(batch, key=lambda t: t.number not in jobs):  # twins after the trials they equal
             self._tell(trial, jobs.get(trial.number))
@@ -121,17 +147,19 @@ class OptunaSweeper(Sweeper):
 
     def _prepare(self, name: str, trial: Any) -> Job:
         job = make_job(self.context, self.config, [*self.fixed, *overrides_of(trial.params)], trial.number)
-        if self.metric.startswith("val/") and not job.config["val_every"]:
-            raise UserError(f"val_every=0 and hydra.sweeper.metric={self.metric}: a study needs validations")
-        job.folder.mkdir(parents=True, exist_ok=True)
-        write_json(job.folder / TRIAL, {"study": name, "number": trial.number})
+        if self.options.metric.startswith("val/") and not job.config["val_every"]:
+            raise UserError(f"val_every=0 and hydra.sweeper.metric={self.options.metric}: a study needs validations")
+        with contained(job):
+            job.folder.mkdir(parents=True, exist_ok=True)
+            write_json(job.folder / TRIAL, {"study": name, "number": trial.number})
         return job
 
     def _tell(self, trial: Any, job: Job | None) -> None:
         if job is not None:
             if job.state != "preempted":  # that one goes on with the next start
+                score = self._score(job) if job.done else None
                 state = "failed" if job.state == "complete" and not job.done else job.state
-                self.study.tell(trial, state, final_score(job.folder, self.metric), job.folder)
+                self.study.tell(trial, state, score, job.folder)
             return
         twin = self.study.twin(trial)
         if twin is not None:
@@ -140,6 +168,22 @@ class OptunaSweeper(Sweeper):
         elif not trial.state.is_finished():
             self.study.tell(trial, "failed", None)
 
+    def _score(self, job: Job) -> float:
+        """What a complete trial is judged by; one that is not finite makes it a failure.
+
+        Raises:
+            SweepError: there is none, so no trial has one. The trial stays open: it is not the one to blame.
+        """
+        logged, metric = last_metrics(job.folder), self.options.metric
+        if logged.get(metric) is None:
+            known = sorted(key for key in logged if "/" in key)
+            told = f"no {metric} in {job.folder / METRICS}{suggest(metric, known)}; known: {', '.join(known)}"
+            raise SweepError(f"hydra.sweeper.metric={metric}: {told}")
+        score = float(logged[metric])
+        if not math.isfinite(score):
+            job.failure = f"{metric} is {score}"
+        return score
+
     def _say(self, folder: Path) -> None:
         counts = Counter(t.state.name.lower() for t in self.study.ended)
         told = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
@@ -147,4 +191,4 @@ class OptunaSweeper(Sweeper):
         best = self.study.best()
         if best is not None:
             words = " ".join(overrides_of(best.params))
-            print(f"best: trial {best.number}, {self.metric} = {best.value:.4f}: {words}")
+            print(f"best: trial {best.number}, {self.options.metric} = {best.value:.4f}: {words}")

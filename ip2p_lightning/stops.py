@@ -31,7 +31,7 @@ def leave_when_asked() -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        line = f"error: {signal.Signals(number).name} before the run began; the same command begins it\n"
+        line = f"error: {signal.Signals(number).name}; the same command begins, or goes on, where this left off\n"
         try:
             os.write(2, line.encode())
         finally:

@@ -128,7 +128,9 @@ def test_a_command_that_still_imports_ends_in_one_line(tmp_path, number):
     process.send_signal(number)
     _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == (130 if number == signal.SIGINT else 143), said
-    assert said.count("\n") == 1 and ("SIGUSR1 before the run began" in said or said.startswith("interrupted")), said
+    assert said.count("\n") == 1 and (
+        "error: SIGUSR1; the same command begins" in said or said.startswith("interrupted")
+    ), said
 
 
 def test_a_fork_of_a_command_ends_as_ever():

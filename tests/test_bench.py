@@ -71,9 +71,6 @@ def test_recording_one_leaves_the_others(clock, monkeypatch):
     assert run.main() == 0 and json.loads(run.RECORD.read_text()) == {"new": 3.0, "edit": 2.0}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a quiet machine is awaited: make bench names the command; then take this mark out"
-)
 def test_every_comparison_is_recorded():
     assert json.loads(run.RECORD.read_text()).keys() == run.BENCHMARKS.keys()
 

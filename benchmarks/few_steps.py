@@ -24,6 +24,10 @@ BEGIN, END = "<!-- steps:begin -->", "<!-- steps:end -->"
 SIDE, IMAGES = 256, 4  # of the timed edits
 
 
+LONG = "eps, 15,000 steps"
+RUNS = {"bridge": "path-bridge+seed-*", "eps": "path-eps+seed-*", LONG: "path-eps+*max_steps-15000"}  # of each path
+
+
 class Sampling(NamedTuple):
     """A row of the table: which path, the words for ``ip2p-evaluate``, branches of guidance."""
 
@@ -40,12 +44,20 @@ class Sampling(NamedTuple):
 
 PLAIN = ("--text-scale", "1.0", "--image-scale", "1.0")  # no guidance: one branch
 FEW = [("dpm++", "4"), ("dpm++", "8"), ("ddim", "20"), ("unipc", "8"), ("ddim", "4")]
+
+
+def _from_noise(path: str, solvers: list[tuple[str, str]]) -> list[Sampling]:
+    return [Sampling(path, (*PLAIN, "--steps", steps, "--scheduler", name)) for name, steps in solvers]
+
+
 SAMPLINGS = [
     Sampling("bridge", ()),  # as the run has it: one step
     *(Sampling("bridge", ("--steps", steps)) for steps in ("2", "4")),
-    *(Sampling("eps", (*PLAIN, "--steps", steps, "--scheduler", name)) for name, steps in FEW[:3]),
+    *_from_noise("eps", FEW[:3]),
     Sampling("eps", (), 3),  # as the run has it: ddim in 20 steps, guided as InstructPix2Pix is
-    *(Sampling("eps", (*PLAIN, "--steps", steps, "--scheduler", name)) for name, steps in FEW[3:]),
+    *_from_noise("eps", FEW[3:]),
+    *_from_noise(LONG, FEW[:3]),
+    Sampling(LONG, (), 3),
 ]
 
 
@@ -71,7 +83,7 @@ def main() -> int:
 
 
 def _runs(folder: Path, path: str) -> list[Path]:
-    return sorted(p for p in folder.glob(f"path-{path}+seed-*") if (p / "checkpoints").is_dir())
+    return sorted(p for p in folder.glob(RUNS[path]) if (p / "checkpoints").is_dir())
 
 
 def _scores(runs: list[Path], folder: str, method: str) -> dict[str, tuple[float, float]]:
@@ -85,7 +97,7 @@ def _scores(runs: list[Path], folder: str, method: str) -> dict[str, tuple[float
 
 
 def _table(folder: Path) -> str:
-    scored = [s for s in SAMPLINGS if all((r / s.folder / "scores.csv").exists() for r in _runs(folder, s.path))]
+    scored = [s for s in SAMPLINGS if _scored(folder, s)]
     seconds = _seconds(folder, scored)
     lines: list[list[str]] = []
     for sampling in scored:
@@ -99,6 +111,11 @@ def _table(folder: Path) -> str:
         lines.append(_row(names, _scores(runs, sampling.folder, "model"), seconds[sampling]))
     lines.insert(1, [":--", ":--", *["--:"] * (len(lines[0]) - 2)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _scored(folder: Path, sampling: Sampling) -> bool:
+    runs = _runs(folder, sampling.path)
+    return bool(runs) and all((run / sampling.folder / "scores.csv").exists() for run in runs)
 
 
 def _described(sampling: Sampling) -> tuple[str, int]:
@@ -121,7 +138,8 @@ def _seconds(folder: Path, samplings: list[Sampling], rounds: int = 2) -> dict[S
     from ip2p_lightning.editing import BatchEditor, ready
     from ip2p_lightning.evaluate import parser
 
-    modules = {path: ready(open_run(_runs(folder, path)[0]).module, "cpu") for path in ("bridge", "eps")}
+    paths = dict.fromkeys(sampling.path for sampling in samplings)
+    modules = {path: ready(open_run(_runs(folder, path)[0]).module, "cpu") for path in paths}
     x = torch.rand(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     best: dict[Sampling, float] = {}
     for _ in range(rounds):

@@ -41,7 +41,7 @@ def _main() -> int:
     plugins.register()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = [_as_hydra_reads_it(word) for word in sys.argv[1:]]
+    sys.argv[1:] = _as_hydra_reads_them(sys.argv[1:])
     codes: list[int] = []
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(lambda c: codes.append(_job(c)))()
@@ -49,6 +49,11 @@ def _main() -> int:
         raise explain(error, sys.argv[1:]) from None
     launchers.conclude()
     return max(codes, default=DONE)
+
+
+def _as_hydra_reads_them(words: list[str]) -> list[str]:
+    """Words as typed, wherever among them a sweep is asked for: Hydra takes no override before and after ``-m``."""
+    return [_as_hydra_reads_it(word) for word in sorted(words, key=lambda word: word not in ("-m", "--multirun"))]
 
 
 def _as_hydra_reads_it(word: str) -> str:

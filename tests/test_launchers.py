@@ -213,3 +213,12 @@ def test_a_wrong_option_of_a_launcher_or_sweeper_is_refused_in_a_line(tmp_path, 
     printed = capsys.readouterr()
     assert ended.value.code == 2 and not list(tmp_path.iterdir())
     assert re.match(f"error: {line}", printed.err) and printed.err.count("\n") == 1
+
+
+def test_a_sweep_may_be_asked_for_anywhere_among_the_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ip2p-train", "seed=0,1", "-m", "hydra.launcher.jobs=0"])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "hydra.launcher.jobs=0: give at least 1" in capsys.readouterr().err

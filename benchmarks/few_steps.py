@@ -1,7 +1,7 @@
 """Quality against evaluations of the net: the runs of ``experiments/few_steps.yaml``, scored with many samplers.
 
-``python -m benchmarks.few_steps runs/few_steps [--seconds 500]``: what is scored already stays; a table of it goes
-between the markers of ``experiments/few_steps.md``.
+``python -m benchmarks.few_steps runs/few_steps [--seconds 500]``: what is scored already stays; a table of it, and of
+the run in ``runs/few_steps_long`` if there is one, goes between the markers of ``experiments/few_steps.md``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDE, IMAGES = 256, 4  # of the timed edits
 
 
 LONG = "eps, 15,000 steps"
-RUNS = {"bridge": "path-bridge+seed-*", "eps": "path-eps+seed-*", LONG: "path-eps+*max_steps-15000"}  # of each path
+RUNS = {"bridge": "/path-bridge+seed-*", "eps": "/path-eps+seed-*", LONG: "_long"}  # after the name of the folder
 
 
 class Sampling(NamedTuple):
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def _runs(folder: Path, path: str) -> list[Path]:
-    return sorted(p for p in folder.glob(RUNS[path]) if (p / "checkpoints").is_dir())
+    return sorted(p for p in folder.parent.glob(folder.name + RUNS[path]) if (p / "checkpoints").is_dir())
 
 
 def _scores(runs: list[Path], folder: str, method: str) -> dict[str, tuple[float, float]]:

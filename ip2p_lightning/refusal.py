@@ -13,6 +13,7 @@ from pathlib import Path
 from ip2p_lightning.errors import StorageError, UserError, suggest
 
 INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, + SIGPIPE
+INTERRUPTED_LINE = "interrupted; the same command continues from the last checkpoint"
 _DISK = (13, 17, 20, 28, 30, 122)  # permission, a file in a folder's place (2), no space, read-only, quota
 
 
@@ -32,7 +33,7 @@ def exit_code(action: Callable[[], int]) -> int:
             raise
         return UNREAD
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        print(INTERRUPTED_LINE, file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         known = _known(error)
@@ -55,9 +56,14 @@ def _reader_left() -> bool:
 
 def outcome(error: BaseException) -> tuple[int, str]:
     """Exit code and one line for what ended a run: the refusal that a library may have wrapped, else the exception."""
-    cause = _known(error) or error
+    cause = root(error)
     code = INTERRUPTED if isinstance(cause, KeyboardInterrupt) else getattr(cause, "code", 1)
     return code if isinstance(code, int) else 1, f"{type(cause).__name__}: {cause}".splitlines()[0]
+
+
+def root(error: BaseException) -> BaseException:
+    """The refusal that a library has wrapped (Hydra what a constructor raised), or else the exception itself."""
+    return _known(error) or error
 
 
 def _known(error: BaseException | None) -> UserError | None:
@@ -114,6 +120,11 @@ def _not_a_member(found: re.Match[str], words: Sequence[str]) -> str:
     return found.group(0)
 
 
+def _to_be_quoted(found: re.Match[str], words: Sequence[str]) -> str:
+    key, _, value = next((w for w in words if w.startswith(found.group(1))), found.group(1)).partition("=")
+    return f"{key}={value} cannot be read as it is; quote the value, once more for the shell: \"{key}='{value}'\""
+
+
 def _bad_value(found: re.Match[str], words: Sequence[str]) -> str:
     return found.group(0)
 
@@ -126,7 +137,8 @@ _WORDINGS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...]
     (r"Cannot find primary config '([^']+)'", _unknown_member),
     (r"Config group override must be a string.*", _not_a_member),
     (r"Error parsing override '[^']*'", _bad_value),
-    (r"(?:Error merging override|LexerNoViableAltException)[^\n]*", _bad_value),
+    (r"LexerNoViableAltException: (\S*)", _to_be_quoted),
+    (r"Error merging override[^\n]*", _bad_value),
 )
 
 

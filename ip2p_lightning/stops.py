@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 from ip2p_lightning.errors import PreemptedError
+from ip2p_lightning.refusal import INTERRUPTED, INTERRUPTED_LINE
 
 
 def stops() -> tuple[signal.Signals, ...]:
@@ -31,11 +32,12 @@ def leave_when_asked() -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        line = f"error: {signal.Signals(number).name}; the same command begins, or goes on, where this left off\n"
+        line = f"error: {signal.Signals(number).name}; the same command begins, or goes on, where this left off"
+        line, code = (INTERRUPTED_LINE, INTERRUPTED) if number == signal.SIGINT else (line, PreemptedError.code)
         try:
-            os.write(2, line.encode())
+            os.write(2, f"{line}\n".encode())
         finally:
-            os._exit(PreemptedError.code)
+            os._exit(code)
 
-    for number in stops():
+    for number in (*stops(), signal.SIGINT):
         signal.signal(number, leave)

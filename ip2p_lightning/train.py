@@ -12,7 +12,7 @@ from typing import Any
 from ip2p_lightning.collector import uncollected
 from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError
 from ip2p_lightning.orphans import heed_supervisor
-from ip2p_lightning.refusal import exit_code, explain, outcome
+from ip2p_lightning.refusal import exit_code, explain, outcome, root
 from ip2p_lightning.stops import leave_when_asked
 from ip2p_lightning.storage import remove_empty
 
@@ -184,6 +184,7 @@ def _stop_request() -> Any:
 def _record(run: Any, error: BaseException) -> None:
     """Say in ``status.json`` why the run ended."""
     code, reason = outcome(error)
+    error = root(error)
     state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"
     state = "pruned" if isinstance(error, PrunedError) else state
     with contextlib.suppress(StorageError):  # a full disk must not hide what ended the run

@@ -13,7 +13,7 @@ from ip2p_lightning.fit import fit
 from ip2p_lightning.orphans import die_with_parent
 from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.recipe import Recipe, build_data
-from ip2p_lightning.refusal import exit_code
+from ip2p_lightning.refusal import exit_code, root
 from ip2p_lightning.runs import read_config
 
 
@@ -39,8 +39,8 @@ def _work(folder: Path, checkpoint: str | None, request: StopRequest) -> int:
         group.report(folder, fit(config, folder, data, checkpoint, request))
     except BaseException as error:
         group.report(folder, -1, error)
-        if isinstance(error, UserError):
-            return error.code  # the supervisor says it, once for all ranks
+        if isinstance(known := root(error), UserError):
+            return known.code  # the supervisor says it, once for all ranks
         raise
     return 0
 

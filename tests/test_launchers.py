@@ -128,6 +128,17 @@ def test_a_job_that_cannot_be_begun_or_read_does_not_end_the_sweep(tmp_path, mon
     assert "File exists" in printed and "its bytes do not match" in printed
 
 
+def test_a_job_that_was_stopped_before_it_had_a_status_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalLauncher, "outcomes", [])
+    job = job_of(0, tmp_path / "0", "import sys; print('error: SIGTERM; the same command begins'); sys.exit(143)")
+    LocalLauncher().run([job])
+    assert (job.state, job.reason) == ("preempted", "error: SIGTERM; the same command begins")
+    again = job_of(0, tmp_path / "0")
+    LocalLauncher.outcomes.clear()
+    LocalLauncher().run([again])
+    assert again.state == "complete"
+
+
 def test_slurm_is_not_asked_for_a_job_that_has_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalLauncher, "outcomes", [])
     (tmp_path / "0").write_text("a file in the folder's place")

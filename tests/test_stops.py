@@ -1,5 +1,6 @@
 """Signals, whenever they come: before anything is imported, before the first step, in the middle of a run."""
 
+import contextlib
 import os
 import pty
 import signal
@@ -12,7 +13,7 @@ from processes import LIMIT, QUIET, SMALL, Process
 from ranks import WORDS as TWO
 from sweeping import TRAIN, environment
 
-from ip2p_lightning import checkpoint
+from ip2p_lightning import checkpoint, runs, train
 from ip2p_lightning.errors import PreemptedError
 from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.runs import read_status
@@ -107,6 +108,14 @@ def test_a_second_signal_does_not_interrupt_what_the_first_began():
     assert in_a_fork(act) == 0
 
 
+def test_a_stop_that_a_constructor_wraps_is_a_stop(tmp_path):
+    wrapped = RuntimeError("Error in call to target")
+    wrapped.__cause__ = PreemptedError("SIGTERM before the first step")
+    train._record(runs.claim(tmp_path / "run"), wrapped)
+    status = read_status(tmp_path / "run")
+    assert (status["state"], status["exit_code"]) == ("preempted", 143)
+
+
 def test_a_loaders_worker_that_inherits_the_handler_goes_on():
     request = StopRequest()
 
@@ -131,6 +140,15 @@ def test_a_command_that_still_imports_ends_in_one_line(tmp_path, number):
     assert said.count("\n") == 1 and (
         "error: SIGUSR1; the same command begins" in said or said.startswith("interrupted")
     ), said
+
+
+def test_ctrl_c_ends_a_command_that_cannot_be_told_of_it():
+    def act():
+        leave_when_asked()
+        with contextlib.suppress(BaseException):  # as a destructor does
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert in_a_fork(act) == 130
 
 
 def test_a_fork_of_a_command_ends_as_ever():

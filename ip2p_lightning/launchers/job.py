@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config import plain
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import PreemptedError, UserError
 from ip2p_lightning.refusal import outcome
 from ip2p_lightning.runs import LOCK, final_score, free_differences, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG
@@ -66,6 +66,8 @@ class Job:
         if self.dry:
             return "checked" if self.exit_code == 0 else "not started"
         told = str(self._status().get("state", "not started"))
+        if told == "not started" and self.exit_code == PreemptedError.code:  # asked to stop before it had a status
+            return "preempted"
         if not self.exit_code:
             return "killed" if told == "running" and self.exit_code is not None else told
         if told == "running" or (told == "not started" and self.exit_code < 0):
@@ -80,7 +82,7 @@ class Job:
             return self.failure
         if state == "killed" and self.exit_code is not None and self.exit_code < 0:
             return f"killed by signal {-self.exit_code}"
-        if state in ("killed", "refused"):
+        if state in ("killed", "refused") or not self._status():
             return last_line(_text(self.folder / LOG)) or f"exit code {self.exit_code}"
         return str(self._status().get("reason") or "")
 

@@ -9,7 +9,7 @@ from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.runs import CONFIG, STATUS
 from ip2p_lightning.seals import SUMS, beginning_changed, damaged_files, read_sealed
-from ip2p_lightning.sidecar import IDENTITY
+from ip2p_lightning.sidecar import IDENTITY, sidecar
 
 Verdict = tuple[Path, str | None]  # a file or folder, and what is wrong with it
 SEALED = (CONFIG, STATUS, "data.json", f"{checkpoint.FOLDER}/{IDENTITY}")
@@ -23,7 +23,7 @@ def verified(path: Path) -> Iterator[Verdict]:
     """
     from ip2p_lightning.caching import verify as caches
 
-    if path.is_file():
+    if path.is_file() and (path.suffix == ".ckpt" or sidecar(path).exists()):
         return iter([(path, checkpoint.damage(path))])
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ip2p_lightning.config import build, check, plain
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.ranges import in_range
 from ip2p_lightning.rules import contradictions, parts_fit
 from ip2p_lightning.step_rules import step_contradictions
 
@@ -113,6 +114,7 @@ def checked(composed: Any) -> dict[str, Any]:
     config = plain(composed)
     parts_fit(config)
     check(config, Recipe)
+    in_range(config)
     contradictions(config)
     step_contradictions(config)
     return config

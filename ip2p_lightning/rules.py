@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ip2p_lightning.errors import UserError, suggest
@@ -88,37 +87,6 @@ _OWNED = {
     "limit_predict_batches": "a run predicts nothing; use ip2p-edit",
 }
 
-# Numbers that must not be smaller, null apart.
-_LEAST = {
-    "grid_examples": 0,
-    "max_skips": 0,
-    "optimizer.eps": 0,
-    "optimizer.weight_decay": 0,
-    "profile_steps": 0,
-    "timeout": 1,
-    "trainer.gradient_clip_val": 0,
-    "val_examples": 1,
-}
-
-
-def _too_small(config: Config) -> list[str]:
-    return [key for key, least in _LEAST.items() if (value := _get(config, key)) is not None and value < least]
-
-
-def _not_finite(config: Config) -> list[str]:
-    return [key for key, value in _leaves(config, "") if isinstance(value, float) and not math.isfinite(value)]
-
-
-def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list | tuple):
-        for place, value in enumerate(node):
-            yield from _leaves(value, f"{path}[{place}]")
-    else:
-        yield path, node
-
 
 def _one_process(config: Config) -> bool:
     """Whether `trainer.devices` is one; "auto" is on a CPU only."""
@@ -174,14 +142,6 @@ _PARTS: Rules = (
 )
 
 _VALUES: Rules = (
-    (
-        _not_finite,
-        lambda c: f"{_value(_not_finite(c)[0])(c)}: give a finite number",
-    ),
-    (
-        _too_small,
-        lambda c: f"{_value(_too_small(c)[0])(c)}: give {_LEAST[_too_small(c)[0]]} or more",
-    ),
     (
         _owned,
         lambda c: (

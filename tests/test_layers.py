@@ -34,6 +34,7 @@ MAY = {
     "sidecar": set(),
     "schema": set(),
     "config": {"schema"},
+    "ranges": set(),
     "rules": set(),
     "step_rules": {"rules"},
     "refusal": {"config"},

@@ -34,7 +34,7 @@ def as_markdown(cells: Sequence[Cell], arms: Sequence[Arm], shared: Mapping[str,
         if number == 0 and plot:
             parts.append(f"![PSNR of each arm per task, and gain against cost]({plot})")
     if not found:
-        parts.append("No scores yet: no run is complete, or none was validated.")
+        parts.append("No scores yet: none of the complete runs was validated, or evaluated by ip2p-evaluate.")
     parts += [*_cost(arms), *_failed(cells), *_runs(cells)]
     return "\n\n".join(parts) + "\n"
 

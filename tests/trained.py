@@ -1,5 +1,6 @@
 """A run of a few steps, through the real command in this process."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -15,9 +16,10 @@ SMALL = [
 
 def train_run(folder: Path, *overrides: str) -> Path:
     """``ip2p-train`` in this process; the run's folder."""
+    from ip2p_lightning.stops import stops
     from ip2p_lightning.train import main
 
-    typed = sys.argv
+    typed, handlers = sys.argv, {number: signal.getsignal(number) for number in (*stops(), signal.SIGINT)}
     sys.argv = ["ip2p-train", f"hydra.run.dir={folder}", *SMALL, *overrides]
     try:
         main()
@@ -25,4 +27,6 @@ def train_run(folder: Path, *overrides: str) -> Path:
         assert not ended.code, f"ip2p-train ended with {ended.code}"
     finally:
         sys.argv = typed
+        for number, handler in handlers.items():  # Ctrl-C is pytest's again
+            signal.signal(number, handler)
     return folder

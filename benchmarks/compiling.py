@@ -65,7 +65,7 @@ def _images(options: argparse.Namespace, count: int) -> torch.Tensor:
 def _step(options: argparse.Namespace, how: str) -> Callable[[], Any]:
     """A step over 4 pairs whose moments are there already, as a cache gives them."""
     from ip2p_lightning.data.example import EditExample
-    from ip2p_lightning.randomness import torch_rng
+    from ip2p_lightning.rng import torch_rng
 
     module = _module(options, how)
     module.setup("fit")

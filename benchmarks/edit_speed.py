@@ -129,9 +129,9 @@ class Ours:
 
     def edit(self, batch: Any) -> None:
         """One batch."""
-        from ip2p_lightning.allocator import keep_pages
         from ip2p_lightning.edit import _save
         from ip2p_lightning.photo_batches import edit_photos
+        from ip2p_lightning.system.allocator import keep_pages
 
         keep_pages()
         edit_photos([batch], self.editor, SEED, lambda pixels, job: _save(pixels, job.out, {}), lambda job: None)
@@ -143,7 +143,7 @@ class Stock:
     def __init__(self, options: argparse.Namespace) -> None:
         import diffusers
 
-        from ip2p_lightning.commands import quiet_libraries
+        from ip2p_lightning.system.imports import quiet_libraries
 
         quiet_libraries()
         self.options = options

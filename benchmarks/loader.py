@@ -29,7 +29,7 @@ import torch
 
 import ip2p_lightning  # noqa: F401  makes torchvision importable, for the peer too
 from benchmarks.edit_speed import as_glibc_does
-from ip2p_lightning.allocator import keep_pages
+from ip2p_lightning.system.allocator import keep_pages
 
 COLUMNS = {
     "original_image_column": "original_image",

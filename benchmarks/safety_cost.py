@@ -29,8 +29,8 @@ import ip2p_lightning  # noqa: F401
 from ip2p_lightning import checkpoint, fit, recipe
 from ip2p_lightning.data import dataset, plan
 from ip2p_lightning.guard import Guard
-from ip2p_lightning.preemption import StopRequest
-from ip2p_lightning.randomness import numpy_rng, seed_of, torch_rng
+from ip2p_lightning.rng import numpy_rng, seed_of, torch_rng
+from ip2p_lightning.system.signals import StopRequest
 
 WARM_UP = 4
 SHARED = np.random.default_rng(0)

@@ -1,7 +1,6 @@
 """Instruction-tuned Stable Diffusion as a Hydra-configured experiment framework on PyTorch Lightning."""
 
-from ip2p_lightning._torchmetrics import defer_metrics
-from ip2p_lightning._torchvision import mend_torchvision
+from ip2p_lightning.system.compat import defer_metrics, mend_torchvision
 
 __version__ = "0.1.0"
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ip2p_lightning.commands import Parser, at_least, quiet_libraries, run
+from ip2p_lightning.commands import Parser, at_least, run
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.system.imports import quiet_libraries
 
 EXAMPLES = """
 RUN is a run's folder; PIPELINE a diffusers InstructPix2Pix folder or hub id (the baseline). Give the page a photo and

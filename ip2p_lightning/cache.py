@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import UserError
-from ip2p_lightning.refusal import exit_code, explain
+from ip2p_lightning.errors import UserError, exit_code
+from ip2p_lightning.refusal import explain
 
 USAGE = """usage: ip2p-cache RUN                       fill the cache of a run's folder
        ip2p-cache [GROUP=MEMBER ...] [KEY=VALUE ...]   ... of the run that ip2p-train would make of these words

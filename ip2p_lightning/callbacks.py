@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ip2p_lightning.meters import WorkMeter
-from ip2p_lightning.randomness import seed_of
-from ip2p_lightning.storage import append_line
+from ip2p_lightning.rng import seed_of
+from ip2p_lightning.system.files import append_line
 
 
 class JsonLines(Logger):

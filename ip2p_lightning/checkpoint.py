@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from ip2p_lightning.errors import DamagedError, SecurityError, UserError
 from ip2p_lightning.sidecar import damage, identify, sidecar, write_sidecar
-from ip2p_lightning.storage import require_space, sweep_temporaries, write_atomic
+from ip2p_lightning.system.files import require_space, sweep_temporaries, write_atomic
 
 FOLDER = "checkpoints"
 on_write: Callable[[int], None] | None = None  # told of every write's size; tests interrupt here

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ip2p_lightning._deferred import defer
-from ip2p_lightning.errors import UserError
-from ip2p_lightning.refusal import INTERRUPTED, exit_code
+from ip2p_lightning.errors import INTERRUPTED, UserError, exit_code
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,19 +57,6 @@ def quiet() -> None:
 def one_line_warnings() -> None:
     """Without the place in the code that warns."""
     warnings.showwarning = lambda message, *_args, **_more: print(f"warning: {message}", file=sys.stderr)
-
-
-def quiet_libraries() -> None:
-    """No progress bars or advice from the libraries that load weights; to be called before they do."""
-    defer("scipy.stats")  # 0.3 s, for schedules of noise that nobody here uses; diffusers imports it early
-    import diffusers
-    import huggingface_hub
-    import transformers
-
-    huggingface_hub.logging.set_verbosity_error()
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def at_least(low: int) -> Callable[[str], int]:

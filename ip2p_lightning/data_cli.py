@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.commands import Parser, at_least, run
-from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.orphans import SUPERVISOR, heed_supervisor
-from ip2p_lightning.refusal import exit_code, explain, outcome
-from ip2p_lightning.storage import write_json
+from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
+from ip2p_lightning.refusal import explain
+from ip2p_lightning.system.files import write_json
+from ip2p_lightning.system.processes import SUPERVISOR, heed_supervisor
 
 _PAGE = """usage: ip2p-data COMMAND ...
 

@@ -11,8 +11,8 @@ from ip2p_lightning.checkpoint import FOLDER
 from ip2p_lightning.data.tolerance import RECORD, BadPairs
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs import RunFolder
-from ip2p_lightning.seals import read_sealed, write_sealed
-from ip2p_lightning.storage import probe
+from ip2p_lightning.system.checksums import read_sealed, write_sealed
+from ip2p_lightning.system.files import probe
 
 DATA = "data.json"
 

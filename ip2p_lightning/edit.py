@@ -9,18 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.commands import (
-    Parser,
-    add_device_options,
-    add_sampler_options,
-    at_least,
-    overridden,
-    quiet_libraries,
-    run,
-    shown,
-)
+from ip2p_lightning.commands import Parser, add_device_options, add_sampler_options, at_least, overridden, run, shown
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.photos import Job, asked, listed, plan
+from ip2p_lightning.system.imports import quiet_libraries
 
 USAGE = "ip2p-edit RUN|PIPELINE IMAGE... PROMPT [-o OUT] [options]"
 EXAMPLES = """
@@ -157,7 +149,7 @@ def _save(pixels: Any, out: Path, text: dict[str, str]) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    from ip2p_lightning.storage import storage_errors, write_atomic
+    from ip2p_lightning.system.files import storage_errors, write_atomic
 
     info = PngInfo()
     for key, value in text.items():

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ip2p_lightning.allocator import keep_pages
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.layout import to_channels_last
+from ip2p_lightning.system.allocator import keep_pages
 
 CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/edit_cpu_202611.md): more at once gain nothing
 BESIDE = ("load", "save")  # parts that run in threads of their own

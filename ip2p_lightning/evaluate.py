@@ -14,12 +14,12 @@ from ip2p_lightning.commands import (
     add_sampler_options,
     at_least,
     overridden,
-    quiet_libraries,
     run,
     sampler_settings,
     shown,
 )
 from ip2p_lightning.scores import as_table, means, merge, write_rows
+from ip2p_lightning.system.imports import quiet_libraries
 
 EXAMPLES = """
 writes into RUN:
@@ -115,7 +115,7 @@ def _batches(data: Any, args: argparse.Namespace) -> Any:
 
 
 def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sheet: Mapping[str, list[Any]]) -> None:
-    from ip2p_lightning.storage import storage_errors
+    from ip2p_lightning.system.files import storage_errors
 
     name, ending = opened.folder.resolve().name, f"{args.split}-{args.prompts}"
     folder = _folder(args)
@@ -136,7 +136,7 @@ def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sh
 
 def _folder(args: argparse.Namespace) -> Path:
     """Where the scores go: beside those of the run's own sampler there is no room for another's."""
-    from ip2p_lightning.storage import storage_errors
+    from ip2p_lightning.system.files import storage_errors
 
     given = sampler_settings(args)
     folder = args.run / "+".join(f"{name.replace('_', '-')}-{value}" for name, value in given.items())
@@ -147,7 +147,7 @@ def _folder(args: argparse.Namespace) -> Path:
 
 def _save_sheet(path: Path, title: str, sheet: Mapping[str, list[Any]]) -> None:
     from ip2p_lightning.pictures import contact_sheet, to_pixels
-    from ip2p_lightning.storage import write_atomic
+    from ip2p_lightning.system.files import write_atomic
 
     rows, captions = [], []
     for task, examples in sheet.items():

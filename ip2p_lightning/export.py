@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.commands import Parser, quiet_libraries, run, shown
+from ip2p_lightning.commands import Parser, run, shown
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.pipeline import ADAPTER, INDEX, PIPELINE, weights_of, write_adapter, write_pipeline
+from ip2p_lightning.system.imports import quiet_libraries
 
 EXAMPLES = f"""
 writes OUT/: {INDEX}, unet, vae, text_encoder, tokenizer, scheduler as safetensors and JSON; README.md, the model card;
@@ -56,8 +57,8 @@ def _export(args: argparse.Namespace) -> int:
     from ip2p_lightning.config import check
     from ip2p_lightning.recipe import Recipe
     from ip2p_lightning.runs import open_run, read_config
-    from ip2p_lightning.seals import write_sums
-    from ip2p_lightning.storage import require_space
+    from ip2p_lightning.system.checksums import write_sums
+    from ip2p_lightning.system.files import require_space
 
     config = read_config(args.run)
     check(config, Recipe)
@@ -108,7 +109,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         StorageError: no space, no permission.
     """
-    from ip2p_lightning.storage import TEMPORARY, storage_errors, sync_folder
+    from ip2p_lightning.system.files import TEMPORARY, storage_errors, sync_folder
 
     out = out.resolve()  # of a link, what it points to is replaced
     folder, old = (out.with_name(f"{TEMPORARY}{os.getpid()}-{kind}-{out.name}") for kind in ("new", "old"))
@@ -132,7 +133,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 def _write_card(folder: Path, opened: Any, digest: Mapping[str, Any], typed: str) -> None:
     from ip2p_lightning.card import model_card
-    from ip2p_lightning.storage import write_atomic
+    from ip2p_lightning.system.files import write_atomic
 
     write_atomic(folder / "README.md", model_card(opened, digest, typed).encode())
 

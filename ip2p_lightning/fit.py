@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning import group
-from ip2p_lightning.allocator import keep_pages
-from ip2p_lightning.collector import uncollected
 from ip2p_lightning.errors import StorageError
-from ip2p_lightning.preemption import StopRequest
-from ip2p_lightning.storage import full_disk_named, storage_errors
+from ip2p_lightning.system.allocator import keep_pages
+from ip2p_lightning.system.files import full_disk_named, storage_errors
+from ip2p_lightning.system.imports import uncollected
+from ip2p_lightning.system.signals import StopRequest
 
 
 def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | None, request: StopRequest) -> int:
@@ -33,11 +33,11 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     Returns:
         The optimizer step reached.
     """
-    from ip2p_lightning.commands import quiet_libraries
     from ip2p_lightning.merging import merged, settled
     from ip2p_lightning.owed import OwedValidation
     from ip2p_lightning.recipe import build_module
     from ip2p_lightning.runs import METRICS
+    from ip2p_lightning.system.imports import quiet_libraries
 
     _quiet()
     with uncollected():  # imports what the parts are made of

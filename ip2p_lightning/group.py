@@ -18,11 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, UserError
-from ip2p_lightning.orphans import die_with_parent
-from ip2p_lightning.preemption import ANOTHER, StopRequest
-from ip2p_lightning.refusal import outcome
-from ip2p_lightning.storage import write_json
+from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome
+from ip2p_lightning.system.files import write_json
+from ip2p_lightning.system.processes import die_with_parent
+from ip2p_lightning.system.signals import ANOTHER, StopRequest
 
 OUTCOME = "outcome-rank{rank}.json"
 STACKS = "stacks-rank{rank}.txt"  # where a rank stood when it had not moved for `timeout` seconds

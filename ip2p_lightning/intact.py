@@ -8,8 +8,8 @@ from pathlib import Path
 from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.runs import CONFIG, STATUS
-from ip2p_lightning.seals import SUMS, beginning_changed, damaged_files, read_sealed
 from ip2p_lightning.sidecar import IDENTITY, sidecar
+from ip2p_lightning.system.checksums import SUMS, beginning_changed, damaged_files, read_sealed
 
 Verdict = tuple[Path, str | None]  # a file or folder, and what is wrong with it
 SEALED = (CONFIG, STATUS, "data.json", f"{checkpoint.FOLDER}/{IDENTITY}")

@@ -17,7 +17,7 @@ from ip2p_lightning.editing import Clock
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.metrics import psnr, ssim
 from ip2p_lightning.networks import Conditioner, apply_unet, leaner, to_channels_last
-from ip2p_lightning.randomness import seed_of, torch_rng
+from ip2p_lightning.rng import seed_of, torch_rng
 from ip2p_lightning.training import LearningRate, TrainedModule
 
 

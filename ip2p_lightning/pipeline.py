@@ -90,7 +90,7 @@ def write_pipeline(module: Any, folder: Path) -> dict[str, Any]:
     Returns:
         The digest of its weights, also written to ``weights.json``.
     """
-    from ip2p_lightning.storage import write_json
+    from ip2p_lightning.system.files import write_json
 
     module.unet.save_pretrained(folder / "unet", safe_serialization=True)
     module.autoencoder.save(folder / "vae")
@@ -111,7 +111,7 @@ def write_adapter(module: Any, folder: Path) -> dict[str, Any]:
     """
     from diffusers import StableDiffusionInstructPix2PixPipeline as Pipeline
 
-    from ip2p_lightning.storage import write_json
+    from ip2p_lightning.system.files import write_json
 
     weights, settings = module.unet.lora.adapters(module.unet)
     Pipeline.save_lora_weights(folder, weights, unet_lora_adapter_metadata=settings, weight_name=ADAPTER)

@@ -58,7 +58,7 @@ def build_module(config: Mapping[str, Any]) -> Any:
     """The LightningModule of a checked config; the weights' random start depends on ``seed`` alone."""
     import torch
 
-    from ip2p_lightning.randomness import seed_of
+    from ip2p_lightning.rng import seed_of
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config["seed"], "weights"))

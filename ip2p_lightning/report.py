@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from ip2p_lightning import reporting
-    from ip2p_lightning.storage import write_atomic
+    from ip2p_lightning.system.files import write_atomic
 
     path = args.update or args.out or args.runs[0] / "report.md"
     cells = reporting.collect(args.runs)

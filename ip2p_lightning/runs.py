@@ -19,8 +19,8 @@ from ip2p_lightning.checkpoint import checkpoints, load, newest_intact, step_of
 from ip2p_lightning.config import check, differences
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.recipe import Recipe, build_module
-from ip2p_lightning.seals import beginnings, read_sealed, write_sealed
-from ip2p_lightning.storage import storage_errors
+from ip2p_lightning.system.checksums import beginnings, read_sealed, write_sealed
+from ip2p_lightning.system.files import storage_errors
 
 CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
 WRITTEN = (METRICS, "samples*.jsonl", "events.out.tfevents*", "samples/*.png")  # grow, but never change

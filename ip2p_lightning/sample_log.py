@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from ip2p_lightning.storage import append_line
+from ip2p_lightning.system.files import append_line
 
 
 class SampleLog(Callback):

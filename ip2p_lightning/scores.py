@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.storage import write_atomic
+from ip2p_lightning.system.files import write_atomic
 
 COLUMNS = ("run", "method", "task", "split", "prompts", "psnr", "ssim", "n")
 KEY = ("method", "task", "split", "prompts")

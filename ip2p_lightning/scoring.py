@@ -83,7 +83,7 @@ def _key(args: argparse.Namespace, task: str, name: str, draws: dict[tuple[str, 
 
 def _edits(editor: Any, original: Any, said: Mapping[str, list[str]], keys: list[tuple[Any, ...]]) -> dict[str, Any]:
     """The edits with the right and with the wrong instruction, of images that are encoded once."""
-    from ip2p_lightning.randomness import seed_of
+    from ip2p_lightning.rng import seed_of
 
     module, seeds = editor.module, [seed_of(*key) for key in keys]
     with editor.clock("encode"):
@@ -92,7 +92,7 @@ def _edits(editor: Any, original: Any, said: Mapping[str, list[str]], keys: list
 
 
 def _wrong(batch: Any, pools: Mapping[str, Any], keys: list[tuple[Any, ...]], prompts: str) -> list[str]:
-    from ip2p_lightning.randomness import numpy_rng
+    from ip2p_lightning.rng import numpy_rng
 
     found = []
     for task, key in zip(batch.task, keys, strict=True):

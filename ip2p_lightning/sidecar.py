@@ -10,8 +10,8 @@ import uuid
 from pathlib import Path
 
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.seals import read_sealed, write_sealed
-from ip2p_lightning.storage import sha256_of, write_atomic
+from ip2p_lightning.system.checksums import read_sealed, write_sealed
+from ip2p_lightning.system.files import sha256_of, write_atomic
 
 IDENTITY = "run.json"  # in the folder of the checkpoints
 _LINES = re.compile(r"(?:# run (?P<run>[0-9a-f]{32})\n)?(?P<digest>[0-9a-f]{64})  (?P<name>[^\n]+)\n")

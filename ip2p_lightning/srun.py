@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.storage import write_json
+from ip2p_lightning.system.files import write_json
 
 START = ".start-{token}.json"
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.collector import uncollected
-from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError
-from ip2p_lightning.orphans import heed_supervisor
-from ip2p_lightning.refusal import exit_code, explain, outcome, root
-from ip2p_lightning.stops import leave_when_asked
-from ip2p_lightning.storage import remove_empty
+from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, exit_code, outcome, root
+from ip2p_lightning.refusal import explain
+from ip2p_lightning.system.files import remove_empty
+from ip2p_lightning.system.imports import uncollected
+from ip2p_lightning.system.processes import heed_supervisor
+from ip2p_lightning.system.signals import leave_when_asked
 
 DONE = 0
 
@@ -99,7 +99,7 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
         UserError and its kin: see ``errors``.
     """
     from ip2p_lightning import data_record, group, recipe, runs
-    from ip2p_lightning.digests import MEMO, Digests
+    from ip2p_lightning.system.file_digests import MEMO, Digests
 
     data = recipe.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
@@ -173,7 +173,7 @@ def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
 def _stop_request() -> Any:
     """What this process is asked to do from now on; the tasks of an ``srun`` wait until they can agree on it."""
     from ip2p_lightning import group
-    from ip2p_lightning.preemption import StopRequest
+    from ip2p_lightning.system.signals import StopRequest
 
     request = StopRequest()
     request.patient = group.place() == "srun"

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from ip2p_lightning import group
 from ip2p_lightning.config import check
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import UserError, exit_code, root
 from ip2p_lightning.fit import fit
-from ip2p_lightning.orphans import die_with_parent
-from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.recipe import Recipe, build_data
-from ip2p_lightning.refusal import exit_code, root
 from ip2p_lightning.runs import read_config
+from ip2p_lightning.system.processes import die_with_parent
+from ip2p_lightning.system.signals import StopRequest
 
 
 def main() -> None:

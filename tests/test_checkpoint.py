@@ -12,7 +12,7 @@ import torch
 
 from ip2p_lightning import checkpoint as ck
 from ip2p_lightning.errors import DamagedError, SecurityError, StorageError, UserError
-from ip2p_lightning.storage import TEMPORARY, sweep_temporaries, write_atomic
+from ip2p_lightning.system.files import TEMPORARY, sweep_temporaries, write_atomic
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import pytest
 
 from ip2p_lightning.caching.content import Contents
 from ip2p_lightning.data.pairs import contents
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError
+from ip2p_lightning.system.file_digests import Digests
 
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
     """Files that were written just now count as long written."""
-    monkeypatch.setattr("ip2p_lightning.digests._SETTLED", 0)
+    monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 0)
 
 
 def test_a_file_is_read_once_for_all_starts(tmp_path):
@@ -31,7 +31,7 @@ def test_a_file_is_read_once_for_all_starts(tmp_path):
 
 
 def test_a_file_written_just_now_is_not_trusted(tmp_path, monkeypatch):
-    monkeypatch.setattr("ip2p_lightning.digests._SETTLED", 10**12)
+    monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 10**12)
     (tmp_path / "a").write_bytes(b"content")
     for _ in range(2):
         digests = Digests(tmp_path / "memo")

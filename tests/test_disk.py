@@ -15,7 +15,7 @@ from ip2p_lightning import checkpoint
 from ip2p_lightning.intact import verified
 from ip2p_lightning.runs import read_status
 from ip2p_lightning.sample_log import SampleLog
-from ip2p_lightning.storage import append_line
+from ip2p_lightning.system.files import append_line
 
 WORDS = [*SMALL, *QUIET, "model=tiny", "task=denoise", "save_every=2", "log_every=1", "trainer.max_steps=6"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ip2p_lightning.refusal import exit_code
+from ip2p_lightning.errors import exit_code
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 SCRIPTS = {

@@ -97,7 +97,7 @@ def test_statistics_come_with_the_scheduler_that_asks_for_them():
 
 COLLECTED = """
 import gc, sys, types, weakref
-from ip2p_lightning.collector import MANY, uncollected
+from ip2p_lightning.system.imports import MANY, uncollected
 class Node: pass
 def cycle():
     node = Node(); node.itself = node

@@ -19,7 +19,7 @@ from ip2p_lightning.config import CONF
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher, conclude
 from ip2p_lightning.launchers.job import Job, make_jobs, quoted
-from ip2p_lightning.preemption import StopRequest
+from ip2p_lightning.system.signals import StopRequest
 
 SLURM, OPTUNA = "hydra/launcher=submitit_slurm", "hydra/sweeper=optuna"
 
@@ -98,7 +98,7 @@ def test_the_ranks_of_a_group_import_nothing_from_the_current_folder(tmp_path, m
 COMPLETE = """
 import sys
 from pathlib import Path
-from ip2p_lightning.seals import write_sealed
+from ip2p_lightning.system.checksums import write_sealed
 write_sealed(Path(sys.argv[1]) / "config.json", {"seed": int(sys.argv[2])})
 write_sealed(Path(sys.argv[1]) / "status.json", {"state": "complete", "step": 1})
 with (Path(sys.argv[1]) / "trainings").open("a") as file:

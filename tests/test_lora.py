@@ -19,7 +19,7 @@ from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.evaluate import main as evaluate
 from ip2p_lightning.export import main as export
 from ip2p_lightning.networks import Lora, load_unet
-from ip2p_lightning.randomness import torch_rng
+from ip2p_lightning.rng import torch_rng
 from ip2p_lightning.runs import open_run
 
 pytest.importorskip("peft")

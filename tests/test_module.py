@@ -10,7 +10,7 @@ from models import batch_of, config_of, module_of, stirred
 from ip2p_lightning import recipe
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.module import EditDiffusion, LearningRate
-from ip2p_lightning.randomness import torch_rng
+from ip2p_lightning.rng import torch_rng
 
 SIDE = 32  # of an SD checkpoint's images here: 4 x 4 latents
 

@@ -17,10 +17,10 @@ from ip2p_lightning.config import CONF  # noqa: E402
 from ip2p_lightning.errors import SweepError, UserError  # noqa: E402
 from ip2p_lightning.launchers.job import Job  # noqa: E402
 from ip2p_lightning.pruning import make_pruner  # noqa: E402
-from ip2p_lightning.seals import write_sealed  # noqa: E402
 from ip2p_lightning.sweepers import OptunaSweeper  # noqa: E402
 from ip2p_lightning.sweepers.space import flat, make_sampler, overrides_of, read_space  # noqa: E402
 from ip2p_lightning.sweepers.study import Study, hold, name_of  # noqa: E402
+from ip2p_lightning.system.checksums import write_sealed  # noqa: E402
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ip2p_lightning.orphans import die_with_parent
+from ip2p_lightning.system.processes import die_with_parent
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
 

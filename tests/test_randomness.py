@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ip2p_lightning.randomness import numpy_rng, seed_of, torch_rng
+from ip2p_lightning.rng import numpy_rng, seed_of, torch_rng
 
 
 def test_equal_keys_agree_and_types_and_borders_matter():

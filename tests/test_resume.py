@@ -11,7 +11,7 @@ from processes import QUIET, SMALL, Process, digest, run
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.runs import read_config, read_status
-from ip2p_lightning.seals import read_sealed
+from ip2p_lightning.system.checksums import read_sealed
 
 STEPS, WINDOW = 6, 4
 

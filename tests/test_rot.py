@@ -13,10 +13,10 @@ from ip2p_lightning import export, inspect_cli, runs
 from ip2p_lightning.caching.content import Contents
 from ip2p_lightning.caching.space import Space
 from ip2p_lightning.checkpoint import FOLDER
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.intact import verified
-from ip2p_lightning.seals import read_sealed, write_sealed
+from ip2p_lightning.system.checksums import read_sealed, write_sealed
+from ip2p_lightning.system.file_digests import Digests
 from tests.conftest import train_run
 
 FLIPS = 100

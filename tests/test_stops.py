@@ -15,9 +15,8 @@ from sweeping import TRAIN, environment
 
 from ip2p_lightning import checkpoint, runs, train
 from ip2p_lightning.errors import PreemptedError
-from ip2p_lightning.preemption import StopRequest
 from ip2p_lightning.runs import read_status
-from ip2p_lightning.stops import leave_when_asked
+from ip2p_lightning.system.signals import StopRequest, leave_when_asked
 
 LONG = [*SMALL, *QUIET, "model=tiny", "task=denoise", "trainer.max_steps=100000", "save_every=100000", "log_every=1"]
 

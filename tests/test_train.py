@@ -12,7 +12,7 @@ from sd_checkpoint import write_sd_checkpoint
 
 from ip2p_lightning import checkpoint
 from ip2p_lightning.runs import read_status
-from ip2p_lightning.seals import read_sealed
+from ip2p_lightning.system.checksums import read_sealed
 
 TINY = [*SMALL, "model=tiny"]
 

@@ -16,7 +16,7 @@ SMALL = [
 
 def train_run(folder: Path, *overrides: str) -> Path:
     """``ip2p-train`` in this process; the run's folder."""
-    from ip2p_lightning.stops import stops
+    from ip2p_lightning.system.signals import stops
     from ip2p_lightning.train import main
 
     typed, handlers = sys.argv, {number: signal.getsignal(number) for number in (*stops(), signal.SIGINT)}

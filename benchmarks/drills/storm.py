@@ -18,7 +18,7 @@ from processes import Process, digest, run
 from sd_checkpoint import write_sd_checkpoint
 
 from ip2p_lightning import checkpoint
-from ip2p_lightning.storage import TEMPORARY
+from ip2p_lightning.system.files import TEMPORARY
 
 LONG = 1800
 

@@ -20,8 +20,8 @@ from ip2p_lightning.building.chunks import Chunk, cut, done
 from ip2p_lightning.building.plan import Order
 from ip2p_lightning.building.workers import Task, outcomes
 from ip2p_lightning.errors import DamagedError, StorageError, UserError
-from ip2p_lightning.seals import read_sealed
-from ip2p_lightning.storage import probe, storage_errors, sweep_temporaries, write_json
+from ip2p_lightning.system.checksums import read_sealed
+from ip2p_lightning.system.files import probe, storage_errors, sweep_temporaries, write_json
 
 WORK = ".work"
 

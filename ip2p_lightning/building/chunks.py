@@ -17,7 +17,7 @@ from ip2p_lightning.building.audit import Audit
 from ip2p_lightning.building.candidates import Candidate, Refusal
 from ip2p_lightning.building.examine import Example, Part, examine
 from ip2p_lightning.building.rows import STORED, row_bytes, waiting
-from ip2p_lightning.storage import write_atomic
+from ip2p_lightning.system.files import write_atomic
 
 MOST, MOST_BYTES = 256, 64 << 20  # candidates, and bytes of their files: half a minute's work at most
 

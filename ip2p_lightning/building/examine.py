@@ -19,7 +19,7 @@ from ip2p_lightning.data.pairs.protocol import Maker, makes
 from ip2p_lightning.data.prompts import PromptPool, cleaned_prompt
 from ip2p_lightning.data.view import View
 from ip2p_lightning.errors import DataError, SecurityError, UserError
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 CLEAN_ORIGINAL = ("cartoon",)  # tasks whose photo is the original; the others restore one
 

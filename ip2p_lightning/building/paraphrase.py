@@ -18,8 +18,8 @@ from ip2p_lightning.commands import Parser, run, shown
 from ip2p_lightning.config import CONF
 from ip2p_lightning.data.prompts import PromptPool
 from ip2p_lightning.errors import DataError, UserError, suggest
-from ip2p_lightning.randomness import seed_of
-from ip2p_lightning.storage import write_atomic
+from ip2p_lightning.rng import seed_of
+from ip2p_lightning.system.files import write_atomic
 
 
 def main(argv: Sequence[str] | None = None) -> int:

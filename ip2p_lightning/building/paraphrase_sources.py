@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import DataError, SecurityError, UserError
-from ip2p_lightning.randomness import seed_of
-from ip2p_lightning.storage import storage_errors
+from ip2p_lightning.rng import seed_of
+from ip2p_lightning.system.files import storage_errors
 
 Ask = Callable[[str, int], str]
 """A request and the round it is asked in (which is all that its randomness depends on, but for the seed) to a reply."""
@@ -67,7 +67,7 @@ def _loaded(path: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ip2p_lightning.commands import quiet_libraries
+    from ip2p_lightning.system.imports import quiet_libraries
 
     quiet_libraries()
     where = str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path

@@ -10,7 +10,7 @@ from typing import Any
 
 from ip2p_lightning.building.chunks import reports
 from ip2p_lightning.building.leakage import Entry
-from ip2p_lightning.storage import write_atomic
+from ip2p_lightning.system.files import write_atomic
 
 REPORT = "report.jsonl"
 _PRIVATE = ("id", "task", "_", "chunk")

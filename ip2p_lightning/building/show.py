@@ -18,7 +18,7 @@ from ip2p_lightning.building.build import read_mark
 from ip2p_lightning.building.histograms import histogram
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.pictures import contact_sheet
-from ip2p_lightning.storage import storage_errors, write_atomic
+from ip2p_lightning.system.files import storage_errors, write_atomic
 
 NAMED = 10  # rejections on the page
 GAIN = 2  # of the difference image: a difference of 32 of 255 is clearly seen

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ip2p_lightning.building.build import read_mark
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.storage import sha256_of
+from ip2p_lightning.system.files import sha256_of
 
 
 def verify(folder: Path) -> str:

@@ -15,7 +15,7 @@ from ip2p_lightning.building.audit import Audit
 from ip2p_lightning.building.chunks import Chunk, Outcome, work
 from ip2p_lightning.building.examine import Part
 from ip2p_lightning.errors import DataError
-from ip2p_lightning.orphans import die_with_parent
+from ip2p_lightning.system.processes import die_with_parent
 
 
 class Task:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning import randomness
+from ip2p_lightning import rng
 from ip2p_lightning.data import image, view
 from ip2p_lightning.data.dataset import to_tensor
 from ip2p_lightning.errors import UserError
@@ -24,7 +24,7 @@ _WORDS = ("errors", "storage")  # of this package: they decide no pixel
 
 def code_version(autoencoder: Any) -> str:
     """Of the code between a file's bytes and its moments, ours and the libraries'."""
-    parts = [image, view, randomness, to_tensor, inspect.getmodule(type(autoencoder))]
+    parts = [image, view, rng, to_tensor, inspect.getmodule(type(autoencoder))]
     return _digest([*map(_released, _READ), *(inspect.getsource(part) for part in parts if part is not None)])
 
 

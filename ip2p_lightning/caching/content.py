@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ip2p_lightning.caching.code import code_of
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.system.file_digests import Digests
 
 
 class Contents:

@@ -20,8 +20,8 @@ from ip2p_lightning.caching.space import Space
 from ip2p_lightning.data.dataset import EditDataset, TaskDatasets, to_tensor
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.plan import Key
-from ip2p_lightning.digests import News
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
+from ip2p_lightning.system.file_digests import News
 
 
 class Variant(NamedTuple):

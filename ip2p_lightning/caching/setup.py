@@ -18,7 +18,7 @@ from ip2p_lightning.caching.space import Space
 from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.loader import Loader
 from ip2p_lightning.data.view import View
-from ip2p_lightning.digests import MEMO, Digests
+from ip2p_lightning.system.file_digests import MEMO, Digests
 
 FORMAT = 1  # of the files; raise it when their meaning changes
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.caching.claims import Claims
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.records import RecordLog
-from ip2p_lightning.seals import read_sealed, write_sealed
-from ip2p_lightning.storage import storage_errors
+from ip2p_lightning.system.checksums import read_sealed, write_sealed
+from ip2p_lightning.system.files import storage_errors
+from ip2p_lightning.system.range_locks import Claims
+from ip2p_lightning.system.record_log import RecordLog
 
 SHARD_BYTES = 1 << 28
 _DIGEST = 16  # bytes of a payload's sha256 in its index record

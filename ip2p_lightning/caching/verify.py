@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ip2p_lightning.caching.space import DESCRIPTION, Space
-from ip2p_lightning.digests import MEMO, Digests
 from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.system.file_digests import MEMO, Digests
 
 
 def is_cache(folder: Path) -> bool:

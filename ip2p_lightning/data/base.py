@@ -15,8 +15,8 @@ from ip2p_lightning.data.misspelling import Misspelling
 from ip2p_lightning.data.pairs.protocol import Split
 from ip2p_lightning.data.plan import EvalBatches, Key, Merged, TrainBatches, TrainPlan
 from ip2p_lightning.data.tolerance import BadPairs
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError
+from ip2p_lightning.system.file_digests import Digests
 
 if TYPE_CHECKING:
     from ip2p_lightning.data.datamodules import EditDataModule

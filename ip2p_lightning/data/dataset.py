@@ -16,7 +16,7 @@ from ip2p_lightning.data.pairs.protocol import Pairs, Split
 from ip2p_lightning.data.plan import Key
 from ip2p_lightning.data.prompts import PromptPool, mentions_side
 from ip2p_lightning.data.view import View
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 
 class EditDataset(Dataset[EditExample]):

@@ -17,7 +17,7 @@ from ip2p_lightning.data.plan import Key
 from ip2p_lightning.data.tolerance import Watched
 from ip2p_lightning.data.view import MULTIPLE, View
 from ip2p_lightning.errors import DataError, UserError
-from ip2p_lightning.orphans import die_with_parent
+from ip2p_lightning.system.processes import die_with_parent
 
 
 @dataclass(frozen=True)

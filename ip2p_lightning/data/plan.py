@@ -15,7 +15,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 
 class Key(NamedTuple):

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ip2p_lightning.data.plan import Key
 from ip2p_lightning.errors import DamagedError, DataError
-from ip2p_lightning.randomness import numpy_rng
-from ip2p_lightning.storage import storage_errors
+from ip2p_lightning.rng import numpy_rng
+from ip2p_lightning.system.files import storage_errors
 
 RECORD = "bad.jsonl"
 _TRIES = 1000  # replacements of one example: all of them bad, and known to be

@@ -16,8 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config import plain
-from ip2p_lightning.errors import PreemptedError, UserError
-from ip2p_lightning.refusal import outcome
+from ip2p_lightning.errors import PreemptedError, UserError, outcome
 from ip2p_lightning.runs import LOCK, final_score, free_differences, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG
 

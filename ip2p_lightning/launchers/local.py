@@ -31,8 +31,8 @@ from ip2p_lightning.launchers.job import (
 )
 from ip2p_lightning.launchers.listing import refuse_shared, table
 from ip2p_lightning.launchers.settings import settings
-from ip2p_lightning.orphans import SUPERVISOR
-from ip2p_lightning.storage import remove_empty
+from ip2p_lightning.system.files import remove_empty
+from ip2p_lightning.system.processes import SUPERVISOR
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.launchers.settings import settings
 from ip2p_lightning.launchers.slurm_commands import sbatch, squeue
 from ip2p_lightning.slurm_task import RECORD
-from ip2p_lightning.storage import write_json
+from ip2p_lightning.system.files import write_json
 
 PREFIX = "ip2p-"
 LISTS = ".slurm"  # in the sweep's folder

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.randomness import seed_of
+from ip2p_lightning.rng import seed_of
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 SMALLEST = 2 * 256 + 2  # each byte, alone and at the end of a word; start and end

@@ -25,9 +25,9 @@ from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.launchers.settings import settings
 from ip2p_lightning.pruning import STUDY, TRIAL, import_optuna, make_pruner
 from ip2p_lightning.runs import METRICS, last_metrics
-from ip2p_lightning.storage import write_json
 from ip2p_lightning.sweepers.space import flat, overrides_of, read_space
 from ip2p_lightning.sweepers.study import Study, hold, name_of
+from ip2p_lightning.system.files import write_json
 
 
 @dataclass(frozen=True)

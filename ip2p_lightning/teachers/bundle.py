@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.storage import storage_errors
+from ip2p_lightning.system.files import storage_errors
 
 MAGIC = 0xDB4775248B80FB57  # last eight bytes of a table
 FOOTER = 48  # two block handles, padded to 40 bytes, and the magic

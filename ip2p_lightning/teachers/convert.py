@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ip2p_lightning.commands import Parser, run, shown
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.storage import sha256_of, write_atomic
+from ip2p_lightning.system.files import sha256_of, write_atomic
 from ip2p_lightning.teachers.bundle import Bundle
 from ip2p_lightning.teachers.tflite import convolutions
 from ip2p_lightning.teachers.whitebox import BLOCKS, LICENCE, WHERE, WhiteboxGenerator

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ip2p_lightning.data.image import Image
 from ip2p_lightning.errors import DamagedError, UserError, suggest
-from ip2p_lightning.storage import sha256_of, storage_errors
+from ip2p_lightning.system.files import sha256_of, storage_errors
 from ip2p_lightning.teachers.geometry import enlarge, pad, reduce
 from ip2p_lightning.teachers.whitebox import WHERE, WhiteboxGenerator
 

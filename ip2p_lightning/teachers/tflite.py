@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.storage import storage_errors
+from ip2p_lightning.system.files import storage_errors
 from ip2p_lightning.teachers.flatbuffer import Table
 
 CONV_2D, DEQUANTIZE = 3, 6  # BuiltinOperator

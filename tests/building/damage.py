@@ -35,7 +35,7 @@ def mutated(content: bytes, kind: int, rng: np.random.Generator) -> bytes:
 
 def mutated_folder(root: Path, count: int) -> Path:
     """`count` pairs whose input is spoiled and whose target is good."""
-    from ip2p_lightning.randomness import numpy_rng
+    from ip2p_lightning.rng import numpy_rng
 
     (root / "input").mkdir(parents=True)
     (root / "target").mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 
 def scene(*key: int | str, size: tuple[int, int] = (64, 64)) -> np.ndarray:  # (width, height) -> [H W 3] uint8

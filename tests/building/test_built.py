@@ -85,7 +85,7 @@ def test_rows_are_read_by_number_in_any_order(built, memory):
 
 def test_a_cached_row_is_not_read_again(built, tmp_path, monkeypatch):
     from ip2p_lightning.caching.content import Contents
-    from ip2p_lightning.digests import Digests
+    from ip2p_lightning.system.file_digests import Digests
 
     pairs = Built(str(built)).pairs("train")
     first = [Contents(Digests(tmp_path / "memo")).of(pairs, i) for i in range(len(pairs))]

@@ -9,7 +9,7 @@ from manifest_faults import BUILD_ONLY, ROWS, TWINS, Fault, fault, images
 from ip2p_lightning.building.listed import Listed
 from ip2p_lightning.data.pairs import Manifest
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 
 def listed(path) -> tuple[int, list[str]]:

@@ -15,7 +15,7 @@ from ip2p_lightning.building.paraphrase import main
 from ip2p_lightning.building.paraphrase_filters import Filter, embedding_test, keyword_test, sentences, split
 from ip2p_lightning.building.paraphrase_sources import local_model
 from ip2p_lightning.config import CONF, build, plain
-from ip2p_lightning.randomness import seed_of
+from ip2p_lightning.rng import seed_of
 
 GOOD = """Sure, here are some instructions:
 1. Redraw the photo as a cartoon

@@ -12,7 +12,7 @@ from pieces import Counting, counting_fixture, fill, open_cache, write_pairs  # 
 
 from ip2p_lightning.caching.space import Space
 from ip2p_lightning.errors import StorageError
-from ip2p_lightning.records import RecordLog
+from ip2p_lightning.system.record_log import RecordLog
 from tests.disks import obey_permissions
 
 fork = multiprocessing.get_context("fork")

@@ -18,9 +18,9 @@ from ip2p_lightning.data import Loader, Photos
 from ip2p_lightning.data.cartoon import Cartoonizer
 from ip2p_lightning.data.degrade import GaussianNoise, Rain
 from ip2p_lightning.data.pairs.files import image_store
-from ip2p_lightning.digests import MEMO, Digests
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
+from ip2p_lightning.system.file_digests import MEMO, Digests
 from ip2p_lightning.teachers.generator import GeneratorTeacher
 
 LOADER = Loader(batch_size=2, size=32, crop="center")
@@ -212,7 +212,7 @@ def test_changed_sources_are_counted(full, pairs, tmp_path, autoencoder):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("small", [0, 1 << 26], ids=["remembered", "hashed anew"])
 def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeypatch, workers, small):
-    monkeypatch.setattr("ip2p_lightning.digests._SETTLED", 0)
+    monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 0)
     monkeypatch.setattr("ip2p_lightning.data.pairs.contents.SMALL", small)
     loader = replace(LOADER, batch_size=3, workers=workers)
     for changed in ((), ("0003", "0005")):
@@ -236,7 +236,7 @@ def test_a_remembered_digest_spares_the_reading(pairs, tmp_path, monkeypatch):
         def sources(self, i):
             return (path,)
 
-    monkeypatch.setattr("ip2p_lightning.digests._SETTLED", 0)
+    monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 0)
     digest = Contents(Digests(tmp_path / "memo")).of(OnePair(), 0)
     monkeypatch.setattr("hashlib.file_digest", None)
     assert Contents(Digests(tmp_path / "memo")).of(OnePair(), 0) == digest

@@ -9,7 +9,7 @@ from pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 
 from ip2p_lightning.caching.examples import Variant, collate
 from ip2p_lightning.module import EditDiffusion
-from ip2p_lightning.randomness import torch_rng
+from ip2p_lightning.rng import torch_rng
 from tests.conftest import train_run
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ip2p_lightning.data.pairs import Folder, Manifest
 from ip2p_lightning.data.view import View
 from ip2p_lightning.errors import DataError, SecurityError, UserError
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 SPLITS = ("train", "val", "test")
 

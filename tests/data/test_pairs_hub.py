@@ -10,7 +10,7 @@ from ip2p_lightning.data.pairs import HubDataset
 from ip2p_lightning.data.pairs.hub import KNOWN
 from ip2p_lightning.data.view import View
 from ip2p_lightning.errors import DataError, UserError
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 SPLITS = ("train", "val", "test")
 

@@ -9,7 +9,7 @@ from PIL import Image
 from ip2p_lightning.data.pairs import Photos
 from ip2p_lightning.data.view import View
 from ip2p_lightning.errors import DataError, UserError
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 
 class Negative:

@@ -7,7 +7,7 @@ import pytest
 
 from ip2p_lightning.data.pairs import Folder, Manifest
 from ip2p_lightning.data.view import View
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SPLITS = ("train", "val", "test")

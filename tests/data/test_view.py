@@ -6,7 +6,7 @@ from PIL import Image
 
 from ip2p_lightning.data.view import View
 from ip2p_lightning.errors import DataError, UserError
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 
 def scene(height: int = 60, width: int = 90) -> np.ndarray:

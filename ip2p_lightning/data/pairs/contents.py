@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ip2p_lightning.data.pairs.splits import fingerprint
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError
+from ip2p_lightning.system.file_digests import Digests
 
 WHOLE = 1 << 30
 """Bytes of a split up to which its files are hashed whole; beyond, each file's size and first 64 KiB."""

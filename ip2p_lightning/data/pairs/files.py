@@ -11,8 +11,8 @@ import numpy as np
 
 from ip2p_lightning.data.image import SUFFIXES, open_image
 from ip2p_lightning.data.pairs.protocol import SPLITS, Split
-from ip2p_lightning.digests import State, state_of
 from ip2p_lightning.errors import DataError, StorageError, UserError
+from ip2p_lightning.system.file_digests import State, state_of
 
 
 def checked_folder(path: str | os.PathLike[str], what: str) -> Path:

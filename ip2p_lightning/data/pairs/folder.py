@@ -13,8 +13,8 @@ from ip2p_lightning.data.pairs.files import ImageStore, checked_folder, image_st
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
 from ip2p_lightning.data.pairs.splits import checked_fractions, fingerprint, split_groups
 from ip2p_lightning.data.view import View
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError
+from ip2p_lightning.system.file_digests import Digests
 
 
 class Folder:

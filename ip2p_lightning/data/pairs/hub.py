@@ -14,8 +14,8 @@ from ip2p_lightning.data.pairs.hub_tables import load_tables, own_split, train_s
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
 from ip2p_lightning.data.pairs.splits import checked_fractions, split_groups
 from ip2p_lightning.data.view import View
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError, UserError, suggest
+from ip2p_lightning.system.file_digests import Digests
 
 if TYPE_CHECKING:
     from datasets import Dataset

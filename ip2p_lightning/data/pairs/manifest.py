@@ -18,8 +18,8 @@ from ip2p_lightning.data.pairs.splits import checked_fractions, split_groups
 from ip2p_lightning.data.pairs.table import PathCheck, cell, connected, records, same_name
 from ip2p_lightning.data.prompts import cleaned_prompt
 from ip2p_lightning.data.view import View
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError
+from ip2p_lightning.system.file_digests import Digests
 
 
 class Row(NamedTuple):

@@ -15,9 +15,9 @@ from ip2p_lightning.data.pairs.files import checked_folder
 from ip2p_lightning.data.pairs.folder import check_sizes
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split
 from ip2p_lightning.data.view import View
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DamagedError, DataError, UserError, suggest
-from ip2p_lightning.seals import read_sealed
+from ip2p_lightning.system.checksums import read_sealed
+from ip2p_lightning.system.file_digests import Digests
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,8 +13,8 @@ from ip2p_lightning.data.pairs.files import ImageStore, checked_folder, image_st
 from ip2p_lightning.data.pairs.protocol import Maker, Split, checked_split, makes
 from ip2p_lightning.data.pairs.splits import checked_fractions, fingerprint, split_groups
 from ip2p_lightning.data.view import View, as_float
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import DataError, UserError
+from ip2p_lightning.system.file_digests import Digests
 
 # The colour photographs in the scikit-image wheel. The two motorcycles are one scene: both are in train.
 INSTALLED: dict[str, tuple[str, ...]] = {

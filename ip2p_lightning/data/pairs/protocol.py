@@ -9,8 +9,8 @@ import numpy as np
 
 from ip2p_lightning.data.image import Image
 from ip2p_lightning.data.view import View
-from ip2p_lightning.digests import Digests
 from ip2p_lightning.errors import UserError, suggest
+from ip2p_lightning.system.file_digests import Digests
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)

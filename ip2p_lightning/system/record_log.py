@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ip2p_lightning.storage import storage_errors
+from ip2p_lightning.system.files import storage_errors
 
 KEY = 32  # bytes: a sha256
 _CHECK = 8

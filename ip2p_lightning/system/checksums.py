@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.storage import sha256_of, storage_errors, write_atomic
+from ip2p_lightning.system.files import sha256_of, storage_errors, write_atomic
 
 SEAL, SUMS = "sha256", "SHA256SUMS"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ip2p_lightning.errors import DataError, StorageError
-from ip2p_lightning.records import RecordLog
+from ip2p_lightning.system.record_log import RecordLog
 
 MEMO = "sources"  # in a folder of caches
 _MARK = 16

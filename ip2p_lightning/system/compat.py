@@ -1,29 +1,68 @@
-"""Let lightning import torchmetrics' two base classes without its hundred metrics: 2.5 of 11 CPU seconds of a start.
+"""Make a torchvision importable whose compiled part does not fit the installed torch.
 
-Lightning asks torchmetrics for ``Metric`` and ``MetricCollection`` only, but its own ``__init__`` imports every
-metric, and with them scipy.signal, all of torchvision and transformers' BERT. Here the package is put in place without
-running its ``__init__``, which runs as soon as anybody asks it for any other name: nothing is missing, and nothing is
-another class than it would be. Submodules import as ever. Both classes import matplotlib, for their method ``plot``:
-for these two it comes when that is called (0.4 s more).
+A CUDA build of torchvision beside a CPU build of torch fails at import with "operator torchvision::nms does not exist",
+and takes lightning, torchmetrics, timm and diffusers with it. Nothing here uses those operators: declaring their
+schemas is enough. Where the compiled part loads, nothing is touched.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from ip2p_lightning._deferred import Deferred, complete, defer
+from ip2p_lightning.system.imports import Deferred, complete, defer
+
+_declared = []  # keeps the library alive: its operators vanish with it
+
+
+class _Mender:
+    """A finder of modules that finds none, but is asked first; it leaves with its first answer."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            _declare_missing()
+
+
+def mend_torchvision() -> None:
+    """See to it that torchvision can be imported, when somebody does."""
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _Mender())
+
+
+def _declare_missing() -> None:
+    """Declare torchvision's two operator schemas if its extension cannot be loaded."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        return
+    import torch
+
+    extensions = sorted(Path(spec.submodule_search_locations[0]).glob("_C*.so"))
+    try:
+        torch.ops.load_library(str(extensions[0]))
+        return
+    except (IndexError, OSError):
+        pass
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    _declared.append(library)
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
 
 _HOMES = {
     "Metric": "torchmetrics.metric",
     "MetricCollection": "torchmetrics.collections",
     "__version__": "torchmetrics.__about__",
 }
+
+
 _PLOT = "torchmetrics.utilities.plot"
 
 

@@ -51,11 +51,11 @@ def main() -> int:
 
 
 def _module(options: argparse.Namespace, how: str) -> Any:
-    from ip2p_lightning import recipe
+    from ip2p_lightning.config import build
 
     path = write_editor(options.work / f"editor-{options.size}", options.size) if options.size in SIZES else None
     words = ["model=local", f"model.path={path}"] if path else ["model=tiny"]
-    return recipe.build_module(config_of([*words, "task=denoise", f"model.compile={how}", "model.channels_last=true"]))
+    return build.build_module(config_of([*words, "task=denoise", f"model.compile={how}", "model.channels_last=true"]))
 
 
 def _images(options: argparse.Namespace, count: int) -> torch.Tensor:

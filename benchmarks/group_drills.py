@@ -196,11 +196,12 @@ def alone(folder: Path) -> tuple[dict[str, float], int]:
     """A run's validation by this process alone, and the number of its examples."""
     from lightning.pytorch import Trainer
 
-    from ip2p_lightning import recipe, runs
+    from ip2p_lightning import runs
     from ip2p_lightning.callbacks import ValidationScores
+    from ip2p_lightning.config import build
 
     opened = runs.open_run(folder)
-    scores, data = ValidationScores(), recipe.build_data(opened.config)
+    scores, data = ValidationScores(), build.build_data(opened.config)
     data.val_examples = opened.config["val_examples"]
     off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "inference_mode")
     trainer = Trainer(accelerator="cpu", devices=1, callbacks=[scores], **dict.fromkeys(off, False))

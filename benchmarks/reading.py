@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
-from ip2p_lightning.config import CONF
+from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.data.misspelling import Misspelling
 from ip2p_lightning.networks import TinyText
 from ip2p_lightning.networks.pixel_editor import InstructionEmbedding

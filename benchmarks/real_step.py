@@ -11,8 +11,8 @@ from unittest import mock
 
 from benchmarks.builder import make_pairs
 from benchmarks.safety_cost import config_of
-from ip2p_lightning import recipe
 from ip2p_lightning.caching.setup import cached
+from ip2p_lightning.config import build
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.module import EditDiffusion
 
@@ -30,9 +30,9 @@ class Run:
 
     def __init__(self, words: list[str]) -> None:
         config = config_of(words)
-        self.data = recipe.build_data(config)
+        self.data = build.build_data(config)
         self.data.setup("fit")
-        self.module = recipe.build_module(config).train()
+        self.module = build.build_module(config).train()
         self.module.merge = self.data.merge
         self.module.setup("fit")
         cached(config, self.data, self.module.autoencoder)

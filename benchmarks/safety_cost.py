@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 import ip2p_lightning  # noqa: F401
-from ip2p_lightning import checkpoint, fit, recipe
+from ip2p_lightning import checkpoint, fit
+from ip2p_lightning.config import build
 from ip2p_lightning.data import dataset, plan
 from ip2p_lightning.guard import Guard
 from ip2p_lightning.rng import numpy_rng, seed_of, torch_rng
@@ -40,10 +41,10 @@ def config_of(words: list[str]) -> dict[str, Any]:
     """The checked config of ``ip2p-train WORDS``."""
     from hydra import compose, initialize_config_dir
 
-    from ip2p_lightning.config import CONF
+    from ip2p_lightning.config.compose import CONF
 
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return recipe.checked(compose("train", overrides=words))
+        return build.checked(compose("train", overrides=words))
 
 
 @contextlib.contextmanager
@@ -161,7 +162,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / checkpoint.FOLDER).mkdir()
-        data = recipe.build_data(config)
+        data = build.build_data(config)
         data.setup("fit")
         with mock.patch.object(fit, "_callbacks", lambda *a: [*callbacks(*a), alternating(times, kept)]):
             fit.fit(config, folder, data, None, StopRequest())

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
+from ip2p_lightning.config.build import build_data
 from ip2p_lightning.data.plan import Key
 from ip2p_lightning.editing import BatchEditor, ready
 from ip2p_lightning.metrics import psnr
-from ip2p_lightning.recipe import build_data
 from ip2p_lightning.rng import seed_of
 from ip2p_lightning.runs import open_run
 

@@ -90,7 +90,7 @@ def _opened(path: str) -> tuple[Any, list[str]]:
 
 def examples(config: Mapping[str, Any], most: int = 3) -> list[str]:
     """The first instructions of each task that a run was trained on."""
-    from ip2p_lightning.recipe import task_names
+    from ip2p_lightning.config.build import task_names
 
     tasks = config["task"].get("tasks") or dict.fromkeys(task_names(config), config["task"])
     pools = [(tasks[name].get("prompts") or {}).get("prompts") or [] for name in task_names(config)]

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import UserError, exit_code
-from ip2p_lightning.refusal import explain
 
 USAGE = """usage: ip2p-cache RUN                       fill the cache of a run's folder
        ip2p-cache [GROUP=MEMBER ...] [KEY=VALUE ...]   ... of the run that ip2p-train would make of these words
@@ -41,17 +41,17 @@ def _config(words: list[str]) -> dict[str, Any]:
             )
     run = _run(words)
     if run is not None:
-        from ip2p_lightning.config import check
-        from ip2p_lightning.recipe import Recipe
+        from ip2p_lightning.config.train_config import TrainConfig
+        from ip2p_lightning.config.validate import check
         from ip2p_lightning.runs import read_config
 
         config = read_config(run)
-        check(config, Recipe)
+        check(config, TrainConfig)
         return config
     from hydra import compose, initialize_config_dir
 
-    from ip2p_lightning.config import CONF
-    from ip2p_lightning.recipe import checked
+    from ip2p_lightning.config.build import checked
+    from ip2p_lightning.config.compose import CONF
 
     try:
         with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
@@ -78,17 +78,17 @@ def _fill(words: list[str]) -> int:
 
     from tqdm import tqdm
 
-    from ip2p_lightning import recipe
     from ip2p_lightning.caching.everything import fill_all
     from ip2p_lightning.caching.settings import settings_of
     from ip2p_lightning.caching.setup import Cache
+    from ip2p_lightning.config import build
     from ip2p_lightning.data.tolerance import RECORD, BadPairs
 
     config = _config(words)
     settings = settings_of(config)
     if settings.mode == "ram":
         raise UserError("cache=ram is filled by the runs that use it, and ends with them; use cache=disk")
-    data = recipe.build_data(config)
+    data = build.build_data(config)
     data.setup("fit")
     cache = Cache(replace(settings, mode="disk"), data, _autoencoder(config))
     print(cache.summary())  # with its size, before anything is written
@@ -118,7 +118,7 @@ def _autoencoder(config: Mapping[str, Any]) -> Any:
     """The run's autoencoder alone, on its device: the UNet is not needed."""
     import torch
 
-    from ip2p_lightning.config import build
+    from ip2p_lightning.config.build import build
 
     torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
     on_gpu = torch.cuda.is_available() and config["trainer"].get("accelerator") != "cpu"

@@ -60,7 +60,7 @@ pipeline.load_lora_weights("DIR")  # needs peft"""
 
 def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     """The card of an opened run, as Markdown."""
-    from ip2p_lightning.recipe import task_names
+    from ip2p_lightning.config.build import task_names
     from ip2p_lightning.runs import read_status
 
     config, sampler = opened.config, opened.module.sampler

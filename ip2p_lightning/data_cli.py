@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.commands import Parser, at_least, run
+from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
-from ip2p_lightning.refusal import explain
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import SUPERVISOR, heed_supervisor
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _names(group: str) -> list[str]:
-    from ip2p_lightning.config import CONF
+    from ip2p_lightning.config.compose import CONF
 
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
@@ -77,7 +77,7 @@ def _composed(words: list[str]) -> int:
     """Let Hydra compose the config (once, or once per job of a multirun) and build each."""
     import hydra
 
-    from ip2p_lightning.config import CONF
+    from ip2p_lightning.config.compose import CONF
 
     swept = any(word.startswith("hydra/launcher=") for word in words)
     if swept:  # each shard as a job of its own, on this machine or on a cluster
@@ -104,7 +104,7 @@ def _job(composed: Any) -> int:
     """What Hydra calls with a composed config."""
     from ip2p_lightning.building.build import build
     from ip2p_lightning.building.recipe import order_of
-    from ip2p_lightning.config import plain
+    from ip2p_lightning.config.compose import plain
 
     config = plain(composed)
     order = order_of(copy.deepcopy(config))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ip2p_lightning.activations import kept
-from ip2p_lightning.config import build
+from ip2p_lightning.config.build import build
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.group import size
 from ip2p_lightning.outline import unet_outline

@@ -73,13 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ip2p_lightning.config import check
-    from ip2p_lightning.recipe import Recipe, build_data
+    from ip2p_lightning.config.build import build_data
+    from ip2p_lightning.config.train_config import TrainConfig
+    from ip2p_lightning.config.validate import check
     from ip2p_lightning.runs import open_run, read_config
     from ip2p_lightning.scoring import scored, wrong_pools
 
     config = read_config(args.run)
-    check(config, Recipe)
+    check(config, TrainConfig)
     data = build_data(config)
     batches = _batches(data, args)  # what is wrong with the data shows before any weights are read
     quiet_libraries()

@@ -54,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ip2p_lightning.config import check
-    from ip2p_lightning.recipe import Recipe
+    from ip2p_lightning.config.train_config import TrainConfig
+    from ip2p_lightning.config.validate import check
     from ip2p_lightning.runs import open_run, read_config
     from ip2p_lightning.system.checksums import write_sums
     from ip2p_lightning.system.files import require_space
 
     config = read_config(args.run)
-    check(config, Recipe)
+    check(config, TrainConfig)
     _refuse(config, args.run)
     if args.adapter and not config["unet"].get("lora"):
         raise UserError(f"{args.run} has no adapters: all of its unet was trained; export it without --adapter")

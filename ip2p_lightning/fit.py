@@ -33,9 +33,9 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     Returns:
         The optimizer step reached.
     """
+    from ip2p_lightning.config.build import build_module
     from ip2p_lightning.merging import merged, settled
     from ip2p_lightning.owed import OwedValidation
-    from ip2p_lightning.recipe import build_module
     from ip2p_lightning.runs import METRICS
     from ip2p_lightning.system.imports import quiet_libraries
 
@@ -144,7 +144,7 @@ def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, tr
 def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest, last: Any) -> Any:
     """The Trainer of a config: its own keys, plus what every run has, and a `last` callback."""
     from ip2p_lightning.checkpoint import Checkpoints, SafeCheckpointIO
-    from ip2p_lightning.config import build
+    from ip2p_lightning.config.build import build
 
     node = dict(config["trainer"])
     node["accumulate_grad_batches"] = node.get("accumulate_grad_batches", 1) // data.merge

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ip2p_lightning.config import build
+from ip2p_lightning.config.build import build
 from ip2p_lightning.pipeline import is_hub_id
 
 SD15_SHAPED = {  # where the class's own defaults are not SD 1.5's

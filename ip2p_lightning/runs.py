@@ -16,32 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.checkpoint import checkpoints, load, newest_intact, step_of
-from ip2p_lightning.config import check, differences
+from ip2p_lightning.config.build import build_module
+from ip2p_lightning.config.compose import differences
+from ip2p_lightning.config.overrides import FREE_KEYS
+from ip2p_lightning.config.train_config import TrainConfig
+from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.recipe import Recipe, build_module
 from ip2p_lightning.system.checksums import beginnings, read_sealed, write_sealed
 from ip2p_lightning.system.files import storage_errors
 
 CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
 WRITTEN = (METRICS, "samples*.jsonl", "events.out.tfevents*", "samples/*.png")  # grow, but never change
-# Keys that do not change what is learnt: they may differ when a run is continued.
-FREE_KEYS = (
-    "fault",
-    "timeout",
-    "resume",
-    "resume_allow",
-    "dry_run",
-    "cache_dir",
-    "profile_steps",
-    "log_every",
-    "log_samples",
-    "keep",
-    "loader.workers",
-    "loader.pin_memory",
-    "loader.timeout",
-    "model.gradient_checkpointing",
-    "loader.max_bad",
-)
 
 
 @dataclass
@@ -232,7 +217,7 @@ def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> R
     """
     folder = Path(folder)
     config = read_config(folder)
-    check(config, Recipe)
+    check(config, TrainConfig)
     path = newest_intact(folder)
     if path is None:
         raise UserError(f"{folder} has no checkpoint yet; continue it with the command in its {STATUS}")

@@ -15,7 +15,7 @@ def wrong_pools(data: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     names = list(pools)
     if len(names) > 1:
         return {name: pools[names[(i + 1) % len(names)]] for i, name in enumerate(names)}
-    from ip2p_lightning.config import build
+    from ip2p_lightning.config.build import build
 
     others = (node for name, node in config["prompts"].items() if name not in names and isinstance(node, Mapping))
     return {names[0]: build(next(others))}

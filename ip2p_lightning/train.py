@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, exit_code, outcome, root
-from ip2p_lightning.refusal import explain
 from ip2p_lightning.system.files import remove_empty
 from ip2p_lightning.system.imports import uncollected
 from ip2p_lightning.system.processes import heed_supervisor
@@ -34,7 +34,7 @@ def _main() -> int:
 
         from ip2p_lightning import launchers, plugins
         from ip2p_lightning.commands import one_line_warnings
-        from ip2p_lightning.config import CONF
+        from ip2p_lightning.config.compose import CONF
 
     one_line_warnings()
     heed_supervisor()
@@ -84,7 +84,7 @@ def _job(composed: Any) -> int:
 def _checked(composed: Any) -> dict[str, Any]:
     """The config, checked; imports the classes that it names."""
     with uncollected():
-        from ip2p_lightning.recipe import checked
+        from ip2p_lightning.config.build import checked
 
         return checked(composed)
 
@@ -98,15 +98,16 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
     Raises:
         UserError and its kin: see ``errors``.
     """
-    from ip2p_lightning import data_record, group, recipe, runs
+    from ip2p_lightning import data_record, group, runs
+    from ip2p_lightning.config import build
     from ip2p_lightning.system.file_digests import MEMO, Digests
 
-    data = recipe.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
+    data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
     if config["dry_run"]:
         from ip2p_lightning import estimate
 
-        where = recipe.places(config)  # first: what is not there is no good config
+        where = build.places(config)  # first: what is not there is no good config
         print(f"{_summary(config, data)}\n{where}")
         print(estimate.told(config))
         return DONE

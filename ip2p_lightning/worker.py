@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from ip2p_lightning import group
-from ip2p_lightning.config import check
+from ip2p_lightning.config.build import build_data
+from ip2p_lightning.config.train_config import TrainConfig
+from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError, exit_code, root
 from ip2p_lightning.fit import fit
-from ip2p_lightning.recipe import Recipe, build_data
 from ip2p_lightning.runs import read_config
 from ip2p_lightning.system.processes import die_with_parent
 from ip2p_lightning.system.signals import StopRequest
@@ -32,7 +33,7 @@ def main() -> None:
 def _work(folder: Path, checkpoint: str | None, request: StopRequest) -> int:
     try:
         config = read_config(folder)
-        check(config, Recipe)
+        check(config, TrainConfig)
         data = build_data(config)
         data.setup("fit")
         group.report(folder, fit(config, folder, data, checkpoint, request))

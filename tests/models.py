@@ -6,10 +6,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from ip2p_lightning import recipe
-from ip2p_lightning.config import CONF
+from ip2p_lightning.config import build
+from ip2p_lightning.config.build import checked
+from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.data import EditExample
-from ip2p_lightning.recipe import checked
 
 SMALL = ("loader.size=16", "loader.resize=null", "loader.eval_size=32", "loader.batch_size=2")
 
@@ -23,7 +23,7 @@ def config_of(*words: str) -> dict:
 
 def module_of(*words: str):
     """The untrained module, ready to be called."""
-    module = recipe.build_module(config_of(*words))
+    module = build.build_module(config_of(*words))
     module.setup("fit")
     return module
 

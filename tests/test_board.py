@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ip2p_lightning.board import layout, metric_tags, pooled, siblings, spread
-from ip2p_lightning.overrides import hyperparameters
+from ip2p_lightning.config.overrides import hyperparameters
 from tests.conftest import train_run
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]

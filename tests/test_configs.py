@@ -12,11 +12,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from ip2p_lightning import cache
-from ip2p_lightning.config import CONF, build, check, differences, plain, run_name
+from ip2p_lightning.config.build import build, checked, places
+from ip2p_lightning.config.compose import CONF, differences, plain, run_name
+from ip2p_lightning.config.hydra_errors import explain
+from ip2p_lightning.config.schema import ALLOWED_TARGETS, import_target
+from ip2p_lightning.config.train_config import TrainConfig
+from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import SecurityError, UserError
-from ip2p_lightning.recipe import Recipe, checked, places
-from ip2p_lightning.refusal import explain
-from ip2p_lightning.schema import ALLOWED_TARGETS, import_target
 from ip2p_lightning.train import train
 
 MANDATORY = {
@@ -307,7 +309,7 @@ def test_hostile_targets_are_refused_before_anything_is_built(default, target):
         node = functools.reduce(lambda n, key: n[key], path, config)
         node[last] = {**node.get(last, {}), "_target_": target}
         with pytest.raises(SecurityError, match=re.escape(target)):
-            check(config, Recipe)
+            check(config, TrainConfig)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ def test_targets_hidden_in_lists_and_in_other_loaders_words_are_found():
         {"_class_path": "os.system"},
     ):
         with pytest.raises(SecurityError):
-            check(node, Recipe)
+            check(node, TrainConfig)
 
 
 def test_the_environment_cannot_be_read_through_a_config():

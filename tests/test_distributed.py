@@ -14,8 +14,9 @@ from models import config_of, module_of
 from processes import Process, digest, run
 from ranks import LIMIT, WORDS, ended, step, train
 
-from ip2p_lightning import recipe, runs
+from ip2p_lightning import runs
 from ip2p_lightning.callbacks import ValidationScores
+from ip2p_lightning.config import build
 from ip2p_lightning.runs import read_status
 
 
@@ -48,7 +49,7 @@ def test_two_ranks_train_one_model(whole):
 def test_validation_over_uneven_shards_is_that_of_one_process(whole):
     last = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()][-1]
     opened = runs.open_run(whole)
-    scores, data = ValidationScores(), recipe.build_data(opened.config)
+    scores, data = ValidationScores(), build.build_data(opened.config)
     data.val_examples = opened.config["val_examples"]
     quiet = {
         "logger": False,
@@ -98,7 +99,7 @@ def test_gradients_are_summed_over_the_ranks_once_a_step(tmp_path):
         return future
 
     words = ("model=tiny", "loader.batch_size=1")
-    module, data = module_of(*words), recipe.build_data(config_of(*words))
+    module, data = module_of(*words), build.build_data(config_of(*words))
     strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="gloo")
     quiet = {
         "logger": False,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p_lightning import recipe, runs
+from ip2p_lightning import runs
+from ip2p_lightning.config import build
 from ip2p_lightning.evaluate import main
 from ip2p_lightning.runs import read_config
 
@@ -58,7 +59,7 @@ def test_same_command_same_bytes(run):
 
 
 def test_identity_is_the_hand_computed_distance_of_the_pair(scored):
-    data = recipe.build_data(runs.read_config(scored))
+    data = build.build_data(runs.read_config(scored))
     scores = {}
     for batch in data.test_dataloader():
         a, b = (np.rint((x.double().numpy() + 1) * 127.5) / 255 for x in (batch.original, batch.edited))
@@ -78,7 +79,7 @@ def test_means_are_those_of_the_images(scored):
 
 
 def test_wrong_instruction_is_another_tasks(scored):
-    pools = {name: task.prompts for name, task in recipe.build_data(runs.read_config(scored)).active.items()}
+    pools = {name: task.prompts for name, task in build.build_data(runs.read_config(scored)).active.items()}
     for line in lines(scored):
         following = TASKS[(TASKS.index(line["task"]) + 1) % 4]
         if line["method"] == "model":
@@ -98,7 +99,7 @@ def test_other_rows_stay_and_equal_ones_are_replaced(run, capsys):
     assert main([str(run), "--prompts", "heldout", "--sheet-examples", "0"]) == 0
     assert "held-out instructions" in capsys.readouterr().out
     assert (run / "scores.csv").read_text().startswith(seen) and len(table(run)) == 24
-    pools = {name: task.prompts for name, task in recipe.build_data(runs.read_config(run)).active.items()}
+    pools = {name: task.prompts for name, task in build.build_data(runs.read_config(run)).active.items()}
     said = [line for line in lines(run, "test-heldout") if line["method"] == "model"]
     assert all(line["prompt"] in pools[line["task"]].held_out for line in said)
     assert main([str(run), "--seed", "3", "--sheet-examples", "0"]) == 0

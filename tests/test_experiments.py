@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ip2p_lightning.config import CONF
-from ip2p_lightning.recipe import checked
+from ip2p_lightning.config.build import checked
+from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.report import BEGIN, END
 
 FOLDER = Path(__file__).parents[1] / "experiments"

@@ -10,7 +10,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from models import batch_of, config_of
 from torch.utils.data import DataLoader
 
-from ip2p_lightning import recipe
+from ip2p_lightning.config import build
 from ip2p_lightning.errors import NonFiniteError
 
 FUSED = pytest.mark.parametrize("fused", (True, False))
@@ -34,7 +34,7 @@ def fit(scaler, fused, steps=3, batches=None, max_skips=3):
     """A module trained in 16 bits (in 32 without a scaler), the gradient norms of its steps and its weights before."""
     torch.manual_seed(0)
     words = ("task=denoise", "prompts=name", f"optimizer.fused={str(fused).lower()}", f"max_skips={max_skips}")
-    module = recipe.build_module(config_of(*words))
+    module = build.build_module(config_of(*words))
     before, norms = [p.detach().clone() for p in module.parameters()], []
     plugins = [MixedPrecision("16-mixed", "cpu", scaler=scaler)] if scaler else []
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)

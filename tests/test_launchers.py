@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from ip2p_lightning import group, train
-from ip2p_lightning.config import CONF
+from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher, conclude
 from ip2p_lightning.launchers.job import Job, make_jobs, quoted

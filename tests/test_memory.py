@@ -12,7 +12,7 @@ from trained import train_run
 
 from ip2p_lightning import fit
 from ip2p_lightning.activations import Device, kept
-from ip2p_lightning.config import CONF
+from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.estimate import decided, estimate, told
 from ip2p_lightning.runs import read_status

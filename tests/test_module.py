@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from models import batch_of, config_of, module_of, stirred
 
-from ip2p_lightning import recipe
+from ip2p_lightning.config import build
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.module import EditDiffusion, LearningRate
 from ip2p_lightning.rng import torch_rng
@@ -160,7 +160,7 @@ def fitted(words, **options):
     module.unet.register_forward_pre_hook(lambda *_: held.append(any(p.grad is not None for p in module._trained())))
     held: list[bool] = []  # whether there were gradients at each forward pass
     trainer = Trainer(accelerator="cpu", limit_val_batches=0, **dict.fromkeys(quiet, False), **options)
-    trainer.fit(module, datamodule=recipe.build_data(config_of(*words)))
+    trainer.fit(module, datamodule=build.build_data(config_of(*words)))
     return module, held
 
 

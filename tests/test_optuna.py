@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from sweeping import SMALL, await_that, started, sweep  # noqa: E402
 
-from ip2p_lightning.config import CONF  # noqa: E402
+from ip2p_lightning.config.compose import CONF  # noqa: E402
 from ip2p_lightning.errors import SweepError, UserError  # noqa: E402
 from ip2p_lightning.launchers.job import Job  # noqa: E402
 from ip2p_lightning.pruning import make_pruner  # noqa: E402

@@ -175,7 +175,7 @@ def test_what_cannot_fit_is_refused_with_advice(sd_folder, monkeypatch):
 
 
 def test_a_merge_that_cannot_be_exact_is_refused():
-    from ip2p_lightning.rules import contradictions
+    from ip2p_lightning.config.rules.values import contradictions
 
     trainer = {"accumulate_grad_batches": 4, "max_steps": 1, "devices": 1}
     base = {"trainer": trainer, "optimizer": {"lr": 1}, "resume": "auto"}

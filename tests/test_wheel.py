@@ -43,7 +43,7 @@ def test_its_commands_work_elsewhere(wheel, tmp_path):
         line, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(place)}
     )
     assert done.returncode == 0 and "DerainDataModule" in done.stdout, done.stderr
-    where = [sys.executable, "-c", "import ip2p_lightning.config as c; print(c.CONF)"]
+    where = [sys.executable, "-c", "import ip2p_lightning.config.validate as c; print(c.CONF)"]
     env = os.environ | {"PYTHONPATH": str(place)}
     found = subprocess.run(where, capture_output=True, text=True, cwd=tmp_path, env=env).stdout.strip()
     assert found == str(place / "ip2p_lightning" / "conf")

@@ -15,7 +15,7 @@ from ip2p_lightning.building import tokens
 from ip2p_lightning.building.paraphrase_filters import Filter, embedding_test, keyword_test, sentences, split
 from ip2p_lightning.building.paraphrase_settings import HELP, Settings, checked, read_settings, read_yaml
 from ip2p_lightning.commands import Parser, run, shown
-from ip2p_lightning.config import CONF
+from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.data.prompts import PromptPool
 from ip2p_lightning.errors import DataError, UserError, suggest
 from ip2p_lightning.rng import seed_of

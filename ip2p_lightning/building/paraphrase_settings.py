@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from ip2p_lightning.config import CONF
+from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.config.schema import conforms, describe
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.schema import conforms, describe
 
 HELP = """
 settings (those without a value here must be given):

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from ip2p_lightning.building.examine import Part
 from ip2p_lightning.building.plan import Order
-from ip2p_lightning.config import build, check
+from ip2p_lightning.config.build import build
+from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError
 
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict
 
-from ip2p_lightning.config import plain
+from ip2p_lightning.config.compose import plain
 from ip2p_lightning.errors import PreemptedError, UserError, outcome
 from ip2p_lightning.runs import LOCK, final_score, free_differences, note, read_config, read_status
 from ip2p_lightning.slurm_task import LOG

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from omegaconf import OmegaConf
 
-from ip2p_lightning.config import check_node
+from ip2p_lightning.config.validate import check_node
 from ip2p_lightning.errors import UserError
 
 

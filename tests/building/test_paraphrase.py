@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from ip2p_lightning.building.paraphrase import main
 from ip2p_lightning.building.paraphrase_filters import Filter, embedding_test, keyword_test, sentences, split
 from ip2p_lightning.building.paraphrase_sources import local_model
-from ip2p_lightning.config import CONF, build, plain
+from ip2p_lightning.config.build import build
+from ip2p_lightning.config.compose import CONF, plain
 from ip2p_lightning.rng import seed_of
 
 GOOD = """Sure, here are some instructions:

@@ -141,8 +141,8 @@ def test_a_published_layout_is_found_and_divided(tmp_path, name, packing):
     from ip2p_lightning.building import build as building
     from ip2p_lightning.building.audit import Audit
     from ip2p_lightning.building.examine import Part
-    from ip2p_lightning.config import build as made
-    from ip2p_lightning.config import check
+    from ip2p_lightning.config.build import build as made
+    from ip2p_lightning.config.validate import check
     from ip2p_lightning.data.degrade import GaussianNoise
     from ip2p_lightning.data.prompts import PromptPool
 

@@ -163,7 +163,7 @@ def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_fold
 
     real = KLAutoencoder(str(sd_folder))
     data, _ = open_cache(pairs, tmp_path / "other", real)
-    monkeypatch.setattr("ip2p_lightning.config.build", lambda node: real)
+    monkeypatch.setattr("ip2p_lightning.config.build.build", lambda node: real)
     config = {"cache": "auto", "cache_dir": str(tmp_path / "cache"), "autoencoder": None}
     config |= {"trainer": {"max_steps": 10}, "loader": {"batch_size": 12}}
     disks = {"full": lambda path: 0, "free": lambda path: 10**9}

@@ -90,7 +90,9 @@ def test_impossible_settings_are_refused(weights_file, setting):
 def test_a_config_can_name_it(weights_file):
     from hydra import compose, initialize_config_dir
 
-    from ip2p_lightning.config import CONF, build, check, plain
+    from ip2p_lightning.config.build import build
+    from ip2p_lightning.config.compose import CONF, plain
+    from ip2p_lightning.config.validate import check
     from ip2p_lightning.data import EditDataModule
 
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):

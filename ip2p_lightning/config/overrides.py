@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ip2p_lightning.runs import FREE_KEYS
-
 Scalar = bool | int | float | str
 _WORD = re.compile(r"\+{0,2}([^=]+)=(.*)", re.DOTALL)
 
@@ -43,3 +41,23 @@ def scalar(text: str) -> Scalar:
         except ValueError:
             continue
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+# Keys that do not change what is learnt: they may differ when a run is continued.
+FREE_KEYS = (
+    "fault",
+    "timeout",
+    "resume",
+    "resume_allow",
+    "dry_run",
+    "cache_dir",
+    "profile_steps",
+    "log_every",
+    "log_samples",
+    "keep",
+    "loader.workers",
+    "loader.pin_memory",
+    "loader.timeout",
+    "model.gradient_checkpointing",
+    "loader.max_bad",
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ip2p_lightning.rules import Config, Rules, _apply, _get, _merge, _on_cpu, _target, _value
+from ip2p_lightning.config.rules.base import Config, Rules, _apply, _get, _merge, _on_cpu, _target, _value
 
 
 def step_contradictions(config: Config) -> None:

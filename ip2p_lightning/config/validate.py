@@ -6,53 +6,17 @@ exact list: a config can name the classes below and nothing else, wherever it ca
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.config.schema import ALLOWED_TARGETS, class_of, conforms, describe, import_target
 from ip2p_lightning.errors import SecurityError, UserError, suggest
-from ip2p_lightning.schema import ALLOWED_TARGETS, class_of, conforms, describe, import_target
-
-_PACKAGED = Path(__file__).parent / "conf"
-CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "conf"
 
 # Parameters that code passes, not a config.
 _NOT_FROM_CONFIG = {"self", "params", "model_or_params", "unet", "autoencoder", "text_encoder", "objective", "sampler"}
-
-
-def run_name(overrides: str, limit: int = 120) -> str:
-    """The last part of a run's folder: its overrides, made safe for a file name, the tail hashed where it is long."""
-    name = "".join("_" if c in "/\\ '\"{}[]()$&;|<>*?!" else c for c in overrides) or "default"
-    if len(name) <= limit:
-        return name
-    return f"{name[: limit - 9]}~{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
-
-
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """The config resolved to dicts, lists and scalars.
-
-    Raises:
-        UserError: a mandatory value is missing, or an interpolation points nowhere.
-    """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]} has no value; give it on the command line: {missing[0]}=VALUE")
-    for path, value in _scalars(OmegaConf.to_container(config, resolve=False)):
-        if isinstance(value, str) and "${oc." in value:
-            raise SecurityError(f"{path}={value} reads the environment; write the value itself")
-    try:
-        return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
 
 
 def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
@@ -110,17 +74,6 @@ def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
             yield from _targets(value, f"{path}[{i}]")
 
 
-def _scalars(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _scalars(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _scalars(value, f"{path}[{i}]")
-    else:
-        yield path, node
-
-
 def check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:
     """Hold one plain node, found at `path`, against what it is passed to as keywords. Raises UserError."""
     hints, names, open_ended = _parameters(target)
@@ -173,16 +126,3 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], list[str], 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def build(node: Mapping[str, Any], **more: Any) -> Any:
-    """Instantiate one checked node (and the nodes in it)."""
-    from hydra.utils import instantiate
-
-    return instantiate(dict(node), _convert_="all", **more)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ, with (old, new); a key that one side lacks counts as None there."""
-    a, b = dict(_scalars(old)), dict(_scalars(new))
-    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}

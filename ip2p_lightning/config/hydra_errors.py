@@ -42,7 +42,7 @@ def _unknown_member(found: re.Match[str], words: Sequence[str]) -> str:
 
 
 def _not_a_member(found: re.Match[str], words: Sequence[str]) -> str:
-    from ip2p_lightning.config import CONF
+    from ip2p_lightning.config.compose import CONF
 
     for word in words:
         group, _, value = word.lstrip("+").partition("=")
@@ -81,7 +81,7 @@ def _as_typed(key: str, words: Sequence[str]) -> str:
 
 
 def _keys(words: Sequence[str]) -> list[str]:
-    from ip2p_lightning.config import CONF
+    from ip2p_lightning.config.compose import CONF
 
     return _keys_of(tuple(w for w in words if "=" in w and (CONF / w.partition("=")[0]).is_dir()))
 
@@ -93,7 +93,7 @@ def _keys_of(groups: tuple[str, ...]) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from ip2p_lightning.config import CONF
+    from ip2p_lightning.config.compose import CONF
 
     GlobalHydra.instance().clear()
     for chosen in (list(groups), []):
@@ -114,6 +114,6 @@ def _dotted(node: object, path: str = "") -> list[str]:
 
 
 def _members(group: str) -> list[str]:
-    from ip2p_lightning.config import CONF
+    from ip2p_lightning.config.compose import CONF
 
     return sorted(p.stem for p in (Path(CONF) / group).glob("*.yaml"))

@@ -1,57 +1,19 @@
-"""A whole config as objects: its top level, and the module and the data that it describes."""
+"""A checked config as objects: the LightningModule and the data it describes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ip2p_lightning.config import build, check, plain
+from ip2p_lightning.config.compose import plain
+from ip2p_lightning.config.rules.parts import parts_fit
+from ip2p_lightning.config.rules.ranges import in_range
+from ip2p_lightning.config.rules.step import step_contradictions
+from ip2p_lightning.config.rules.values import contradictions
+from ip2p_lightning.config.train_config import TrainConfig
+from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.ranges import in_range
-from ip2p_lightning.rules import contradictions, parts_fit
-from ip2p_lightning.step_rules import step_contradictions
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The top level of a config: every key a run takes (the comments in ``conf/train.yaml`` say what each is)."""
-
-    prompts: dict[str, Any]
-    unet: dict[str, Any]
-    autoencoder: dict[str, Any]
-    text_encoder: dict[str, Any]
-    sampler: dict[str, Any]
-    objective: dict[str, Any]
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    data: dict[str, Any]
-    task: dict[str, Any]
-    loader: dict[str, Any]
-    model: dict[str, Any]
-    trainer: dict[str, Any]
-    seed: int = 0
-    val_every: int = 200
-    val_examples: int | None = 4
-    grid_examples: int = 3
-    save_every: int = 200
-    keep: int = 2
-    log_every: int = 10
-    log_samples: bool = False
-    max_skips: int = 3
-    resume: str = "auto"
-    resume_allow: list[str] = field(default_factory=list)
-    dry_run: bool = False
-    cache: str = "off"
-    cache_dir: str = "runs/cache"
-    cache_variants: int = 4
-    cache_draws: int = 0
-    cache_dtype: str = "float32"
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    profile_steps: int = 0
-    fault: str | None = None
-    timeout: int = 600
 
 
 def build_module(config: Mapping[str, Any]) -> Any:
@@ -113,8 +75,15 @@ def checked(composed: Any) -> dict[str, Any]:
     """The composed config as plain data, held against signatures and rules. Raises UserError and its kin."""
     config = plain(composed)
     parts_fit(config)
-    check(config, Recipe)
+    check(config, TrainConfig)
     in_range(config)
     contradictions(config)
     step_contradictions(config)
     return config
+
+
+def build(node: Mapping[str, Any], **more: Any) -> Any:
+    """Instantiate one checked node (and the nodes in it)."""
+    from hydra.utils import instantiate
+
+    return instantiate(dict(node), _convert_="all", **more)

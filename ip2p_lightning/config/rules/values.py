@@ -2,60 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from ip2p_lightning.errors import UserError, suggest
-
-Config = Mapping[str, Any]
-Rules = tuple[tuple[Callable[[Config], Any], Callable[[Config], str]], ...]
-
-
-def parts_fit(config: Config) -> None:
-    """Raise UserError for group members that do not go together; the line names both. Values may still be wrong."""
-    _apply(_PARTS, config)
+from ip2p_lightning.config.rules.base import Config, Rules, _apply, _get, _merge, _on_cpu, _sharded, _value
+from ip2p_lightning.errors import suggest
 
 
 def contradictions(config: Config) -> None:
     """Raise UserError for the first rule that the values of `config` break; types have been checked."""
     _apply(_VALUES, config)
-
-
-def _apply(rules: Rules, config: Config) -> None:
-    for broken, line in rules:
-        if broken(config):
-            raise UserError(line(config))
-
-
-def _get(config: Config, path: str, default: Any = None) -> Any:
-    node: Any = config
-    for key in path.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            return default
-        node = node[key]
-    return node
-
-
-def _target(config: Config, node: str) -> str:
-    return str(_get(config, f"{node}._target_", "")).rpartition(".")[2]
-
-
-def _on_cpu(config: Config) -> bool:
-    return _get(config, "trainer.accelerator") == "cpu"
-
-
-def _sharded(config: Config) -> bool:
-    return _get(config, "trainer.strategy") == "fsdp2"
-
-
-def _merge(config: Config) -> int:
-    """Micro-batches in one; 1 where that is left to the memory, which chooses a divisor of the accumulation."""
-    asked = _get(config, "loader.merge", 1)
-    return 1 if asked == "auto" else asked
-
-
-def _value(*keys: str) -> Callable[[Config], str]:
-    return lambda config: " and ".join(f"{key}={_get(config, key)}" for key in keys)
 
 
 # Keys of Lightning's Trainer that a run sets itself, and what to use in their place.
@@ -105,41 +60,6 @@ def _stray_prompts(config: Config) -> list[str]:
         key for key, pool in _get(config, "prompts", {}).items() if key != "limit" and not isinstance(pool, Mapping)
     ]
 
-
-_PARTS: Rules = (
-    (
-        lambda c: _get(c, "text_encoder.corpus", c.get("prompts")) != c.get("prompts"),
-        lambda c: "text_encoder.corpus is the run's prompts; change prompts, e.g. prompts.limit=10",
-    ),
-    (
-        lambda c: (_target(c, "objective") == "BridgeObjective") != (_target(c, "sampler") == "BridgeSampler"),
-        lambda c: (
-            f"objective={_target(c, 'objective')} cannot be sampled by sampler={_target(c, 'sampler')}: a bridge "
-            "starts from the original (sampler=bridge), a diffusion from noise (sampler=ddim)"
-        ),
-    ),
-    (
-        lambda c: _target(c, "text_encoder") == "ClipText" and _target(c, "unet") == "PixelEditor",
-        lambda c: "text_encoder=clip and unet=pixel: the pixel network reads text of width 64; use text_encoder=tiny",
-    ),
-    (
-        lambda c: (_target(c, "autoencoder") == "PixelUnshuffle") != (_target(c, "unet") == "PixelEditor"),
-        lambda c: (
-            f"unet={_target(c, 'unet')} and autoencoder={_target(c, 'autoencoder')}: a pixel unet needs "
-            "autoencoder=pixel, an SD unet sd, ft-mse or taesd"
-        ),
-    ),
-    (
-        lambda c: _target(c, "unet") == "load_unet" and _get(c, "unet.path") is None,
-        lambda c: "model.path has no value: a folder in diffusers' layout, or a hub id; give model.path=DIR",
-    ),
-    (
-        lambda c: _target(c, "unet") == "load_unet" and _target(c, "text_encoder") == "TinyText",
-        lambda c: (
-            "unet=sd and text_encoder=tiny: Stable Diffusion's UNet was trained on CLIP's text; use text_encoder=clip"
-        ),
-    ),
-)
 
 _VALUES: Rules = (
     (

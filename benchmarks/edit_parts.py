@@ -46,7 +46,7 @@ def main() -> int:
 
 def _lines(path: str, side: int) -> dict[str, Callable[[], float]]:
     from ip2p_lightning.networks import load_unet
-    from ip2p_lightning.networks.lean import RULES
+    from ip2p_lightning.networks.fast_sampling import RULES
     from ip2p_lightning.system.allocator import keep_pages
 
     plain = load_unet(path)

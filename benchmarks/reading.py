@@ -19,7 +19,7 @@ from torch import nn
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.data.misspelling import Misspelling
 from ip2p_lightning.networks import TinyText
-from ip2p_lightning.networks.pixel_editor import InstructionEmbedding
+from ip2p_lightning.networks.pixel_unet import InstructionEmbedding
 from ip2p_lightning.rng import numpy_rng, seed_of
 
 BATCH, WIDTH, EMBEDDING, QUERIES, RATE = 12, 64, 128, 4, 2e-3  # the embedded model's

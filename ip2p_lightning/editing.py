@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks.layout import to_channels_last
+from ip2p_lightning.networks.memory_format import to_channels_last
 from ip2p_lightning.system.allocator import keep_pages
 
 CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/edit_cpu_202611.md): more at once gain nothing

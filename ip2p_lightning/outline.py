@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ip2p_lightning.config.build import build
-from ip2p_lightning.pipeline import is_hub_id
+from ip2p_lightning.networks.pretrained import is_hub_id
 
 SD15_SHAPED = {  # where the class's own defaults are not SD 1.5's
     "stable-diffusion-v1-5/stable-diffusion-v1-5": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768},

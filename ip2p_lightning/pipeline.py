@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.weights import weight_digest
+from ip2p_lightning.networks.digest import weight_digest
+from ip2p_lightning.networks.pretrained import is_hub_id
 
 INDEX = "model_index.json"
 ADAPTER = "pytorch_lora_weights.safetensors"
@@ -20,11 +21,6 @@ def is_pipeline(path: str | Path) -> bool:
     if place.exists() or (place.parent.name and place.parent.is_dir()):  # runs/dmeo is a slip, not a hub id
         return (place / INDEX).is_file()
     return is_hub_id(str(path))
-
-
-def is_hub_id(path: str) -> bool:
-    """``owner/name``; a path that begins with a dot, a slash or ``~`` is none."""
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith("/")
 
 
 def open_pipeline(path: str) -> Any:
@@ -66,7 +62,7 @@ def objective_of(schedule: Mapping[str, Any], path: str) -> Any:
 
 
 def _scheduler(schedule: Mapping[str, Any]) -> str:
-    from ip2p_lightning.diffusion.sampler import SCHEDULERS
+    from ip2p_lightning.diffusion.samplers import SCHEDULERS
 
     ours = {theirs: name for name, theirs in SCHEDULERS.items()}
     return ours.get(schedule.get("_class_name", ""), "ddim")
@@ -129,7 +125,7 @@ def weights_of(module: Any) -> dict[str, Any]:
 def _index(module: Any) -> dict[str, Any]:
     import diffusers
 
-    from ip2p_lightning.diffusion.sampler import SCHEDULERS
+    from ip2p_lightning.diffusion.samplers import SCHEDULERS
 
     return {
         "_class_name": PIPELINE,
@@ -154,7 +150,7 @@ def scheduler_config(sampler: Any, objective: Any) -> dict[str, Any]:
     """
     import diffusers
 
-    from ip2p_lightning.diffusion.sampler import SCHEDULERS
+    from ip2p_lightning.diffusion.samplers import SCHEDULERS
 
     config: dict[str, Any] = {"_class_name": SCHEDULERS[sampler.scheduler], "_diffusers_version": diffusers.__version__}
     for name in SCHEDULERS:

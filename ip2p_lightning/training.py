@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ip2p_lightning.errors import DamagedError, NonFiniteError, UserError
 from ip2p_lightning.guard import Guard, Step, can_mask
+from ip2p_lightning.networks.digest import weight_digest
 from ip2p_lightning.sharding import exchange, gathered, like, local, shard, whole
-from ip2p_lightning.weights import weight_digest
 
 _HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
 

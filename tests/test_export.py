@@ -14,7 +14,7 @@ from test_edit import PROMPT, edit, photo, pixels
 
 from ip2p_lightning.checkpoint import load, newest_intact
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
-from ip2p_lightning.diffusion.sampler import SCHEDULERS
+from ip2p_lightning.diffusion.samplers import SCHEDULERS
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.export import main, new_folder
 from ip2p_lightning.pipeline import open_pipeline, scheduler_config, weights_of

@@ -16,7 +16,7 @@ from sd_checkpoint import write_sd_checkpoint
 
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler, checkpoint_schedule
 from ip2p_lightning.networks.autoencoder import KLAutoencoder
-from ip2p_lightning.networks.conditioner import Conditioner
+from ip2p_lightning.networks.conditioning import Conditioner
 from ip2p_lightning.networks.unet import apply_unet, load_unet
 
 P = 0.05

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks.layout import to_channels_last
+from ip2p_lightning.networks.memory_format import to_channels_last
 from ip2p_lightning.networks.pretrained import load_part
 
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0  # as in diffusers' DiagonalGaussianDistribution

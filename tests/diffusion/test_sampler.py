@@ -5,7 +5,7 @@ import torch
 
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks.conditioner import Condition
+from ip2p_lightning.networks.conditioning import Condition
 
 SOLVERS = ["ddim", "dpm++", "unipc", "euler-a"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks.conditioner import Condition, Conditioner
+from ip2p_lightning.networks.conditioning import Condition, Conditioner
 
 
 class Lengths:

@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sd_checkpoint import TEXT_WIDTH, write_sd_checkpoint
 
 from ip2p_lightning.networks import KLAutoencoder, leaner, load_unet
-from ip2p_lightning.networks.lean import RULES
-from ip2p_lightning.networks.lean_blocks import flat, joined, once, padded
+from ip2p_lightning.networks.fast_blocks import flat, joined, once, padded
+from ip2p_lightning.networks.fast_sampling import RULES
 
 
 @pytest.fixture(scope="module")

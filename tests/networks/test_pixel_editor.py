@@ -5,7 +5,7 @@ import torch
 
 import ip2p_lightning  # noqa: F401  torchvision must be importable before diffusers
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks.pixel_editor import PixelEditor
+from ip2p_lightning.networks.pixel_unet import PixelEditor
 
 SMALL = {"widths": (8, 12, 16), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1), "embedding_dim": 16}
 

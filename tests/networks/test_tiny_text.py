@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from ip2p_lightning.data.prompts import PromptPool, token_report
 from ip2p_lightning.errors import StorageError, UserError
 from ip2p_lightning.networks.text_encoder import ClipText, TinyText
-from ip2p_lightning.networks.tiny_clip import collect_prompts, learn_merges
+from ip2p_lightning.networks.tiny_tokenizer import collect_prompts, learn_merges
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["derain the image", "", "Déjà  VU 🎨"]
@@ -42,7 +42,7 @@ def test_tiny_is_a_function_of_corpus_and_seed():
 
 def test_merges_are_the_same_in_another_process():
     code = (
-        "import yaml; from collections import Counter; from ip2p_lightning.networks.tiny_clip import *;"
+        "import yaml; from collections import Counter; from ip2p_lightning.networks.tiny_tokenizer import *;"
         "c = yaml.safe_load(open('conf/prompts/paraphrase.yaml')); c.pop('defaults');"
         "print(learn_merges(Counter(w for p in collect_prompts(c) for w in p.split()), 500))"
     )

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sd_checkpoint import TEXT_WIDTH, write_sd_checkpoint
 
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.networks.conditioner import Condition
+from ip2p_lightning.networks.conditioning import Condition
 from ip2p_lightning.networks.unet import apply_unet, load_unet, widen
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ip2p_lightning.networks.lean_blocks import flat, is_plain, joined, once, padded
+from ip2p_lightning.networks.fast_blocks import flat, is_plain, joined, once, padded
 
 Forward = Callable[..., Tensor]
 Rule = Callable[[Any], dict[nn.Module, Forward]]  # of a module: the layers that it changes, and how they compute then

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ip2p_lightning.config.compose import CONF
-from ip2p_lightning.data.misspelling import Misspelling
+from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.networks import TinyText
 from ip2p_lightning.networks.pixel_unet import InstructionEmbedding
 from ip2p_lightning.rng import numpy_rng, seed_of

@@ -11,9 +11,9 @@ from unittest import mock
 
 from benchmarks.builder import make_pairs
 from benchmarks.safety_cost import config_of
-from ip2p_lightning.caching.setup import cached
 from ip2p_lightning.config import build
 from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.data.latent_cache.cache import cached
 from ip2p_lightning.module import EditDiffusion
 
 PAIRS, SIDE = 8, 128  # pixels; a step sees every pair once

@@ -136,8 +136,8 @@ def _run(m: _Material) -> Pair:
 
 def _read(m: _Material) -> Pair:
     """A pair encoded, and the same pair from the cache."""
-    from ip2p_lightning.caching.examples import Codec
-    from ip2p_lightning.caching.space import Space
+    from ip2p_lightning.data.latent_cache.examples import Codec
+    from ip2p_lightning.data.latent_cache.store import Space
 
     codec = Codec(4, 16, False)
     space = Space(m.folder / "cache", {}, codec.payload)

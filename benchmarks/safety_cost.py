@@ -28,7 +28,7 @@ import torch
 import ip2p_lightning  # noqa: F401
 from ip2p_lightning import checkpoint, fit
 from ip2p_lightning.config import build
-from ip2p_lightning.data import dataset, plan
+from ip2p_lightning.data import batch_sampler, dataset
 from ip2p_lightning.guard import Guard
 from ip2p_lightning.rng import numpy_rng, seed_of, torch_rng
 from ip2p_lightning.system.signals import StopRequest
@@ -56,7 +56,7 @@ def unsafe(module: Any, generator: torch.Generator) -> Iterator[None]:
         module.grad_norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
 
     with contextlib.ExitStack() as stack:
-        for place in (dataset, plan):
+        for place in (dataset, batch_sampler):
             stack.enter_context(mock.patch.object(place, "numpy_rng", lambda *key: SHARED))
         plain = {"configure_gradient_clipping": clip, "on_train_batch_start": lambda batch, batch_idx: None}
         plain["_keyed_draws"] = lambda batch: module.draws(batch, generator)
@@ -107,9 +107,9 @@ def parts(data: Any, batch_size: int, windows: int) -> dict[str, float]:
     norm, guard = torch.tensor(1.0), Guard()
     place = (0, "data", "derain", "train", 17, "photo.jpg", 0)
     pairs = data.datasets("train")
-    order = plan.TrainPlan(pairs.sizes, data.weights, len(pairs), 0)
+    order = batch_sampler.TrainPlan(pairs.sizes, data.weights, len(pairs), 0)
     keyed = best(lambda: order.order(7), 50)
-    with mock.patch.object(plan, "numpy_rng", lambda *key: SHARED):
+    with mock.patch.object(batch_sampler, "numpy_rng", lambda *key: SHARED):
         keyed -= best(lambda: order.order(7), 50)
     return {
         "guard": best(lambda: guard.immediate(norm), 2000),

@@ -154,14 +154,14 @@ def _fill(folder: Path, data: Any) -> None:
 
 
 def _cache(folder: Path, data: Any) -> Any:
-    from ip2p_lightning.caching.setup import Cache, Settings
+    from ip2p_lightning.data.latent_cache.cache import Cache, Settings
 
     return Cache(Settings(mode="disk", folder=folder), data, Pooling())
 
 
 def _fill_all(folder: Path, data: Any) -> None:
-    from ip2p_lightning.caching.everything import fill_all
     from ip2p_lightning.data import Loader
+    from ip2p_lightning.data.latent_cache.fill import fill_all
 
     for _ in fill_all(_cache(folder, data), Loader(batch_size=256)):
         pass

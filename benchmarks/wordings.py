@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ip2p_lightning.config.build import build_data
-from ip2p_lightning.data.plan import Key
+from ip2p_lightning.data.batch_sampler import Key
 from ip2p_lightning.editing import BatchEditor, ready
 from ip2p_lightning.metrics import psnr
 from ip2p_lightning.rng import seed_of

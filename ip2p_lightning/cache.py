@@ -78,11 +78,11 @@ def _fill(words: list[str]) -> int:
 
     from tqdm import tqdm
 
-    from ip2p_lightning.caching.everything import fill_all
-    from ip2p_lightning.caching.settings import settings_of
-    from ip2p_lightning.caching.setup import Cache
     from ip2p_lightning.config import build
-    from ip2p_lightning.data.tolerance import RECORD, BadPairs
+    from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
+    from ip2p_lightning.data.latent_cache.cache import Cache
+    from ip2p_lightning.data.latent_cache.fill import fill_all
+    from ip2p_lightning.data.latent_cache.settings import settings_of
 
     config = _config(words)
     settings = settings_of(config)

@@ -28,8 +28,8 @@ def settle(config: Mapping[str, Any], folder: Path, data: Any, ranks: int, afres
     if afresh and noted(folder) is not None:
         note(folder, **{KEY: None})
     if config.get("cache") == "auto" and ranks > 1 and noted(folder) is None:
-        from ip2p_lightning.caching.setup import cached
         from ip2p_lightning.config.build import build
+        from ip2p_lightning.data.latent_cache.cache import cached
 
         cache = cached(config, data, build(config["autoencoder"]), ranks)
         note(folder, **{KEY: cache.state() if cache else None})

@@ -222,7 +222,7 @@ class ImageGrids(Callback):
             return
         import numpy as np
 
-        from ip2p_lightning.pictures import contact_sheet, to_pixels
+        from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
 
         rows = []
         for example in self.examples:

@@ -147,7 +147,7 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _save_sheet(path: Path, title: str, sheet: Mapping[str, list[Any]]) -> None:
-    from ip2p_lightning.pictures import contact_sheet, to_pixels
+    from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
     from ip2p_lightning.system.files import write_atomic
 
     rows, captions = [], []

@@ -33,7 +33,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from ip2p_lightning import checkpoint
-from ip2p_lightning.data import tolerance
+from ip2p_lightning.data import bad_pairs
 from ip2p_lightning.errors import UserError
 
 _PLACES = {
@@ -96,7 +96,7 @@ class Faults(Callback):
             logger = trainer.loggers[-1]
             logger.log_metrics = self._first(logger.log_metrics, self._count_line)
         elif self.fault.where == "pair":
-            tolerance.on_example = lambda key: _ACTS[self.fault.kind]() if key.index == self.fault.value else None
+            bad_pairs.on_example = lambda key: _ACTS[self.fault.kind]() if key.index == self.fault.value else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_rank == self.fault.rank and self._here("step", trainer.global_step):

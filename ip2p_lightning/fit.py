@@ -97,7 +97,7 @@ def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
 @contextmanager
 def _tolerating(folder: Path, data: Any) -> Iterator[None]:
     """Leave out what `loader.max_bad` allows, and say what it was; word what torch says of a worker that died."""
-    from ip2p_lightning.data.tolerance import RECORD, BadPairs
+    from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
     from ip2p_lightning.runs import note
 
     bad = BadPairs(folder / RECORD, data.loader.max_bad)
@@ -123,7 +123,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, trainer: Any) -> Iterator[None]:
     """Train from the cache that the config names; say what it holds, and in the status what it did."""
     from ip2p_lightning.cache_choice import KEY, noted
-    from ip2p_lightning.caching.setup import cached
+    from ip2p_lightning.data.latent_cache.cache import cached
     from ip2p_lightning.runs import note
 
     cache = cached(config, data, module.autoencoder, trainer.world_size, noted(folder))

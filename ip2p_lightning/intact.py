@@ -21,7 +21,7 @@ def verified(path: Path) -> Iterator[Verdict]:
     Raises:
         UserError: nothing there that could be verified.
     """
-    from ip2p_lightning.caching import verify as caches
+    from ip2p_lightning.data.latent_cache import store as caches
 
     if path.is_file() and (path.suffix == ".ckpt" or sidecar(path).exists()):
         return iter([(path, checkpoint.damage(path))])

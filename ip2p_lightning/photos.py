@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ip2p_lightning.data.image import SUFFIXES
-from ip2p_lightning.data.pairs.table import cell, records
+from ip2p_lightning.data.sources.manifest_reader import cell, records
 from ip2p_lightning.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Fit:
 
     def back(self, edit: Tensor) -> np.ndarray:  # [3 H' W'] in [-1, 1] -> [H W 3] uint8
         """The edit at the photo's own size."""
-        from ip2p_lightning.pictures import to_pixels
+        from ip2p_lightning.data.contact_sheet import to_pixels
 
         width, height = self.work
         return _resampled(to_pixels(edit)[:height, :width], self.size)

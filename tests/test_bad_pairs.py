@@ -12,7 +12,7 @@ from processes import LIMIT, QUIET, SMALL, Process, digest, run
 
 from ip2p_lightning import data_record, fit
 from ip2p_lightning.data import EditDataModule, Folder, Loader, PromptPool
-from ip2p_lightning.data.tolerance import RECORD, BadPairs
+from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs import read_status
 from tests.conftest import train_run

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from ip2p_lightning.caching.content import Contents
-from ip2p_lightning.data.pairs import contents
+from ip2p_lightning.data.latent_cache.content_key import Contents
+from ip2p_lightning.data.sources import fingerprints
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.system.file_digests import Digests
 
@@ -72,8 +72,10 @@ def test_rows_go_by_their_names(tmp_path):
 
 @pytest.mark.parametrize(("small", "reads"), [(0, 0), (1 << 20, 1)])
 def test_only_what_is_large_is_worth_remembering(tmp_path, monkeypatch, small, reads):
-    monkeypatch.setattr(contents, "SMALL", small)
+    monkeypatch.setattr(fingerprints, "SMALL", small)
     (tmp_path / "a").write_bytes(b"content")
     first, second = Digests(tmp_path / "memo"), Digests(tmp_path / "memo")
-    assert contents.file_hashes({"a": tmp_path / "a"}, first) == contents.file_hashes({"a": tmp_path / "a"}, second)
+    assert fingerprints.file_hashes({"a": tmp_path / "a"}, first) == fingerprints.file_hashes(
+        {"a": tmp_path / "a"}, second
+    )
     assert (first.read, second.read) == (1, reads)

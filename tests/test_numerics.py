@@ -10,7 +10,7 @@ from PIL import Image
 from processes import QUIET, SMALL, run
 
 from ip2p_lightning import checkpoint
-from ip2p_lightning.caching.space import Space
+from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import NonFiniteError, UserError
 from ip2p_lightning.runs import read_status
 

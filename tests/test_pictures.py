@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ip2p_lightning.pictures import contact_sheet, to_pixels
+from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
 
 RED = np.zeros((40, 60, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
 

@@ -10,9 +10,9 @@ import pytest
 from disks import bit_flips
 
 from ip2p_lightning import export, inspect_cli, runs
-from ip2p_lightning.caching.content import Contents
-from ip2p_lightning.caching.space import Space
 from ip2p_lightning.checkpoint import FOLDER
+from ip2p_lightning.data.latent_cache.content_key import Contents
+from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.intact import verified
 from ip2p_lightning.system.checksums import read_sealed, write_sealed

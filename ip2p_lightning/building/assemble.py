@@ -16,7 +16,7 @@ from ip2p_lightning.building.leakage import Entry, Fractions, divide
 from ip2p_lightning.building.likeness import Likeness
 from ip2p_lightning.building.report import REPORT, write_report
 from ip2p_lightning.building.rows import Row, parquet, stored
-from ip2p_lightning.data.pairs.protocol import SPLITS
+from ip2p_lightning.data.sources.base import SPLITS
 from ip2p_lightning.errors import DamagedError, DataError, StorageError
 from ip2p_lightning.system.checksums import write_sealed
 from ip2p_lightning.system.files import sha256_of, storage_errors, sync_folder, write_atomic

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ip2p_lightning.data.pairs.table import same_name
+from ip2p_lightning.data.sources.manifest_reader import same_name
 from ip2p_lightning.errors import DataError, SecurityError, UserError
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")

@@ -15,9 +15,9 @@ from ip2p_lightning.building.audit import Audit, decoded, png, psnr
 from ip2p_lightning.building.candidates import Candidate, Origin, Refusal
 from ip2p_lightning.building.likeness import Likeness, likeness
 from ip2p_lightning.building.shift import displacement
-from ip2p_lightning.data.pairs.protocol import Maker, makes
 from ip2p_lightning.data.prompts import PromptPool, cleaned_prompt
-from ip2p_lightning.data.view import View
+from ip2p_lightning.data.sources.base import Maker, makes
+from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, SecurityError, UserError
 from ip2p_lightning.rng import numpy_rng
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ip2p_lightning.building.candidates import Candidate, Listing
-from ip2p_lightning.data.pairs.hub import KNOWN, Columns
-from ip2p_lightning.data.pairs.hub_tables import load_tables, own_split
-from ip2p_lightning.data.pairs.protocol import SPLITS
-from ip2p_lightning.data.pairs.splits import checked_fractions
+from ip2p_lightning.data.sources.base import SPLITS
+from ip2p_lightning.data.sources.hub import KNOWN, Columns
+from ip2p_lightning.data.sources.hub_tables import load_tables, own_split
+from ip2p_lightning.data.sources.splits import checked_fractions
 from ip2p_lightning.errors import DataError, suggest
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ip2p_lightning.building.candidates import Candidate, Listing, Refusal, read_inside, source_folder, without_twins
 from ip2p_lightning.data.image import SUFFIXES
-from ip2p_lightning.data.pairs.splits import checked_fractions
+from ip2p_lightning.data.sources.splits import checked_fractions
 from ip2p_lightning.errors import UserError, suggest
 
 LISTED = SUFFIXES | {".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".tga"}  # the latter are refused by name

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.building.candidates import Candidate, Listing, Refusal, read_inside, without_twins
-from ip2p_lightning.data.pairs.protocol import SPLITS
-from ip2p_lightning.data.pairs.splits import checked_fractions
-from ip2p_lightning.data.pairs.table import PathCheck, cell, digest, records
+from ip2p_lightning.data.sources.base import SPLITS
+from ip2p_lightning.data.sources.manifest_reader import PathCheck, cell, digest, records
+from ip2p_lightning.data.sources.splits import checked_fractions
 from ip2p_lightning.errors import DataError
 
 

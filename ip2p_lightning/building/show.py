@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from ip2p_lightning.building.audit import Audit, decoded
 from ip2p_lightning.building.build import read_mark
 from ip2p_lightning.building.histograms import histogram
+from ip2p_lightning.data.contact_sheet import contact_sheet
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.pictures import contact_sheet
 from ip2p_lightning.system.files import storage_errors, write_atomic
 
 NAMED = 10  # rejections on the page

@@ -15,14 +15,15 @@ from ip2p_lightning.errors import UserError
 _DATA = """Loader Photos Folder Manifest HubDataset PromptPool MixtureDataModule EditDataModule CartoonDataModule
 DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule Built"""
 _TEXT = ("ClipText", "TinyText")
-_MAKERS = "degrade.GaussianNoise degrade.PoissonGaussianNoise degrade.SensorNoise degrade.Rain degrade.LowLight"
+_MAKERS = """degradations.noise.GaussianNoise degradations.noise.PoissonGaussianNoise degradations.noise.SensorNoise
+degradations.rain.Rain degradations.low_light.LowLight"""
 
 # Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
 ALLOWED_TARGETS = frozenset(
     [f"ip2p_lightning.data.{name}" for name in (_DATA + " " + _MAKERS).split()]
     + [f"ip2p_lightning.building.{name}" for name in ("Audit", "HubRows", "Layout", "Listed")]
-    + ["ip2p_lightning.data.prompts.PromptPool", "ip2p_lightning.data.cartoon.Cartoonizer"]
-    + ["ip2p_lightning.teachers.GeneratorTeacher"]
+    + ["ip2p_lightning.data.prompts.PromptPool", "ip2p_lightning.data.teachers.cartoon.Cartoonizer"]
+    + ["ip2p_lightning.data.teachers.GeneratorTeacher"]
     + [
         f"ip2p_lightning.networks.{name}"
         for name in ["load_unet", "Lora", "PixelEditor", "KLAutoencoder", "TAESD", "PixelUnshuffle", *_TEXT]

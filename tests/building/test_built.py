@@ -13,7 +13,7 @@ from material import pairs_folder, rained, save, scene, tree
 from PIL import Image
 
 from ip2p_lightning.data import Built, DerainDataModule, Loader
-from ip2p_lightning.data.view import View
+from ip2p_lightning.data.transforms import View
 from ip2p_lightning.data_cli import main
 from ip2p_lightning.errors import DamagedError, DataError, UserError
 
@@ -84,7 +84,7 @@ def test_rows_are_read_by_number_in_any_order(built, memory):
 
 
 def test_a_cached_row_is_not_read_again(built, tmp_path, monkeypatch):
-    from ip2p_lightning.caching.content import Contents
+    from ip2p_lightning.data.latent_cache.content_key import Contents
     from ip2p_lightning.system.file_digests import Digests
 
     pairs = Built(str(built)).pairs("train")

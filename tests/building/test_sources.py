@@ -143,7 +143,7 @@ def test_a_published_layout_is_found_and_divided(tmp_path, name, packing):
     from ip2p_lightning.building.examine import Part
     from ip2p_lightning.config.build import build as made
     from ip2p_lightning.config.validate import check
-    from ip2p_lightning.data.degrade import GaussianNoise
+    from ip2p_lightning.data.degradations.noise import GaussianNoise
     from ip2p_lightning.data.prompts import PromptPool
 
     patterns, splits = LAYOUTS[name][packing]

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 import ip2p_lightning  # noqa: F401
-from ip2p_lightning.caching.setup import Cache, Settings
 from ip2p_lightning.data import EditDataModule, Folder, Loader, PromptPool
+from ip2p_lightning.data.latent_cache.cache import Cache, Settings
 from ip2p_lightning.networks.autoencoder import KLAutoencoder
 
 
@@ -68,7 +68,7 @@ def open_cache(root, folder, autoencoder, *, flip=0.5, source=None, make=None, p
 
 def fill(cache):
     """Go through every view of every pair; how many entries had to be computed."""
-    from ip2p_lightning.caching.everything import fill_all
+    from ip2p_lightning.data.latent_cache.fill import fill_all
 
     before = cache.filler.counts.filled
     for _ in fill_all(cache, Loader(batch_size=16)):

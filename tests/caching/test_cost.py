@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 
-from ip2p_lightning.caching.space import Space
 from ip2p_lightning.data import Loader
-from ip2p_lightning.data.tolerance import BadPairs
+from ip2p_lightning.data.bad_pairs import BadPairs
+from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import DataError
 
 PAYLOAD = 12 * 1024
@@ -90,7 +90,7 @@ def test_the_command_says_where_its_run_will_not_read(tmp_path, monkeypatch, mod
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_pair_that_cannot_be_read_is_one_line_or_left_out(tmp_path, pairs, counting, workers):
-    from ip2p_lightning.caching.everything import fill_all
+    from ip2p_lightning.data.latent_cache.fill import fill_all
 
     cut = pairs / "train" / "input" / "0003.png"
     cut.write_bytes(cut.read_bytes()[:60])
@@ -130,7 +130,7 @@ def test_the_command_refuses_in_one_line(refused, words):
 def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
     from pieces import Counting
 
-    from ip2p_lightning.caching.setup import Cache, Settings
+    from ip2p_lightning.data.latent_cache.cache import Cache, Settings
     from ip2p_lightning.networks.autoencoder import KLAutoencoder
 
     data, _ = open_cache(pairs, tmp_path, Counting())
@@ -144,21 +144,21 @@ def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
 def test_auto_counts_only_what_is_missing(tmp_path, pairs, sd_folder, monkeypatch):
     from pieces import fill
 
-    from ip2p_lightning.caching import setup
+    from ip2p_lightning.data.latent_cache import cache
     from ip2p_lightning.networks.autoencoder import KLAutoencoder
 
     real = KLAutoencoder(str(sd_folder))
     data, full = open_cache(pairs, tmp_path / "cache", real)
     fill(full)
-    monkeypatch.setattr(setup, "_free", lambda path: int(1.5 * full.entries * full.codec.payload))
-    assert not setup.Cache(setup.Settings("auto", tmp_path / "cache"), data, real, samples=24).reason
-    assert "MB needed" in setup.Cache(setup.Settings("auto", tmp_path / "empty"), data, real, samples=24).reason
+    monkeypatch.setattr(cache, "_free", lambda path: int(1.5 * full.entries * full.codec.payload))
+    assert not cache.Cache(cache.Settings("auto", tmp_path / "cache"), data, real, samples=24).reason
+    assert "MB needed" in cache.Cache(cache.Settings("auto", tmp_path / "empty"), data, real, samples=24).reason
 
 
 @pytest.mark.parametrize("began", ["full", "free"])
 def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_folder, monkeypatch, began):
     from ip2p_lightning import cache_choice as choice
-    from ip2p_lightning.caching import setup
+    from ip2p_lightning.data.latent_cache import cache
     from ip2p_lightning.networks.autoencoder import KLAutoencoder
 
     real = KLAutoencoder(str(sd_folder))
@@ -167,24 +167,24 @@ def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_fold
     config = {"cache": "auto", "cache_dir": str(tmp_path / "cache"), "autoencoder": None}
     config |= {"trainer": {"max_steps": 10}, "loader": {"batch_size": 12}}
     disks = {"full": lambda path: 0, "free": lambda path: 10**9}
-    monkeypatch.setattr(setup, "_free", disks.pop(began))
+    monkeypatch.setattr(cache, "_free", disks.pop(began))
     choice.settle(config, tmp_path, data, ranks=2, afresh=True)
-    monkeypatch.setattr(setup, "_free", *disks.values())
+    monkeypatch.setattr(cache, "_free", *disks.values())
     choice.settle(config, tmp_path, data, ranks=2, afresh=False)
     for _ in range(2):
-        cache = setup.cached(config, data, real, 2, choice.noted(tmp_path))
+        cache = cache.cached(config, data, real, 2, choice.noted(tmp_path))
         assert bool(cache.reason) == (began == "full")
     choice.settle(config, tmp_path, data, ranks=1, afresh=True)
     assert choice.noted(tmp_path) is None
 
 
 def test_memory_is_given_back(tmp_path, monkeypatch):
-    from ip2p_lightning.caching import memory
+    from ip2p_lightning.data.latent_cache import shared_memory
 
-    monkeypatch.setattr(memory, "_held", [])
-    monkeypatch.setattr(memory.atexit, "register", lambda *args: None)
-    monkeypatch.setattr(memory, "Path", lambda name: tmp_path if name == "/dev/shm" else None)
-    folder = memory.in_memory()
+    monkeypatch.setattr(shared_memory, "_held", [])
+    monkeypatch.setattr(shared_memory.atexit, "register", lambda *args: None)
+    monkeypatch.setattr(shared_memory, "Path", lambda name: tmp_path if name == "/dev/shm" else None)
+    folder = shared_memory.in_memory()
     assert folder.is_dir() and sys.platform == "linux"
-    memory._leave(folder, memory.os.getpid())
+    shared_memory._leave(folder, shared_memory.os.getpid())
     assert not folder.exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pieces import Counting, counting_fixture, fill, open_cache, write_pairs  # noqa: F401
 
-from ip2p_lightning.caching.space import Space
+from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.system.record_log import RecordLog
 from tests.disks import obey_permissions
@@ -183,7 +183,7 @@ def test_a_cache_that_cannot_be_written_is_read(tmp_path, counting):
 
 
 def _keys(cache):
-    from ip2p_lightning.caching.everything import Everything
+    from ip2p_lightning.data.latent_cache.fill import Everything
 
     every = Everything(cache)
     return [every[key].key for key in every]

@@ -11,17 +11,18 @@ import torch
 from pieces import Counting, autoencoder_fixture, fill, open_cache, pairs_fixture  # noqa: F401
 from PIL import Image
 
-from ip2p_lightning.caching import code, setup
-from ip2p_lightning.caching.content import Contents, described
-from ip2p_lightning.caching.examples import Variant, collate
 from ip2p_lightning.data import Loader, Photos
-from ip2p_lightning.data.cartoon import Cartoonizer
-from ip2p_lightning.data.degrade import GaussianNoise, Rain
-from ip2p_lightning.data.pairs.files import image_store
+from ip2p_lightning.data.degradations.noise import GaussianNoise
+from ip2p_lightning.data.degradations.rain import Rain
+from ip2p_lightning.data.latent_cache import cache, code_version
+from ip2p_lightning.data.latent_cache.content_key import Contents, described
+from ip2p_lightning.data.latent_cache.examples import Variant, collate
+from ip2p_lightning.data.sources.image_files import image_store
+from ip2p_lightning.data.teachers.cartoon import Cartoonizer
+from ip2p_lightning.data.teachers.generator import GeneratorTeacher
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
 from ip2p_lightning.system.file_digests import MEMO, Digests
-from ip2p_lightning.teachers.generator import GeneratorTeacher
 
 LOADER = Loader(batch_size=2, size=32, crop="center")
 ALL = 12  # 6 pairs, both flips
@@ -30,7 +31,7 @@ ALL = 12  # 6 pairs, both flips
 @pytest.fixture(autouse=True)
 def code_read_anew():
     yield
-    code._behind.cache_clear()
+    code_version._behind.cache_clear()
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def test_precision(full):
 
 
 def test_code_version(full, monkeypatch):
-    monkeypatch.setattr(setup, "FORMAT", 2)
+    monkeypatch.setattr(cache, "FORMAT", 2)
     assert full() == ALL
 
 
@@ -213,7 +214,7 @@ def test_changed_sources_are_counted(full, pairs, tmp_path, autoencoder):
 @pytest.mark.parametrize("small", [0, 1 << 26], ids=["remembered", "hashed anew"])
 def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeypatch, workers, small):
     monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 0)
-    monkeypatch.setattr("ip2p_lightning.data.pairs.contents.SMALL", small)
+    monkeypatch.setattr("ip2p_lightning.data.sources.fingerprints.SMALL", small)
     loader = replace(LOADER, batch_size=3, workers=workers)
     for changed in ((), ("0003", "0005")):
         for name in changed:
@@ -254,9 +255,9 @@ def test_degradations_are_fresh_unless_frozen(tmp_path):
 
 def _edited(monkeypatch, module):
     """The module's source has a line more from now on."""
-    source = code._source
-    monkeypatch.setattr(code, "_source", lambda name: source(name) + "\n# edited" * (name == module))
-    code._behind.cache_clear()
+    source = code_version._source
+    monkeypatch.setattr(code_version, "_source", lambda name: source(name) + "\n# edited" * (name == module))
+    code_version._behind.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -270,8 +271,8 @@ def test_a_maker_is_described_by_its_code(monkeypatch, maker, module):
     monkeypatch.undo()
     _edited(monkeypatch, "ip2p_lightning.errors")
     assert described(maker()) == before
-    monkeypatch.setattr(code, "version", lambda library: "another")
-    code._behind.cache_clear()
+    monkeypatch.setattr(code_version, "version", lambda library: "another")
+    code_version._behind.cache_clear()
     assert described(maker()) != before
 
 
@@ -284,17 +285,17 @@ def test_a_teacher_is_described_by_its_weights_and_its_network(tmp_path, monkeyp
     (tmp_path / "weights").write_bytes(b"one")
     teacher._loaded["cpu"] = torch.nn.Linear(1, 1)
     assert described(teacher) == before
-    _edited(monkeypatch, "ip2p_lightning.teachers.whitebox")
+    _edited(monkeypatch, "ip2p_lightning.data.teachers.whitebox")
     assert described(teacher) != before
 
 
 @pytest.mark.parametrize("library", ["pillow", "numpy", "diffusers", "torch"])
 def test_libraries_count_but_not_what_they_were_built_for(monkeypatch, autoencoder, library):
-    before, version = code.code_version(autoencoder), code.version
+    before, version = code_version.code_version(autoencoder), code_version.version
     other = {"built": lambda name: f"{version(name).partition('+')[0]}+cu999", "new": lambda name: "99"}
     for how, same in (("built", True), ("new", False)):
-        monkeypatch.setattr(code, "version", lambda n, f=other[how]: f(n) if n == library else version(n))
-        assert (code.code_version(autoencoder) == before) is same
+        monkeypatch.setattr(code_version, "version", lambda n, f=other[how]: f(n) if n == library else version(n))
+        assert (code_version.code_version(autoencoder) == before) is same
 
 
 def test_a_maker_without_source_is_refused():

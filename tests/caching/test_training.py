@@ -7,7 +7,7 @@ import pytest
 import torch
 from pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 
-from ip2p_lightning.caching.examples import Variant, collate
+from ip2p_lightning.data.latent_cache.examples import Variant, collate
 from ip2p_lightning.module import EditDiffusion
 from ip2p_lightning.rng import torch_rng
 from tests.conftest import train_run
@@ -94,8 +94,8 @@ def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypat
     words = sd_words(sd_folder, two_folders / "pairs", "cache=auto", f"cache_dir={two_folders}/cache", "save_every=3")
     train_run(two_folders / "a", *words, "trainer.max_steps=12")
     gc.collect()
-    monkeypatch.setattr("ip2p_lightning.caching.setup._free", lambda path: 0)
-    monkeypatch.setattr("ip2p_lightning.caching.setup.samples_of", lambda *words: 0)
+    monkeypatch.setattr("ip2p_lightning.data.latent_cache.cache._free", lambda path: 0)
+    monkeypatch.setattr("ip2p_lightning.data.latent_cache.cache.samples_of", lambda *words: 0)
     run = train_run(two_folders / "a", *words, "trainer.max_steps=13", "resume_allow=[trainer.max_steps]")
     assert json.loads((run / "status.json").read_text())["cache"]["hits"] == 2
 

@@ -7,7 +7,7 @@ import pytest
 import skimage
 from PIL import Image as PILImage
 
-from ip2p_lightning.data.cartoon import Cartoonizer, guided_filter, ink_lines, kuwahara, soft_quantise
+from ip2p_lightning.data.teachers.cartoon import Cartoonizer, guided_filter, ink_lines, kuwahara, soft_quantise
 from ip2p_lightning.errors import UserError
 
 PHOTOS = ["astronaut.png", "coffee.png", "chelsea.png", "motorcycle_left.png", "ihc.png", "retina.jpg"]

@@ -8,16 +8,10 @@ import pytest
 import skimage
 from PIL import Image as PILImage
 
-from ip2p_lightning.data.degrade import (
-    GaussianNoise,
-    LowLight,
-    PoissonGaussianNoise,
-    Rain,
-    SensorNoise,
-    linear_to_srgb,
-    quantise,
-    srgb_to_linear,
-)
+from ip2p_lightning.data.degradations.base import linear_to_srgb, quantise, srgb_to_linear
+from ip2p_lightning.data.degradations.low_light import LowLight
+from ip2p_lightning.data.degradations.noise import GaussianNoise, PoissonGaussianNoise, SensorNoise
+from ip2p_lightning.data.degradations.rain import Rain
 from ip2p_lightning.errors import UserError
 
 PHOTOS = ["astronaut.png", "coffee.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "ihc.png", "retina.jpg"]

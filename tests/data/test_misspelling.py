@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ip2p_lightning.data import CartoonDataModule, DerainDataModule, Loader, MixtureDataModule, PromptPool
-from ip2p_lightning.data.misspelling import Misspelling
-from ip2p_lightning.data.plan import Key
+from ip2p_lightning.data.batch_sampler import Key
+from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.errors import UserError
 
 PROMPTS = ["remove the falling rain", "brighten everything gently", "cartoonize this photograph"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p_lightning.data.pairs import Folder, Manifest
-from ip2p_lightning.data.view import View
+from ip2p_lightning.data.sources import Folder, Manifest
+from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, SecurityError, UserError
 from ip2p_lightning.rng import numpy_rng
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ip2p_lightning.data.pairs import Folder, Manifest
-from ip2p_lightning.data.view import View
+from ip2p_lightning.data.sources import Folder, Manifest
+from ip2p_lightning.data.transforms import View
 from ip2p_lightning.rng import numpy_rng
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

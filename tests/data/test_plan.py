@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from ip2p_lightning.data.plan import EvalBatches, TrainBatches, TrainPlan, apportion, checked_weights
+from ip2p_lightning.data.batch_sampler import EvalBatches, TrainBatches, TrainPlan, apportion, checked_weights
 from ip2p_lightning.errors import UserError
 
 

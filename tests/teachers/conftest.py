@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def generator():
-    from ip2p_lightning.teachers.whitebox import WhiteboxGenerator
+    from ip2p_lightning.data.teachers.whitebox import WhiteboxGenerator
 
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -21,7 +21,7 @@ def generator():
 @pytest.fixture(scope="session")
 def layers(generator):
     """(weight [O kH kW I], bias [O]) of each convolution, in the order in which they run."""
-    from ip2p_lightning.teachers.convert import LAYERS
+    from ip2p_lightning.data.teachers.convert import LAYERS
 
     state = generator.state_dict()
     return [(state[f"{n}.weight"].permute(0, 2, 3, 1).numpy().copy(), state[f"{n}.bias"].numpy()) for n in LAYERS]

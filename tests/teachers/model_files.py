@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from ip2p_lightning.teachers.bundle import MAGIC, crc32c, masked
+from ip2p_lightning.data.teachers.tf_checkpoint import MAGIC, crc32c, masked
 
 # --- flatbuffers (https://flatbuffers.dev/internals): a table is a list of fields, None where one is left out
 

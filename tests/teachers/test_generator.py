@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ip2p_lightning.data.pairs.protocol import makes
+from ip2p_lightning.data.sources.base import makes
+from ip2p_lightning.data.teachers import GeneratorTeacher
+from ip2p_lightning.data.teachers.resize import enlarge, pad, reduce
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.teachers import GeneratorTeacher
-from ip2p_lightning.teachers.geometry import enlarge, pad, reduce
 
 
 def photo(*size, seed=0):

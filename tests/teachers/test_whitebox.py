@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ip2p_lightning.teachers import GeneratorTeacher
-from ip2p_lightning.teachers.convert import main
-from ip2p_lightning.teachers.whitebox import SameConv, double, guided_filter, rounded
+from ip2p_lightning.data.teachers import GeneratorTeacher
+from ip2p_lightning.data.teachers.convert import main
+from ip2p_lightning.data.teachers.whitebox import SameConv, double, guided_filter, rounded
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TFLITE = SHARED / "weights" / "whitebox" / "whitebox_cartoon_gan_dr.tflite"

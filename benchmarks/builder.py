@@ -66,11 +66,11 @@ def plain(root: Path, out: Path) -> None:
 
 def built(root: Path, out: Path) -> None:
     """The builder, with all its checks."""
-    from ip2p_lightning.building.audit import Audit
-    from ip2p_lightning.building.build import build
-    from ip2p_lightning.building.examine import Part
-    from ip2p_lightning.building.layout import Layout
-    from ip2p_lightning.building.plan import Order
+    from ip2p_lightning.curation.audit.examine import Part
+    from ip2p_lightning.curation.audit.policy import Audit
+    from ip2p_lightning.curation.build import build
+    from ip2p_lightning.curation.plan import Order
+    from ip2p_lightning.curation.sources.folder_layout import Layout
     from ip2p_lightning.data.prompts import PromptPool
 
     source = Layout("bench", str(root), [{"any": {"original": "input/{name}", "edited": "target/{name}"}}], 0.1, 0.1)

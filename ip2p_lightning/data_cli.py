@@ -102,9 +102,9 @@ def _composed(words: list[str]) -> int:
 
 def _job(composed: Any) -> int:
     """What Hydra calls with a composed config."""
-    from ip2p_lightning.building.build import build
-    from ip2p_lightning.building.recipe import order_of
     from ip2p_lightning.config.compose import plain
+    from ip2p_lightning.curation.build import build
+    from ip2p_lightning.curation.from_config import order_of
 
     config = plain(composed)
     order = order_of(copy.deepcopy(config))
@@ -142,7 +142,7 @@ def _merge(words: list[str]) -> int:
     )
 
     def merge(args: Any) -> int:
-        from ip2p_lightning.building.build import finish
+        from ip2p_lightning.curation.build import finish
 
         return finish(Path(args.out).expanduser(), args.on_bad)
 
@@ -156,7 +156,7 @@ def _show(words: list[str]) -> int:
     parser.add_argument("--pairs", type=at_least(1), default=6, help="pairs of each task on its sheet (6)")
 
     def show(args: Any) -> int:
-        from ip2p_lightning.building.show import show
+        from ip2p_lightning.curation.show import show
 
         folder = Path(args.dataset).expanduser()
         out = Path(args.out).expanduser() if args.out else folder.with_name(f"{folder.resolve().name}-show")
@@ -172,7 +172,7 @@ def _verify(words: list[str]) -> int:
     parser.add_argument("dataset", help="a folder written by ip2p-data build")
 
     def verify(args: Any) -> int:
-        from ip2p_lightning.building.verify import verify
+        from ip2p_lightning.curation.verify import verify
 
         print(verify(Path(args.dataset).expanduser()))
         return 0
@@ -181,12 +181,12 @@ def _verify(words: list[str]) -> int:
 
 
 def _prompts(words: list[str]) -> int:
-    if importlib.util.find_spec("ip2p_lightning.building.paraphrase") is None:
+    if importlib.util.find_spec("ip2p_lightning.curation.paraphrase.pool") is None:
         print("error: ip2p-data prompts is not part of this installation", file=sys.stderr)
         return UserError.code
-    from ip2p_lightning.building import paraphrase
+    from ip2p_lightning.curation.paraphrase import pool
 
-    return paraphrase.main(words)
+    return pool.main(words)
 
 
 if __name__ == "__main__":

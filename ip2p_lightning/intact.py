@@ -67,7 +67,7 @@ def pipeline(folder: Path) -> Iterator[Verdict]:
 
 def dataset(folder: Path) -> Iterator[Verdict]:
     """All files of a built dataset by its manifest."""
-    from ip2p_lightning.building.verify import verify
+    from ip2p_lightning.curation.verify import verify
 
     try:
         verify(folder)

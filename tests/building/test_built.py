@@ -149,7 +149,7 @@ def test_a_changed_byte_is_damage_not_a_picture(built, tmp_path):
 def test_every_flipped_bit_is_noticed(built, tmp_path):
     from disks import bit_flips
 
-    from ip2p_lightning.building.verify import verify
+    from ip2p_lightning.curation.verify import verify
 
     copy = shutil.copytree(built, tmp_path / "copy")
     for path in [sorted((copy / "data").iterdir())[0], *(p for p in sorted(copy.iterdir()) if p.is_file())]:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from manifest_faults import BUILD_ONLY, ROWS, TWINS, Fault, fault, images
 
-from ip2p_lightning.building.listed import Listed
+from ip2p_lightning.curation.sources.manifest import Listed
 from ip2p_lightning.data.sources import Manifest
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.rng import numpy_rng

@@ -108,7 +108,7 @@ def test_a_run_trains_on_them_and_says_first_which_share_is_cut_off(built, sd_fo
 
 @pytest.mark.parametrize("text", ["", "\n \n\t\n"])
 def test_an_empty_file_of_prompts_is_refused(tmp_path, refused, text):
-    from ip2p_lightning.building.paraphrase import main
+    from ip2p_lightning.curation.paraphrase.pool import main
 
     (tmp_path / "lines.txt").write_text(text)
     words = ["task=cartoon", "source=file", f"file={tmp_path / 'lines.txt'}", f"out={tmp_path}/p.yaml"]

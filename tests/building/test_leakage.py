@@ -8,8 +8,8 @@ import pytest
 from material import pairs_folder, rained, save, scene
 from PIL import Image
 
-from ip2p_lightning.building.leakage import Entry, Fractions, divide
-from ip2p_lightning.building.likeness import Likeness, alike, likeness
+from ip2p_lightning.curation.audit.perceptual_hash import Likeness, alike, likeness
+from ip2p_lightning.curation.audit.splits import Entry, Fractions, divide
 
 KINDS = ("exact", "jpeg", "half", "flipped", "other rain")
 

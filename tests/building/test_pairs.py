@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from material import pairs_folder, rained, save, scene
 
-from ip2p_lightning.building.audit import time_limit
-from ip2p_lightning.building.shift import displacement
+from ip2p_lightning.curation.audit.alignment import displacement
+from ip2p_lightning.curation.audit.policy import time_limit
 
 
 def lines(folder):

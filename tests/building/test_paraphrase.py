@@ -11,11 +11,11 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
-from ip2p_lightning.building.paraphrase import main
-from ip2p_lightning.building.paraphrase_filters import Filter, embedding_test, keyword_test, sentences, split
-from ip2p_lightning.building.paraphrase_sources import local_model
 from ip2p_lightning.config.build import build
 from ip2p_lightning.config.compose import CONF, plain
+from ip2p_lightning.curation.paraphrase.filters import Filter, embedding_test, keyword_test, sentences, split
+from ip2p_lightning.curation.paraphrase.language_models import local_model
+from ip2p_lightning.curation.paraphrase.pool import main
 from ip2p_lightning.rng import seed_of
 
 GOOD = """Sure, here are some instructions:
@@ -272,7 +272,7 @@ def test_unreadable_files_are_one_line(tmp_path, refused):
 
 
 def test_the_page_names_every_setting(capsys):
-    from ip2p_lightning.building.paraphrase_settings import Settings
+    from ip2p_lightning.curation.paraphrase.settings import Settings
 
     with pytest.raises(SystemExit) as ended:
         main(["--help"])

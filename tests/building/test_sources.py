@@ -138,11 +138,11 @@ def test_a_published_layout_is_found_and_divided(tmp_path, name, packing):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from ip2p_lightning.building import build as building
-    from ip2p_lightning.building.audit import Audit
-    from ip2p_lightning.building.examine import Part
     from ip2p_lightning.config.build import build as made
     from ip2p_lightning.config.validate import check
+    from ip2p_lightning.curation import build as building
+    from ip2p_lightning.curation.audit.examine import Part
+    from ip2p_lightning.curation.audit.policy import Audit
     from ip2p_lightning.data.degradations.noise import GaussianNoise
     from ip2p_lightning.data.prompts import PromptPool
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ip2p_lightning.building import card
-from ip2p_lightning.building.chunks import reports, rows_file
-from ip2p_lightning.building.leakage import Entry, Fractions, divide
-from ip2p_lightning.building.likeness import Likeness
-from ip2p_lightning.building.report import REPORT, write_report
-from ip2p_lightning.building.rows import Row, parquet, stored
+from ip2p_lightning.curation.audit.perceptual_hash import Likeness
+from ip2p_lightning.curation.audit.splits import Entry, Fractions, divide
+from ip2p_lightning.curation.shards import dataset_card
+from ip2p_lightning.curation.shards.chunks import reports, rows_file
+from ip2p_lightning.curation.shards.parquet import Row, parquet, stored
+from ip2p_lightning.curation.shards.report import REPORT, write_report
 from ip2p_lightning.data.sources.base import SPLITS
 from ip2p_lightning.errors import DamagedError, DataError, StorageError
 from ip2p_lightning.system.checksums import write_sealed
@@ -86,7 +86,7 @@ def _write(
             bar.update(len(ids))
     figures = write_report(final / REPORT, work, plan, by_id)
     manifest = _manifest(plan, entries, refused, found, figures, shards)
-    write_atomic(final / "README.md", card.text(manifest, plan).encode())
+    write_atomic(final / "README.md", dataset_card.text(manifest, plan).encode())
     files = sorted(p for p in final.rglob("*") if p.is_file() and p.name != MARK)
     manifest["files"] = {
         p.relative_to(final).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files

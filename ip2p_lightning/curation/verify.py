@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from ip2p_lightning.building.build import read_mark
-from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.curation.shards.assemble import MARK
+from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.system.checksums import read_sealed
 from ip2p_lightning.system.files import sha256_of
 
 
@@ -27,3 +29,27 @@ def verify(folder: Path) -> str:
     if more:
         raise DamagedError(f"{folder / 'data' / more[0]}: does not belong to this dataset; remove it")
     return f"verified: {len(mark['files'])} files, {mark['accepted']} pairs"
+
+
+WORK = ".work"
+
+
+def read_mark(folder: Path, strict: bool = False) -> dict[str, Any]:
+    """The manifest of a finished dataset; `strict` as in `read_sealed`.
+
+    Raises:
+        UserError: there is none.
+        DamagedError: it cannot be read.
+    """
+    try:
+        mark = read_sealed(folder / MARK, strict)
+    except FileNotFoundError:
+        begun = "a build that is not finished: give its command again"
+        raise UserError(
+            f"{folder}: {begun if (folder / WORK).is_dir() else 'no dataset'} ({MARK} is missing)"
+        ) from None
+    except OSError as error:
+        raise DamagedError(f"{folder / MARK}: {error}; build the dataset anew") from None
+    if not mark.get("complete"):
+        raise DamagedError(f"{folder / MARK}: is not the mark of a complete dataset; build it anew")
+    return mark

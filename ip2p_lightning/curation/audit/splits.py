@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ip2p_lightning.building.likeness import Likeness, alike
+from ip2p_lightning.curation.audit.perceptual_hash import Likeness, alike
 from ip2p_lightning.data.sources.splits import split_groups
 
 _STRENGTH = {"train": 0, "val": 1, "test": 2}  # of two splits with one photo, the test set keeps it

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ip2p_lightning.building.examine import Part
-from ip2p_lightning.building.plan import Order
 from ip2p_lightning.config.build import build
 from ip2p_lightning.config.validate import check
+from ip2p_lightning.curation.audit.examine import Part
+from ip2p_lightning.curation.plan import Order
 from ip2p_lightning.errors import UserError
 
 

@@ -11,9 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 
-from ip2p_lightning.building.audit import Audit
-from ip2p_lightning.building.chunks import Chunk, Outcome, work
-from ip2p_lightning.building.examine import Part
+from ip2p_lightning.curation.audit.examine import Part
+from ip2p_lightning.curation.audit.policy import Audit
+from ip2p_lightning.curation.shards.chunks import Chunk, Outcome, work
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.system.processes import die_with_parent
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from ip2p_lightning.building import paraphrase_sources as sources
-from ip2p_lightning.building import tokens
-from ip2p_lightning.building.paraphrase_filters import Filter, embedding_test, keyword_test, sentences, split
-from ip2p_lightning.building.paraphrase_settings import HELP, Settings, checked, read_settings, read_yaml
 from ip2p_lightning.commands import Parser, run, shown
 from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.curation.audit import token_count
+from ip2p_lightning.curation.paraphrase import language_models as sources
+from ip2p_lightning.curation.paraphrase.filters import Filter, embedding_test, keyword_test, sentences, split
+from ip2p_lightning.curation.paraphrase.settings import HELP, Settings, checked, read_settings, read_yaml
 from ip2p_lightning.data.prompts import PromptPool
 from ip2p_lightning.errors import DataError, UserError, suggest
 from ip2p_lightning.rng import seed_of
@@ -58,7 +58,7 @@ def _source(settings: Settings) -> sources.Ask:
 def _pool(name: str, settings: Settings, ask: sources.Ask) -> tuple[PromptPool, str]:
     """The pool of one task, and what was left out of it, in words. Raises DataError if too few survive."""
     about, keywords = _meaning(name, settings)
-    label, count = tokens.counter(settings.tokenizer and str(_tokenizer(settings.tokenizer)))
+    label, count = token_count.counter(settings.tokenizer and str(_tokenizer(settings.tokenizer)))
     keeps = embedding_test(settings.encoder, about, settings.min_cosine) if settings.encoder else keyword_test(keywords)
     shared = _shared(name)
     sieve = Filter(count, keeps, shared, settings.near, settings.max_tokens, settings.min_words)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from ip2p_lightning.building.audit import Audit, decoded, png, psnr
-from ip2p_lightning.building.candidates import Candidate, Origin, Refusal
-from ip2p_lightning.building.likeness import Likeness, likeness
-from ip2p_lightning.building.shift import displacement
+from ip2p_lightning.curation.audit.alignment import displacement
+from ip2p_lightning.curation.audit.perceptual_hash import Likeness, likeness
+from ip2p_lightning.curation.audit.policy import Audit, decoded, png, psnr
+from ip2p_lightning.curation.sources.base import Candidate, Origin, Refusal
 from ip2p_lightning.data.prompts import PromptPool, cleaned_prompt
 from ip2p_lightning.data.sources.base import Maker, makes
 from ip2p_lightning.data.transforms import View

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ip2p_lightning.building.candidates import Candidate, Listing, Refusal, read_inside, source_folder, without_twins
+from ip2p_lightning.curation.sources.base import Candidate, Listing, Refusal, read_inside, source_folder, without_twins
 from ip2p_lightning.data.image import SUFFIXES
 from ip2p_lightning.data.sources.splits import checked_fractions
 from ip2p_lightning.errors import UserError, suggest

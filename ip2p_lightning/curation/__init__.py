@@ -11,12 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ip2p_lightning.building.audit import Audit
-    from ip2p_lightning.building.hub_rows import HubRows
-    from ip2p_lightning.building.layout import Layout
-    from ip2p_lightning.building.listed import Listed
+    from ip2p_lightning.curation.audit.policy import Audit
+    from ip2p_lightning.curation.sources.folder_layout import Layout
+    from ip2p_lightning.curation.sources.hub import HubRows
+    from ip2p_lightning.curation.sources.manifest import Listed
 
-_HOMES = {"Audit": "audit", "HubRows": "hub_rows", "Layout": "layout", "Listed": "listed"}
+_HOMES = {
+    "Audit": "audit.policy",
+    "HubRows": "sources.hub",
+    "Layout": "sources.folder_layout",
+    "Listed": "sources.manifest",
+}
 
 __all__ = ["Audit", "HubRows", "Layout", "Listed"]
 

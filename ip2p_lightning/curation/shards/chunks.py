@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ip2p_lightning.building.audit import Audit
-from ip2p_lightning.building.candidates import Candidate, Refusal
-from ip2p_lightning.building.examine import Example, Part, examine
-from ip2p_lightning.building.rows import STORED, row_bytes, waiting
+from ip2p_lightning.curation.audit.examine import Example, Part, examine
+from ip2p_lightning.curation.audit.policy import Audit
+from ip2p_lightning.curation.shards.parquet import STORED, row_bytes, waiting
+from ip2p_lightning.curation.sources.base import Candidate, Refusal
 from ip2p_lightning.system.files import write_atomic
 
 MOST, MOST_BYTES = 256, 64 << 20  # candidates, and bytes of their files: half a minute's work at most

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from ip2p_lightning.building.audit import Audit, decoded
-from ip2p_lightning.building.build import read_mark
-from ip2p_lightning.building.histograms import histogram
+from ip2p_lightning.curation.audit.policy import Audit, decoded
+from ip2p_lightning.curation.verify import read_mark
 from ip2p_lightning.data.contact_sheet import contact_sheet
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.system.files import storage_errors, write_atomic
@@ -152,3 +151,37 @@ def _rejections(mark: Mapping[str, Any], rejected: Sequence[Mapping[str, Any]]) 
 def _image(name: str, content: bytes) -> str:
     stem = html.escape(name.removesuffix(".png"))
     return f'<img alt="{stem}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+
+
+def histogram(label: str, values: Mapping[str, Sequence[float]]) -> bytes:
+    """A stacked histogram, one colour per name, of `values` along an axis called `label`.
+
+    One value alone is a bar of width one; whole numbers over a short range get a bar each.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 3), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    kept = {name: np.asarray(v, dtype=float) for name, v in values.items() if len(v)}
+    if kept:
+        axes.hist(list(kept.values()), bins=_edges(np.concatenate(list(kept.values()))), stacked=True, label=list(kept))
+        if len(kept) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    axes.set_xlabel(label, fontsize=9)
+    axes.set_ylabel("pairs", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})
+    return out.getvalue()
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    low, high = float(values.min()), float(values.max())
+    if np.all(values == np.round(values)) and high - low < 40:
+        return np.arange(low - 0.5, high + 1)
+    bars = int(np.clip(2 * np.sqrt(len(values)), 6, 40))
+    return np.linspace(low, high, bars + 1) if high > low else np.array([low - 0.5, low + 0.5])

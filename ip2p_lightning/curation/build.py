@@ -13,17 +13,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ip2p_lightning.building import plan as plans
-from ip2p_lightning.building import tokens
-from ip2p_lightning.building.assemble import MARK, assemble, publish
-from ip2p_lightning.building.chunks import Chunk, cut, done
-from ip2p_lightning.building.plan import Order
-from ip2p_lightning.building.workers import Task, outcomes
-from ip2p_lightning.errors import DamagedError, StorageError, UserError
-from ip2p_lightning.system.checksums import read_sealed
+from ip2p_lightning.curation import plan as plans
+from ip2p_lightning.curation.audit import token_count
+from ip2p_lightning.curation.plan import Order
+from ip2p_lightning.curation.shards.assemble import MARK, assemble, publish
+from ip2p_lightning.curation.shards.chunks import Chunk, cut, done
+from ip2p_lightning.curation.verify import WORK, read_mark
+from ip2p_lightning.curation.workers import Task, outcomes
+from ip2p_lightning.errors import StorageError, UserError
 from ip2p_lightning.system.files import probe, storage_errors, sweep_temporaries, write_json
-
-WORK = ".work"
 
 
 def build(order: Order, out: Path, shard: int = 0, shards: int = 1) -> int:
@@ -36,7 +34,7 @@ def build(order: Order, out: Path, shard: int = 0, shards: int = 1) -> int:
         StorageError: `out` cannot be written.
     """
     offers = [plans.listed(order, i) for i in range(len(order.parts))]
-    label, count = tokens.counter(order.tokenizer)
+    label, count = token_count.counter(order.tokenizer)
     chunks = cut([offer.candidates for offer in offers])
     plan = plans.written(order, offers, label, len(chunks))
     work = out / WORK
@@ -60,27 +58,6 @@ def _complete(out: Path, plan: Mapping[str, Any]) -> bool:
     if read_mark(out).get("plan") != plan["digest"]:
         raise UserError(f"out={out} holds a dataset of other settings or another source; give another folder")
     return True
-
-
-def read_mark(folder: Path, strict: bool = False) -> dict[str, Any]:
-    """The manifest of a finished dataset; `strict` as in `read_sealed`.
-
-    Raises:
-        UserError: there is none.
-        DamagedError: it cannot be read.
-    """
-    try:
-        mark = read_sealed(folder / MARK, strict)
-    except FileNotFoundError:
-        begun = "a build that is not finished: give its command again"
-        raise UserError(
-            f"{folder}: {begun if (folder / WORK).is_dir() else 'no dataset'} ({MARK} is missing)"
-        ) from None
-    except OSError as error:
-        raise DamagedError(f"{folder / MARK}: {error}; build the dataset anew") from None
-    if not mark.get("complete"):
-        raise DamagedError(f"{folder / MARK}: is not the mark of a complete dataset; build it anew")
-    return mark
 
 
 def _claim(work: Path, plan: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.building.candidates import Candidate, Listing, Refusal, read_inside, without_twins
+from ip2p_lightning.curation.sources.base import Candidate, Listing, Refusal, read_inside, without_twins
 from ip2p_lightning.data.sources.base import SPLITS
 from ip2p_lightning.data.sources.manifest_reader import PathCheck, cell, digest, records
 from ip2p_lightning.data.sources.splits import checked_fractions

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ip2p_lightning.building import tokens
-from ip2p_lightning.building.audit import Audit
-from ip2p_lightning.building.candidates import Candidate, Refusal
-from ip2p_lightning.building.examine import Part
+from ip2p_lightning.curation.audit import token_count
+from ip2p_lightning.curation.audit.examine import Part
+from ip2p_lightning.curation.audit.policy import Audit
+from ip2p_lightning.curation.sources.base import Candidate, Refusal
 from ip2p_lightning.errors import UserError
 
 
@@ -80,7 +80,7 @@ def written(order: Order, offers: Sequence[Offer], label: str, chunks: int) -> d
         for r in mine.refused
     ]
     plan = {"format": 1, "parts": parts, "audit": asdict(order.audit), "shard_bytes": order.shard_bytes}
-    plan |= {"tokens": label, "max_tokens": tokens.MOST, "chunks": chunks, "refused": refused}
+    plan |= {"tokens": label, "max_tokens": token_count.MOST, "chunks": chunks, "refused": refused}
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode())
     for mine in offers:
         for candidate in mine.candidates:  # without the stamps: a copy of the source is the same source

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.building.chunks import reports
-from ip2p_lightning.building.leakage import Entry
+from ip2p_lightning.curation.audit.splits import Entry
+from ip2p_lightning.curation.shards.chunks import reports
 from ip2p_lightning.system.files import write_atomic
 
 REPORT = "report.jsonl"

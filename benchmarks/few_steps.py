@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ip2p_lightning.evaluate import main as evaluate
-from ip2p_lightning.runs import open_run
+from ip2p_lightning.runs.open import open_run
 
 PAGE = Path(__file__).parents[1] / "experiments" / "few_steps.md"
 BEGIN, END = "<!-- steps:begin -->", "<!-- steps:end -->"

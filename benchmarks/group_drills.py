@@ -31,7 +31,7 @@ from sweeping import CPU, SMALL, TINY, await_that
 
 from benchmarks import sweep_drills
 from benchmarks.drills import LONG, Storm, losses, undisturbed
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs.folder import read_status
 
 TABLE = Path(__file__).with_name("group_drills_202611.md")
 RANKS = [*TINY, *CPU, "val_every=0", "log_every=1"]
@@ -196,11 +196,11 @@ def alone(folder: Path) -> tuple[dict[str, float], int]:
     """A run's validation by this process alone, and the number of its examples."""
     from lightning.pytorch import Trainer
 
-    from ip2p_lightning import runs
     from ip2p_lightning.callbacks import ValidationScores
     from ip2p_lightning.config import build
+    from ip2p_lightning.runs import open as run_opening
 
-    opened = runs.open_run(folder)
+    opened = run_opening.open_run(folder)
     scores, data = ValidationScores(), build.build_data(opened.config)
     data.val_examples = opened.config["val_examples"]
     off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "inference_mode")
@@ -226,7 +226,7 @@ DRILLS: dict[str, Callable[[Path, int], dict[str, object]]] = {
 
 def record(number: str, seed: int, outcome: dict[str, object], seconds: float) -> None:
     """Append a drill's outcome to the table."""
-    from ip2p_lightning.runs import commit
+    from ip2p_lightning.runs.folder import commit
 
     drill = DRILLS[number]
     about = (getattr(drill, "func", drill).__doc__ or "").splitlines()[0]

@@ -26,11 +26,12 @@ import numpy as np
 import torch
 
 import ip2p_lightning  # noqa: F401
-from ip2p_lightning import checkpoint, fit
+from ip2p_lightning import fit
 from ip2p_lightning.config import build
 from ip2p_lightning.data import batch_sampler, dataset
 from ip2p_lightning.guard import Guard
 from ip2p_lightning.rng import numpy_rng, seed_of, torch_rng
+from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.system.signals import StopRequest
 
 WARM_UP = 4

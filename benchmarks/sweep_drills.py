@@ -16,7 +16,7 @@ import psutil
 from sweeping import SMALL, await_that, read_seed, started, sweep
 
 from benchmarks.drills import LONG, losses
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs.folder import read_status
 
 TROUBLE = "fault='raise@step=1,seed=2;exit@step=1,seed=4;kill@step=1,seed=5;nan@step=1,seed=6;oom@step=1,seed=7'"
 FAILING = (2, 4, 5, 6, 7)

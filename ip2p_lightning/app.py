@@ -79,7 +79,7 @@ def _gradio(folder: str) -> Any:
 def _opened(path: str) -> tuple[Any, list[str]]:
     """The model, opened as ip2p-edit opens it, and instructions it was trained with."""
     from ip2p_lightning.pipeline import is_pipeline, open_pipeline
-    from ip2p_lightning.runs import open_run
+    from ip2p_lightning.runs.open import open_run
 
     quiet_libraries()
     if is_pipeline(path):

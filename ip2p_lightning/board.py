@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ip2p_lightning.config.overrides import Scalar, hyperparameters
-from ip2p_lightning.runs import STATUS, read_status
+from ip2p_lightning.runs.folder import STATUS, read_status
 
 POINTS = 300  # prompts in the projector: as many as one can look at
 

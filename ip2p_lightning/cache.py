@@ -43,7 +43,7 @@ def _config(words: list[str]) -> dict[str, Any]:
     if run is not None:
         from ip2p_lightning.config.train_config import TrainConfig
         from ip2p_lightning.config.validate import check
-        from ip2p_lightning.runs import read_config
+        from ip2p_lightning.runs.folder import read_config
 
         config = read_config(run)
         check(config, TrainConfig)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.runs import note, read_status
+from ip2p_lightning.runs.folder import note, read_status
 
 KEY = "cache"  # in the run's status: the state of its cache
 

@@ -61,7 +61,7 @@ pipeline.load_lora_weights("DIR")  # needs peft"""
 def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     """The card of an opened run, as Markdown."""
     from ip2p_lightning.config.build import task_names
-    from ip2p_lightning.runs import read_status
+    from ip2p_lightning.runs.folder import read_status
 
     config, sampler = opened.config, opened.module.sampler
     settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}

@@ -120,7 +120,7 @@ def _told(config: dict[str, Any]) -> Iterator[None]:
         return
     from hydra.core.hydra_config import HydraConfig
 
-    from ip2p_lightning.runs import CONFIG, STATUS
+    from ip2p_lightning.runs.folder import CONFIG, STATUS
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     write_json(folder / CONFIG, config)

@@ -133,7 +133,7 @@ def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argpars
 def _open(path: str, weights: str) -> tuple[Any, str]:
     """The model, and what to call it in the PNG."""
     from ip2p_lightning.pipeline import is_pipeline, open_pipeline
-    from ip2p_lightning.runs import open_run
+    from ip2p_lightning.runs.open import open_run
 
     if not is_pipeline(path):
         if not Path(path).is_dir():

@@ -76,7 +76,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ip2p_lightning.config.build import build_data
     from ip2p_lightning.config.train_config import TrainConfig
     from ip2p_lightning.config.validate import check
-    from ip2p_lightning.runs import open_run, read_config
+    from ip2p_lightning.runs.folder import read_config
+    from ip2p_lightning.runs.open import open_run
     from ip2p_lightning.scoring import scored, wrong_pools
 
     config = read_config(args.run)

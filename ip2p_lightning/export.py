@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(args: argparse.Namespace) -> int:
     from ip2p_lightning.config.train_config import TrainConfig
     from ip2p_lightning.config.validate import check
-    from ip2p_lightning.runs import open_run, read_config
+    from ip2p_lightning.runs.folder import read_config
+    from ip2p_lightning.runs.open import open_run
     from ip2p_lightning.system.checksums import write_sums
     from ip2p_lightning.system.files import require_space
 

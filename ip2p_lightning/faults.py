@@ -32,9 +32,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from ip2p_lightning import checkpoint
 from ip2p_lightning.data import bad_pairs
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.runs import checkpoint
 
 _PLACES = {
     "kill": ("step", "micro_step", "ckpt_write", "pair", "val"),

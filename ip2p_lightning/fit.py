@@ -36,7 +36,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     from ip2p_lightning.config.build import build_module
     from ip2p_lightning.merging import merged, settled
     from ip2p_lightning.owed import OwedValidation
-    from ip2p_lightning.runs import METRICS
+    from ip2p_lightning.runs.folder import METRICS
     from ip2p_lightning.system.imports import quiet_libraries
 
     _quiet()
@@ -86,7 +86,7 @@ def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     if config["model"].get("gradient_checkpointing") != "auto":
         return config
     from ip2p_lightning.estimate import decided
-    from ip2p_lightning.runs import note
+    from ip2p_lightning.runs.folder import note
 
     config = decided(config)
     if group.rank() == 0:
@@ -98,7 +98,7 @@ def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
 def _tolerating(folder: Path, data: Any) -> Iterator[None]:
     """Leave out what `loader.max_bad` allows, and say what it was; word what torch says of a worker that died."""
     from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
-    from ip2p_lightning.runs import note
+    from ip2p_lightning.runs.folder import note
 
     bad = BadPairs(folder / RECORD, data.loader.max_bad)
     data.bad = bad if bad.most else None
@@ -124,7 +124,7 @@ def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, tr
     """Train from the cache that the config names; say what it holds, and in the status what it did."""
     from ip2p_lightning.cache_choice import KEY, noted
     from ip2p_lightning.data.latent_cache.cache import cached
-    from ip2p_lightning.runs import note
+    from ip2p_lightning.runs.folder import note
 
     cache = cached(config, data, module.autoencoder, trainer.world_size, noted(folder))
     if cache is None:
@@ -143,8 +143,8 @@ def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, tr
 
 def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest, last: Any) -> Any:
     """The Trainer of a config: its own keys, plus what every run has, and a `last` callback."""
-    from ip2p_lightning.checkpoint import Checkpoints, SafeCheckpointIO
     from ip2p_lightning.config.build import build
+    from ip2p_lightning.runs.checkpoint import Checkpoints, SafeCheckpointIO
 
     node = dict(config["trainer"])
     node["accumulate_grad_batches"] = node.get("accumulate_grad_batches", 1) // data.merge
@@ -179,7 +179,7 @@ def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from ip2p_lightning.callbacks import JsonLines
-    from ip2p_lightning.runs import METRICS
+    from ip2p_lightning.runs.folder import METRICS
 
     metrics = folder / METRICS
     if metrics.exists():  # an earlier start's: may it be gone on with?

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning import checkpoint
 from ip2p_lightning.commands import Parser, run
 from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.runs import checkpoint
 
 EXAMPLES = """
 examples:
@@ -55,7 +55,7 @@ def _digest(path: Path) -> int:
 
 
 def _verify(path: Path) -> int:
-    from ip2p_lightning.intact import verified
+    from ip2p_lightning.runs.verify import verified
 
     verdicts = list(verified(path))
     for part, wrong in verdicts:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ip2p_lightning import group
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs import note, read_status
+from ip2p_lightning.runs.folder import note, read_status
 
 KEY = "merge"  # in the run's status
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+
+from ip2p_lightning.runs.metrics_log import has_scores
 
 
 class OwedValidation(Callback):
@@ -40,18 +41,3 @@ class OwedValidation(Callback):
         if self.began:  # the log may hold this step from weights that the run went back from
             return True
         return bool(trainer.strategy.broadcast(not has_scores(self.metrics, trainer.global_step), src=0))
-
-
-def has_scores(metrics: Path, step: int) -> bool:
-    """Whether a run's log holds the scores of a step; a line that a kill has cut does not count."""
-    return any(
-        line.get("step") == step and any(key.startswith("val/") for key in line)
-        for line in map(_parsed, metrics.read_text().splitlines() if metrics.exists() else ())
-    )
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return {}

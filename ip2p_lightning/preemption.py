@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from ip2p_lightning.checkpoint import Checkpoints
 from ip2p_lightning.errors import PreemptedError
+from ip2p_lightning.runs.checkpoint import Checkpoints
 from ip2p_lightning.system.signals import ANOTHER, StopRequest
 
 

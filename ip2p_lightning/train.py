@@ -98,8 +98,10 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
     Raises:
         UserError and its kin: see ``errors``.
     """
-    from ip2p_lightning import data_record, group, runs
+    from ip2p_lightning import group
     from ip2p_lightning.config import build
+    from ip2p_lightning.runs import data_fingerprint, resume
+    from ip2p_lightning.runs import folder as run_folder
     from ip2p_lightning.system.file_digests import MEMO, Digests
 
     data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
@@ -114,15 +116,15 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
     if group.place() == "srun" and group.rank() > 0:
         return _follow(config, folder, data)
     with group.leading(folder):
-        run = runs.claim(folder)
-        checkpoint = runs.adopt(run, config, config["resume"], config["resume_allow"])
-        if runs.is_complete(run.path, config):
+        run = run_folder.claim(folder)
+        checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"])
+        if resume.is_complete(run.path, config):
             print(f"already complete: {run.path}")
             return DONE
         splits = ("train", "val") if config["val_every"] else ("train",)
-        bad = data_record.left_out(run, checkpoint is None)
+        bad = data_fingerprint.left_out(run, checkpoint is None)
         memo = Path(config["cache_dir"]).expanduser() / MEMO if config["cache"] != "off" else None
-        data_record.adopt_data(
+        data_fingerprint.adopt_data(
             run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
         )
         _lead(config, run, data, checkpoint, folder)
@@ -132,13 +134,14 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
 
 def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path) -> None:
     """Train as the process that holds the run's folder and writes its status."""
-    from ip2p_lightning import group, runs, srun
+    from ip2p_lightning import group, srun
     from ip2p_lightning.cache_choice import settle
     from ip2p_lightning.fit import fit
     from ip2p_lightning.merging import settled
+    from ip2p_lightning.runs import folder as run_folder
 
     request = _stop_request()
-    origin = {"command": runs.command(), "commit": runs.commit(), "overrides": _overrides()}
+    origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": _overrides()}
     run.write_status("running", **origin, exit_code=None, reason=None)
     try:
         settled(config, run.path, afresh=checkpoint is None)  # before there are ranks, which must agree

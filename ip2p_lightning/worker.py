@@ -12,7 +12,7 @@ from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError, exit_code, root
 from ip2p_lightning.fit import fit
-from ip2p_lightning.runs import read_config
+from ip2p_lightning.runs.folder import read_config
 from ip2p_lightning.system.processes import die_with_parent
 from ip2p_lightning.system.signals import StopRequest
 

@@ -6,8 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ip2p_lightning.checkpoint import checkpoints
-from ip2p_lightning.sidecar import sidecar
+from ip2p_lightning.runs.checkpoint import checkpoints, sidecar
 
 
 def _cut(percent: int) -> Callable[[Path, Path], None]:

@@ -124,6 +124,7 @@ def run(words: list[str], output: Path, limit: float = LIMIT, **environment: str
 
 def digest(run: Path) -> str:
     """Of everything in the newest checkpoint of a run."""
-    from ip2p_lightning import checkpoint, inspect_cli
+    from ip2p_lightning import inspect_cli
+    from ip2p_lightning.runs import checkpoint
 
     return inspect_cli.digests(checkpoint.load(checkpoint.checkpoints(run)[0]))["all"]

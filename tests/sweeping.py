@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ip2p_lightning import checkpoint
 from ip2p_lightning.inspect_cli import digests
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_status
 
 TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.eval_size=32", "loader.batch_size=2", "grid_examples=0"]
 SMALL = [*TINY, "trainer=fast", "val_examples=1", "trainer.max_steps=4", "val_every=0", "save_every=2"]

@@ -117,7 +117,7 @@ def test_a_half_character_does_not_break_the_tokenizer(editor):
 
 
 def test_examples_are_the_trained_tasks_own(tiny_run):
-    from ip2p_lightning.runs import read_config
+    from ip2p_lightning.runs.folder import read_config
 
     config = read_config(tiny_run)
     shown = app.examples(config)

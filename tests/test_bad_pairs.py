@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from processes import LIMIT, QUIET, SMALL, Process, digest, run
 
-from ip2p_lightning import data_record, fit
+from ip2p_lightning import fit
 from ip2p_lightning.data import EditDataModule, Folder, Loader, PromptPool
 from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
 from ip2p_lightning.errors import DataError
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import data_fingerprint
+from ip2p_lightning.runs.folder import read_status
 from tests.conftest import train_run
 
 PAIRS, STEPS = 12, 9
@@ -137,14 +138,14 @@ def test_changed_files_continue_a_run_only_if_it_leaves_them_out(tmp_path):
 
     (tmp_path / RECORD).write_text(json.dumps({"task": "own", "id": "p01", "epoch": 0, "draw": 0}) + "\n")
     before = {"own/train": {"p01 (original)": "a", "p01 (edited)": "b", "p02 (original)": "c"}}
-    data_record.adopt_data(Run, before, True, [])
-    bad = data_record.left_out(Run, fresh=False)
+    data_fingerprint.adopt_data(Run, before, True, [])
+    bad = data_fingerprint.left_out(Run, fresh=False)
     changed = {"own/train": before["own/train"] | {"p01 (edited)": "x"}}
-    data_record.adopt_data(Run, changed, False, [], bad)
+    data_fingerprint.adopt_data(Run, changed, False, [], bad)
     for harm in ({"p02 (original)": "y"}, {"p01 (new)": "y"}):
         with pytest.raises(DataError, match="not what this run began with"):
-            data_record.adopt_data(Run, {"own/train": changed["own/train"] | harm}, False, [], bad)
-    assert data_record.left_out(Run, fresh=True) == set() and not (tmp_path / RECORD).exists()
+            data_fingerprint.adopt_data(Run, {"own/train": changed["own/train"] | harm}, False, [], bad)
+    assert data_fingerprint.left_out(Run, fresh=True) == set() and not (tmp_path / RECORD).exists()
 
 
 def test_a_cached_run_leaves_out_too(pairs, tmp_path, sd_folder, spoiled_at_the_start):

@@ -170,7 +170,7 @@ def test_spread_is_limited_and_fair():
 
 
 def test_pooled_is_the_state_of_the_end_token(tiny_run):
-    from ip2p_lightning.runs import open_run
+    from ip2p_lightning.runs.open import open_run
 
     module = open_run(tiny_run).module
     prompts = ["derain", "remove the rain from this photo, please", "rain " * 100]

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ip2p_lightning import checkpoint as ck
 from ip2p_lightning.errors import DamagedError, SecurityError, StorageError, UserError
+from ip2p_lightning.runs import checkpoint as ck
 from ip2p_lightning.system.files import TEMPORARY, sweep_temporaries, write_atomic
 
 
@@ -149,7 +149,7 @@ def test_five_hundred_checkpoints_leave_two_and_no_open_file(tmp_path):
 
 def test_saving_does_not_double_the_memory(tmp_path):
     script = """
-import resource, torch, ip2p_lightning.checkpoint as ck
+import resource, torch, ip2p_lightning.runs.checkpoint as ck
 w = {"w": [torch.ones(8_000_000) for _ in range(8)]}  # 8 x 32 MB
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 ck.save(w, __import__("pathlib").Path(r"%s") / "step-000001.ckpt")

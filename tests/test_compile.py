@@ -8,8 +8,8 @@ from models import module_of
 from test_configs import config_of
 from trained import train_run
 
-from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.runs import checkpoint
 
 # one kind of block, so that one is compiled
 SMALL = ["model=tiny", "task=denoise", "unet.widths=[16]", "unet.encoder_blocks=[2]", "unet.decoder_blocks=[]"]

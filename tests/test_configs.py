@@ -296,7 +296,7 @@ transformers.AutoConfig.from_pretrained diffusers.DiffusionPipeline.from_pretrai
 hydra.utils.get_method omegaconf.OmegaConf.load lightning.pytorch.LightningModule.load_from_checkpoint
 torch.optim.SGD torch.optim timm.create_model os.popen pty.spawn logging.config.dictConfig
 socket.create_connection urllib.request.urlopen ip2p_lightning.system.files.write_atomic
-ip2p_lightning.checkpoint.load ip2p_lightning.networks
+ip2p_lightning.runs.checkpoint.load ip2p_lightning.networks
 """.split()  # noqa: SIM905  forty names read better as a text
 PLACES = ("optimizer", "evil", "loader.evil", "task.make", "model")
 

@@ -6,8 +6,8 @@ import pytest
 from harms import HARMS
 from processes import QUIET, SMALL, digest, run
 
-from ip2p_lightning import checkpoint
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_status
 
 WORDS = [*SMALL, *QUIET, "model=tiny", "task=denoise", "unet.widths=[8,16,16]", "unet.embedding_dim=16"]
 WORDS += ["trainer.max_steps=3", "save_every=1", "keep=3"]

@@ -14,10 +14,10 @@ from models import config_of, module_of
 from processes import Process, digest, run
 from ranks import LIMIT, WORDS, ended, step, train
 
-from ip2p_lightning import runs
 from ip2p_lightning.callbacks import ValidationScores
 from ip2p_lightning.config import build
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import open as run_opening
+from ip2p_lightning.runs.folder import read_status
 
 
 def workers_of(folder):
@@ -48,7 +48,7 @@ def test_two_ranks_train_one_model(whole):
 
 def test_validation_over_uneven_shards_is_that_of_one_process(whole):
     last = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()][-1]
-    opened = runs.open_run(whole)
+    opened = run_opening.open_run(whole)
     scores, data = ValidationScores(), build.build_data(opened.config)
     data.val_examples = opened.config["val_examples"]
     quiet = {

@@ -93,7 +93,7 @@ def test_python_m_is_the_same_command(tmp_path):
 def test_inspect_digests_and_verifies(tiny_run, capsys, tmp_path):
     import shutil
 
-    from ip2p_lightning import checkpoint
+    from ip2p_lightning.runs import checkpoint
 
     inspect = main_of("ip2p-inspect")
     assert inspect(["digest", str(tiny_run)]) == 0

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p_lightning import runs
 from ip2p_lightning.config import build
 from ip2p_lightning.evaluate import main
-from ip2p_lightning.runs import read_config
+from ip2p_lightning.runs import folder as run_folder
+from ip2p_lightning.runs.folder import read_config
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
 
@@ -59,7 +59,7 @@ def test_same_command_same_bytes(run):
 
 
 def test_identity_is_the_hand_computed_distance_of_the_pair(scored):
-    data = build.build_data(runs.read_config(scored))
+    data = build.build_data(run_folder.read_config(scored))
     scores = {}
     for batch in data.test_dataloader():
         a, b = (np.rint((x.double().numpy() + 1) * 127.5) / 255 for x in (batch.original, batch.edited))
@@ -79,7 +79,7 @@ def test_means_are_those_of_the_images(scored):
 
 
 def test_wrong_instruction_is_another_tasks(scored):
-    pools = {name: task.prompts for name, task in build.build_data(runs.read_config(scored)).active.items()}
+    pools = {name: task.prompts for name, task in build.build_data(run_folder.read_config(scored)).active.items()}
     for line in lines(scored):
         following = TASKS[(TASKS.index(line["task"]) + 1) % 4]
         if line["method"] == "model":
@@ -99,7 +99,7 @@ def test_other_rows_stay_and_equal_ones_are_replaced(run, capsys):
     assert main([str(run), "--prompts", "heldout", "--sheet-examples", "0"]) == 0
     assert "held-out instructions" in capsys.readouterr().out
     assert (run / "scores.csv").read_text().startswith(seen) and len(table(run)) == 24
-    pools = {name: task.prompts for name, task in build.build_data(runs.read_config(run)).active.items()}
+    pools = {name: task.prompts for name, task in build.build_data(run_folder.read_config(run)).active.items()}
     said = [line for line in lines(run, "test-heldout") if line["method"] == "model"]
     assert all(line["prompt"] in pools[line["task"]].held_out for line in said)
     assert main([str(run), "--seed", "3", "--sheet-examples", "0"]) == 0
@@ -144,7 +144,7 @@ def test_table_is_printed_with_gains_and_places(run, capsys):
 def test_a_lone_task_hears_another_from_its_config(sd_run, tmp_path):
     run = shutil.copytree(sd_run, tmp_path / "run")
     assert main([str(run), "--weights", "raw", "--split", "val", "--sheet-examples", "0"]) == 0
-    pool = runs.read_config(run)["prompts"]["cartoon"]["prompts"]
+    pool = run_folder.read_config(run)["prompts"]["cartoon"]["prompts"]
     wrong = [line["prompt"] for line in lines(run, "val-seen") if line["method"] == "wrong_instruction"]
     assert wrong and all(prompt in pool for prompt in wrong)
     assert {line["weights"] for line in lines(run, "val-seen")} == {"raw"}

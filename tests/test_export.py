@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_edit import PROMPT, edit, photo, pixels
 
-from ip2p_lightning.checkpoint import load, newest_intact
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
 from ip2p_lightning.diffusion.samplers import SCHEDULERS
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.export import main, new_folder
 from ip2p_lightning.pipeline import open_pipeline, scheduler_config, weights_of
+from ip2p_lightning.runs.checkpoint import load, newest_intact
 
 PIPELINE = diffusers.StableDiffusionInstructPix2PixPipeline
 
@@ -178,7 +178,7 @@ def test_a_failed_last_move_puts_the_old_export_back(tmp_path, monkeypatch):
 
 
 def test_refusals(sd_run, tiny_run, exported, tmp_path, refused, monkeypatch):
-    monkeypatch.setattr("ip2p_lightning.checkpoint.load", None)  # nothing is read before a refusal
+    monkeypatch.setattr("ip2p_lightning.runs.checkpoint.load", None)  # nothing is read before a refusal
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     cases = {

@@ -15,7 +15,7 @@ from ip2p_lightning.activations import Device, kept
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.estimate import decided, estimate, told
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs.folder import read_status
 
 CARDS = {"gpu_24g": 24, "gpu_12g": 12, "gpu_8g": 8}  # GiB
 

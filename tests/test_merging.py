@@ -11,7 +11,7 @@ from trained import train_run
 from ip2p_lightning.data import Loader
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.estimate import SPARE, decided, estimate, told
-from ip2p_lightning.runs import read_config, read_status
+from ip2p_lightning.runs.folder import read_config, read_status
 
 GPU = ["model=sd15", "trainer=gpu", "trainer.precision=32-true", "val_every=0"]  # a step of 4 x 2
 STEP = [

@@ -9,10 +9,10 @@ from models import batch_of, module_of
 from PIL import Image
 from processes import QUIET, SMALL, run
 
-from ip2p_lightning import checkpoint
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import NonFiniteError, UserError
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_status
 
 WORDS = [*SMALL, *QUIET, "model=tiny", "save_every=1", "log_every=1", "loader.batch_size=2"]
 WORDS += ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3"]

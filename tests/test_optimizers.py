@@ -8,8 +8,8 @@ import torch
 from models import config_of, module_of
 from processes import QUIET, SMALL, digest, run
 
-from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.runs import checkpoint
 
 TIMM = ("lion", "adafactor", "muon", "adopt")
 WORDS = {name: ["optimizer=timm", f"optimizer.opt={name}"] for name in TIMM} | {"adamw8bit": ["optimizer=adamw8bit"]}

@@ -7,8 +7,8 @@ import pytest
 from processes import SMALL, digest, run
 from ranks import ended, step
 
-from ip2p_lightning.owed import has_scores
-from ip2p_lightning.runs import final_score, read_status
+from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.runs.metrics_log import final_score, has_scores
 
 WORDS = [*SMALL, "model=tiny", "task=denoise", "grid_examples=1", "val_examples=2", "loader.eval_draws=1"]
 WORDS += ["trainer.max_steps=6", "val_every=2", "save_every=2", "log_every=1", "trainer.accumulate_grad_batches=2"]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from processes import QUIET, SMALL, Process, digest, run
 
-from ip2p_lightning import checkpoint
-from ip2p_lightning.runs import read_config, read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_config, read_status
 from ip2p_lightning.system.checksums import read_sealed
 
 STEPS, WINDOW = 6, 4

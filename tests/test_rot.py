@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 from disks import bit_flips
 
-from ip2p_lightning import export, inspect_cli, runs
-from ip2p_lightning.checkpoint import FOLDER
+from ip2p_lightning import export, inspect_cli
 from ip2p_lightning.data.latent_cache.content_key import Contents
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.intact import verified
+from ip2p_lightning.runs import folder as run_folder
+from ip2p_lightning.runs.checkpoint import FOLDER
+from ip2p_lightning.runs.verify import verified
 from ip2p_lightning.system.checksums import read_sealed, write_sealed
 from ip2p_lightning.system.file_digests import Digests
 from tests.conftest import train_run
@@ -81,16 +82,16 @@ def test_a_changed_config_is_not_trained_on_and_may_be_accepted(small, tmp_path)
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"eval_size": 32', '"eval_size": 64'))
     with pytest.raises(DamagedError, match=r"config\.json: its bytes do not match its sha256; put it back, or remove"):
-        runs.read_config(folder)
+        run_folder.read_config(folder)
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"}))
-    assert runs.read_config(folder)["loader"]["eval_size"] == 64
+    assert run_folder.read_config(folder)["loader"]["eval_size"] == 64
 
 
 def test_a_status_that_rotted_is_no_state(small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "run")
     path = folder / "status.json"
     path.write_text(path.read_text().replace('"step": 2', '"step": 3'))
-    assert runs.read_status(folder)["state"] == "failed"
+    assert run_folder.read_status(folder)["state"] == "failed"
 
 
 def test_sealed_json_reads_as_it_was_written(tmp_path):

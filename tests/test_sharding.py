@@ -12,9 +12,11 @@ from processes import SMALL, digest
 from ranks import GROUP, WORDS, ended, step
 from torch.distributed.device_mesh import init_device_mesh
 
-from ip2p_lightning import checkpoint, runs, sharding
+from ip2p_lightning import sharding
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks import PixelEditor
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs import open as run_opening
 
 SHARDED = ["trainer=fsdp2", *WORDS[1:]]
 
@@ -40,7 +42,7 @@ def test_losses_and_scores_are_those_of_ddp(sharded, tmp_path):
         ours, ddps = metrics(sharded, prefix), metrics(tmp_path / "run", prefix)
         assert ours.keys() == ddps.keys() and len(ours) >= 4
         assert all(ours[k] == pytest.approx(ddps[k], rel=1e-5, abs=1e-6) for k in ours)
-    a, b = (runs.open_run(folder).module.state_dict() for folder in (sharded, tmp_path / "run"))
+    a, b = (run_opening.open_run(folder).module.state_dict() for folder in (sharded, tmp_path / "run"))
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in b)
 
 

@@ -13,9 +13,11 @@ from processes import LIMIT, QUIET, SMALL, Process
 from ranks import WORDS as TWO
 from sweeping import TRAIN, environment
 
-from ip2p_lightning import checkpoint, runs, train
+from ip2p_lightning import train
 from ip2p_lightning.errors import PreemptedError
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs import folder as run_folder
+from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.signals import StopRequest, leave_when_asked
 
 LONG = [*SMALL, *QUIET, "model=tiny", "task=denoise", "trainer.max_steps=100000", "save_every=100000", "log_every=1"]
@@ -110,7 +112,7 @@ def test_a_second_signal_does_not_interrupt_what_the_first_began():
 def test_a_stop_that_a_constructor_wraps_is_a_stop(tmp_path):
     wrapped = RuntimeError("Error in call to target")
     wrapped.__cause__ = PreemptedError("SIGTERM before the first step")
-    train._record(runs.claim(tmp_path / "run"), wrapped)
+    train._record(run_folder.claim(tmp_path / "run"), wrapped)
     status = read_status(tmp_path / "run")
     assert (status["state"], status["exit_code"]) == ("preempted", 143)
 

@@ -10,8 +10,8 @@ from PIL import Image
 from processes import QUIET, SMALL, digest, run
 from sd_checkpoint import write_sd_checkpoint
 
-from ip2p_lightning import checkpoint
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.checksums import read_sealed
 
 TINY = [*SMALL, "model=tiny"]
@@ -224,9 +224,9 @@ def test_a_folder_that_holds_a_run_can_be_refused(finished, tmp_path):
 
 
 def test_two_runs_never_share_a_folder(tmp_path):
-    from ip2p_lightning import runs
+    from ip2p_lightning.runs import folder as run_folder
 
-    first, second = runs.claim(tmp_path / "x"), runs.claim(tmp_path / "x")
+    first, second = run_folder.claim(tmp_path / "x"), run_folder.claim(tmp_path / "x")
     assert (first.path.name, second.path.name) == ("x", "x@2")
     first.lock.close()
-    assert runs.claim(tmp_path / "x").path.name == "x"
+    assert run_folder.claim(tmp_path / "x").path.name == "x"

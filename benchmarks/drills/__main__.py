@@ -42,7 +42,7 @@ DRILLS: dict[str, Callable[[Path, int], dict[str, object]]] = {
 
 def record(number: str, seed: int, outcome: dict[str, object], seconds: float) -> None:
     """Append a drill's outcome to the table."""
-    from ip2p_lightning.runs import commit
+    from ip2p_lightning.runs.folder import commit
 
     if not TABLE.exists():
         TABLE.write_text("# Reliability drills of single runs, measured\n\nAs the script found them, newest last.\n")

@@ -14,8 +14,8 @@ from processes import Process, digest, run
 
 from benchmarks.drills.stops import _own, _pairs
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, undisturbed
-from ip2p_lightning import checkpoint
-from ip2p_lightning.intact import verified
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.verify import verified
 
 Outcome = dict[str, object]
 TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.resize=null", "loader.batch_size=2", "val_every=0"]

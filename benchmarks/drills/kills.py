@@ -10,8 +10,8 @@ from pathlib import Path
 from processes import digest, run
 
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, samples, trains, undisturbed
-from ip2p_lightning import checkpoint
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_status
 
 Outcome = dict[str, object]
 

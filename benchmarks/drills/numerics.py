@@ -11,9 +11,9 @@ from processes import run
 
 from benchmarks.drills.stops import _own, _pairs
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, undisturbed
-from ip2p_lightning import checkpoint
 from ip2p_lightning.data.latent_cache.store import Space
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_status
 
 Outcome = dict[str, object]
 

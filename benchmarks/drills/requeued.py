@@ -14,8 +14,8 @@ from pathlib import Path
 from processes import digest
 
 from benchmarks.drills.storm import LONG, losses, recipe, undisturbed
-from ip2p_lightning import checkpoint
-from ip2p_lightning.runs import read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_status
 
 
 def requeued(work: Path, seed: int) -> dict[str, object]:

@@ -14,8 +14,8 @@ from PIL import Image
 from processes import digest, run
 
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, trains, undisturbed
-from ip2p_lightning import checkpoint
-from ip2p_lightning.runs import read_config, read_status
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_config, read_status
 
 Outcome = dict[str, object]
 

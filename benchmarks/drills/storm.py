@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from processes import Process, digest, run
 from sd_checkpoint import write_sd_checkpoint
 
-from ip2p_lightning import checkpoint
+from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.system.files import TEMPORARY
 
 LONG = 1800

@@ -17,7 +17,9 @@ from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.config.compose import plain
 from ip2p_lightning.errors import PreemptedError, UserError, outcome
-from ip2p_lightning.runs import LOCK, final_score, free_differences, note, read_config, read_status
+from ip2p_lightning.runs.folder import LOCK, note, read_config, read_status
+from ip2p_lightning.runs.metrics_log import final_score
+from ip2p_lightning.runs.resume import free_differences
 from ip2p_lightning.slurm_task import LOG
 
 TURN = ".turn"

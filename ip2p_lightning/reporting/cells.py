@@ -13,7 +13,7 @@ from typing import Any
 from ip2p_lightning import scores
 from ip2p_lightning.config.overrides import Scalar, hyperparameters
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs import CONFIG, LOCK, METRICS, STATUS, read_config, read_status
+from ip2p_lightning.runs.folder import CONFIG, LOCK, METRICS, STATUS, read_config, read_status
 
 LOG = "log.txt"  # where a launcher keeps what a job printed
 

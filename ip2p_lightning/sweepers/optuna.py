@@ -23,8 +23,9 @@ from ip2p_lightning.launchers import refuse_others
 from ip2p_lightning.launchers.job import Job, contained, make_job
 from ip2p_lightning.launchers.local import LocalLauncher
 from ip2p_lightning.launchers.settings import settings
-from ip2p_lightning.pruning import STUDY, TRIAL, import_optuna, make_pruner
-from ip2p_lightning.runs import METRICS, last_metrics
+from ip2p_lightning.runs.folder import METRICS
+from ip2p_lightning.runs.metrics_log import last_metrics
+from ip2p_lightning.runs.optuna_study import STUDY, TRIAL, import_optuna, make_pruner
 from ip2p_lightning.sweepers.space import flat, overrides_of, read_space
 from ip2p_lightning.sweepers.study import Study, hold, name_of
 from ip2p_lightning.system.files import write_json

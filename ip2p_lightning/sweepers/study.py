@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.pruning import import_optuna, open_storage
 from ip2p_lightning.rng import seed_of
+from ip2p_lightning.runs.optuna_study import import_optuna, open_storage
 from ip2p_lightning.sweepers.space import make_sampler, overrides_of
 from ip2p_lightning.system.files import write_atomic
 

@@ -102,7 +102,7 @@ def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypat
 
 def test_moments_and_pixels_give_one_loss(sd_run):
     from ip2p_lightning.data.example import EditExample
-    from ip2p_lightning.runs import open_run
+    from ip2p_lightning.runs.open import open_run
 
     module: EditDiffusion = open_run(sd_run).module
     images = torch.rand(2, 2, 3, 32, 32, generator=torch_rng("images")) * 2 - 1

@@ -7,10 +7,10 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ip2p_lightning.checkpoint import FOLDER
 from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
 from ip2p_lightning.errors import DataError
-from ip2p_lightning.runs import RunFolder
+from ip2p_lightning.runs.checkpoint import FOLDER
+from ip2p_lightning.runs.folder import RunFolder
 from ip2p_lightning.system.checksums import read_sealed, write_sealed
 from ip2p_lightning.system.files import probe
 

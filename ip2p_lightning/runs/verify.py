@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ip2p_lightning import checkpoint
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.runs import CONFIG, STATUS
-from ip2p_lightning.sidecar import IDENTITY, sidecar
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.checkpoint import IDENTITY, sidecar
+from ip2p_lightning.runs.folder import CONFIG, STATUS
 from ip2p_lightning.system.checksums import SUMS, beginning_changed, damaged_files, read_sealed
 
 Verdict = tuple[Path, str | None]  # a file or folder, and what is wrong with it

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ip2p_lightning import scores
+from ip2p_lightning.evaluation import scores_file
 
 PAGE = """---
 library_name: diffusers
@@ -91,9 +91,9 @@ def _sentences(config: Mapping[str, Any], task: str) -> list[str]:
 
 
 def _score_table(path: Any) -> str:
-    rows = scores.read(path)
+    rows = scores_file.read(path)
     if not rows:
         return "Not evaluated yet: `ip2p-evaluate RUN`."
-    columns = scores.COLUMNS[1:]
+    columns = scores_file.COLUMNS[1:]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     return "\n".join(lines + ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows])

@@ -18,7 +18,7 @@ from ip2p_lightning.commands import (
     sampler_settings,
     shown,
 )
-from ip2p_lightning.scores import as_table, means, merge, write_rows
+from ip2p_lightning.evaluation.scores_file import as_table, means, merge, write_rows
 from ip2p_lightning.system.imports import quiet_libraries
 
 EXAMPLES = """
@@ -76,9 +76,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ip2p_lightning.config.build import build_data
     from ip2p_lightning.config.train_config import TrainConfig
     from ip2p_lightning.config.validate import check
+    from ip2p_lightning.evaluation.scoring import scored, wrong_pools
     from ip2p_lightning.runs.folder import read_config
     from ip2p_lightning.runs.open import open_run
-    from ip2p_lightning.scoring import scored, wrong_pools
 
     config = read_config(args.run)
     check(config, TrainConfig)

@@ -48,19 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from ip2p_lightning import reporting
+    from ip2p_lightning.evaluation import report
     from ip2p_lightning.system.files import write_atomic
 
     path = args.update or args.out or args.runs[0] / "report.md"
-    cells = reporting.collect(args.runs)
+    cells = report.collect(args.runs)
     before, after = _page(path, args.update is not None)
-    arms, shared = reporting.group(cells, args.by)
-    picture = reporting.draw(arms)
+    arms, shared = report.group(cells, args.by)
+    picture = report.draw(arms)
     png, table = path.with_suffix(".png"), path.with_suffix(".csv")
-    body = reporting.as_markdown(cells, arms, shared, png.name if picture else None)
+    body = report.as_markdown(cells, arms, shared, png.name if picture else None)
     if picture:
         write_atomic(png, picture)
-    write_atomic(table, reporting.as_csv(cells, arms))
+    write_atomic(table, report.as_csv(cells, arms))
     write_atomic(path, f"{before}{BEGIN}\n\n{body}\n{END}{after}".encode())
     done = sum(cell.state == "complete" for cell in cells)
     print(f"{done} of {len(cells)} runs complete, {len(arms)} arms")

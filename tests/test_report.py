@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ip2p_lightning.evaluation.report import collect, group
+from ip2p_lightning.evaluation.report.markdown import typed
 from ip2p_lightning.report import BEGIN, END, main
-from ip2p_lightning.reporting import collect, group
-from ip2p_lightning.reporting.markdown import typed
 
 TASKS = ("cartoon", "derain")
 LAUNCHED = "python -m ip2p_lightning.train --config-name"

@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning import scores
 from ip2p_lightning.config.overrides import Scalar, hyperparameters
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.evaluation import scores_file
 from ip2p_lightning.runs.folder import CONFIG, LOCK, METRICS, STATUS, read_config, read_status
 
 LOG = "log.txt"  # where a launcher keeps what a job printed
@@ -32,7 +32,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSummary:
     """A run.
 
     Args:
@@ -63,14 +63,14 @@ class Cell:
         return {key: value for key, value in hyperparameters(self.status).items() if key != "seed"}
 
 
-def collect(roots: Sequence[Path]) -> list[Cell]:
+def collect(roots: Sequence[Path]) -> list[RunSummary]:
     """All runs in and below `roots`, by name.
 
     Raises:
         UserError: a root does not exist, or holds no run.
         DamagedError: a config or a table of scores does not read.
     """
-    found: dict[Path, Cell] = {}
+    found: dict[Path, RunSummary] = {}
     for root in roots:
         folders = list(_folders(root))
         if not folders:
@@ -98,20 +98,20 @@ def _name(folder: Path, root: Path, several: bool) -> str:
     return f"{root.resolve().name}/{inside}" if several else inside
 
 
-def _read(folder: Path, name: str) -> Cell:
+def _read(folder: Path, name: str) -> RunSummary:
     status = read_status(folder)
     if not (folder / CONFIG).is_file():
-        return Cell(name, "not started", _last_error(folder / LOG))
+        return RunSummary(name, "not started", _last_error(folder / LOG))
     state = str(status.get("state", "not started"))
     if state == "running" and not _held(folder):
         state, status = "killed", status | {"reason": _last_error(folder / LOG) or "ended without a word"}
     config, lines = read_config(folder), _metrics(folder / METRICS)
-    table = scores.read(folder / "scores.csv")
+    table = scores_file.read(folder / "scores.csv")
     found = tuple(_as_score(row) for row in table) if table else tuple(_validation(lines))
     images, seconds = _cost(lines, config)
     memory = max((line["train/peak_memory_mb"] for line in lines if "train/peak_memory_mb" in line), default=None)
     reason = "" if state == "complete" else str(status.get("reason") or "")
-    return Cell(name, state, reason, config, status, found, images, seconds, memory)
+    return RunSummary(name, state, reason, config, status, found, images, seconds, memory)
 
 
 def _held(folder: Path) -> bool:

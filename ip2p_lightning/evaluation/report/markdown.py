@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.reporting.arms import Arm, Spread, sections, tasks
-from ip2p_lightning.reporting.cells import Cell
+from ip2p_lightning.evaluation.report.arms import Arm, Spread, sections, tasks
+from ip2p_lightning.evaluation.report.runs import RunSummary
 
 NONE = "–"
 SPLITS = {"test": "held-out photos (test)", "val": "validation photos (val)", "train": "training photos (train)"}
@@ -16,7 +16,7 @@ PROMPTS = {"heldout": "held-out instructions", "seen": "instructions of the trai
 Section = tuple[str, str]
 
 
-def as_markdown(cells: Sequence[Cell], arms: Sequence[Arm], shared: Mapping[str, Any], plot: str | None) -> str:
+def as_markdown(cells: Sequence[RunSummary], arms: Sequence[Arm], shared: Mapping[str, Any], plot: str | None) -> str:
     """Everything the runs tell, most important first; the same runs give the same text.
 
     Args:
@@ -142,7 +142,7 @@ def _short(spread: Spread, form: str) -> str:
     return format(spread.mean, form) if spread.low == spread.high else spread.text(form)
 
 
-def _failed(cells: Sequence[Cell]) -> list[str]:
+def _failed(cells: Sequence[RunSummary]) -> list[str]:
     reasons: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         if cell.state != "complete":
@@ -156,7 +156,7 @@ def _failed(cells: Sequence[Cell]) -> list[str]:
     return ["### Not complete", _table(["state", "reason", "runs", "which"], rows)]
 
 
-def _runs(cells: Sequence[Cell]) -> list[str]:
+def _runs(cells: Sequence[RunSummary]) -> list[str]:
     rows = [
         [f"`{c.name}`", c.state, str(c.seed), str(c.status.get("step", NONE)), str(c.status.get("commit") or NONE)]
         for c in cells

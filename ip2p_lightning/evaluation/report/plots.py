@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ip2p_lightning.reporting.arms import Arm, sections, tasks
-from ip2p_lightning.reporting.markdown import PROMPTS, SPLITS
+from ip2p_lightning.evaluation.report.arms import Arm, sections, tasks
+from ip2p_lightning.evaluation.report.markdown import PROMPTS, SPLITS
 
 INK, GREY, FAINT = "#1d1d20", "#77777d", "#e4e4e8"
 COLOURS = ("#1f6f8b", "#d1603d", "#5b8c3e", "#8a5a9e", "#c29b2b", "#3f5f9f", "#a84a6a", "#4d8f86")

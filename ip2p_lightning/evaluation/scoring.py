@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ip2p_lightning.scores import METHODS
+from ip2p_lightning.evaluation.scores_file import METHODS
 
 
 def wrong_pools(data: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _values(editor: Any, images: Mapping[str, Any], truth: Any) -> dict[str, tup
     """PSNR and SSIM of each method's images."""
     import torch
 
-    from ip2p_lightning.metrics import psnr, ssim
+    from ip2p_lightning.evaluation.metrics import psnr, ssim
 
     device, found = editor.module.device, {}
     with torch.no_grad(), editor.clock("score"):

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.reporting.cells import Cell
+from ip2p_lightning.evaluation.report.runs import RunSummary
 
 DEFAULT = "default"  # what a key that a run did not override stands at
 _ORDER = [(split, prompts) for split in ("test", "val", "train") for prompts in ("heldout", "seen")]
@@ -39,7 +39,7 @@ class Arm:
     """What was tried: some values of some keys, in one or more complete runs."""
 
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[RunSummary, ...]
 
     def values(self, section: tuple[str, str], method: str, task: str | None, score: str = "psnr") -> dict[str, float]:
         """The score of each run by its name; without a task the mean over tasks."""
@@ -62,7 +62,7 @@ class Arm:
         return ", ".join(sorted({str(cell.seed) for cell in self.cells if cell.name in scored}))
 
 
-def group(cells: Sequence[Cell], by: Sequence[str] = ()) -> tuple[list[Arm], dict[str, Any]]:
+def group(cells: Sequence[RunSummary], by: Sequence[str] = ()) -> tuple[list[Arm], dict[str, Any]]:
     """The arms of the complete runs, and the overrides that all runs share.
 
     Args:
@@ -79,7 +79,7 @@ def group(cells: Sequence[Cell], by: Sequence[str] = ()) -> tuple[list[Arm], dic
     if by:
         _refuse_unknown(by, done, known)
     keys = by or [key for key in known if key not in shared]
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    groups: dict[tuple[Any, ...], list[RunSummary]] = {}
     for cell in done:
         groups.setdefault(tuple(_value(cell, key) for key in keys), []).append(cell)
     ordered = sorted(groups.items(), key=lambda item: [_rank(value) for value in item[0]])
@@ -102,7 +102,7 @@ def _label(keys: Sequence[str], values: Sequence[Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)) or "all runs"
 
 
-def _value(cell: Cell, key: str) -> Any:
+def _value(cell: RunSummary, key: str) -> Any:
     if key in cell.hyperparameters:
         return cell.hyperparameters[key]
     node: Any = cell.config
@@ -117,7 +117,7 @@ def _rank(value: Any) -> tuple[int, float, str]:
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
-def _refuse_unknown(by: Sequence[str], cells: Sequence[Cell], known: Sequence[str]) -> None:
+def _refuse_unknown(by: Sequence[str], cells: Sequence[RunSummary], known: Sequence[str]) -> None:
     for key in by:
         if cells and all(_value(cell, key) == DEFAULT for cell in cells):
             words = ", ".join(known) or "none"

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from ip2p_lightning.reporting.arms import Arm
-from ip2p_lightning.reporting.cells import Cell, Score
+from ip2p_lightning.evaluation.report.arms import Arm
+from ip2p_lightning.evaluation.report.runs import RunSummary, Score
 
 COLUMNS = (
     *("arm", "run", "seed", "state", "reason", "method", "task", "split", "prompts", "psnr", "ssim", "n"),
@@ -15,7 +15,7 @@ COLUMNS = (
 )
 
 
-def as_csv(cells: Sequence[Cell], arms: Sequence[Arm]) -> bytes:
+def as_csv(cells: Sequence[RunSummary], arms: Sequence[Arm]) -> bytes:
     """All cells; one without scores has a row of its own."""
     labels = {cell.name: arm.label for arm in arms for cell in arm.cells}
     text = io.StringIO()
@@ -27,7 +27,7 @@ def as_csv(cells: Sequence[Cell], arms: Sequence[Arm]) -> bytes:
     return text.getvalue().encode()
 
 
-def _of_run(cell: Cell) -> dict[str, object]:
+def _of_run(cell: RunSummary) -> dict[str, object]:
     return {
         "run": cell.name,
         "seed": cell.seed,

@@ -196,9 +196,9 @@ def alone(folder: Path) -> tuple[dict[str, float], int]:
     """A run's validation by this process alone, and the number of its examples."""
     from lightning.pytorch import Trainer
 
-    from ip2p_lightning.callbacks import ValidationScores
     from ip2p_lightning.config import build
     from ip2p_lightning.runs import open as run_opening
+    from ip2p_lightning.training.callbacks.validation import ValidationScores
 
     opened = run_opening.open_run(folder)
     scores, data = ValidationScores(), build.build_data(opened.config)

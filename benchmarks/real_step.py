@@ -14,7 +14,7 @@ from benchmarks.safety_cost import config_of
 from ip2p_lightning.config import build
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.latent_cache.cache import cached
-from ip2p_lightning.module import EditDiffusion
+from ip2p_lightning.training.module import EditDiffusion
 
 PAIRS, SIDE = 8, 128  # pixels; a step sees every pair once
 PLAIN = ["cache=off", "loader.merge=1", "optimizer.fused=false", "model.channels_last=false"]

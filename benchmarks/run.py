@@ -155,7 +155,7 @@ def _read(m: _Material) -> Pair:
 def _averaged(m: _Material) -> Pair:
     from diffusers.training_utils import EMAModel
 
-    from ip2p_lightning.averaging import Average
+    from ip2p_lightning.training.ema import Average
 
     weights = list(m.unet.parameters())
     theirs, ours = EMAModel(weights), Average(weights)

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 
 import ip2p_lightning  # noqa: F401
-from ip2p_lightning import fit
 from ip2p_lightning.config import build
 from ip2p_lightning.data import batch_sampler, dataset
-from ip2p_lightning.guard import Guard
 from ip2p_lightning.rng import numpy_rng, seed_of, torch_rng
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.system.signals import StopRequest
+from ip2p_lightning.training import fit, trainer
+from ip2p_lightning.training.gradient_guard import Guard
 
 WARM_UP = 4
 SHARED = np.random.default_rng(0)
@@ -159,13 +159,13 @@ def main() -> None:
     torch.set_num_threads(1)
     words = ["model=tiny", "val_every=0", "save_every=100000", f"trainer.max_steps={args.steps}", *args.words]
     config, times, kept = config_of(words), {True: [], False: []}, []
-    callbacks = fit._callbacks
+    callbacks = trainer._callbacks
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / checkpoint.FOLDER).mkdir()
         data = build.build_data(config)
         data.setup("fit")
-        with mock.patch.object(fit, "_callbacks", lambda *a: [*callbacks(*a), alternating(times, kept)]):
+        with mock.patch.object(trainer, "_callbacks", lambda *a: [*callbacks(*a), alternating(times, kept)]):
             fit.fit(config, folder, data, None, StopRequest())
         content = kept[0]._checkpoint_connector.dump_checkpoint(weights_only=False)
         saved = saves(content, folder)

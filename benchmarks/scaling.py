@@ -169,8 +169,8 @@ def _fill_all(folder: Path, data: Any) -> None:
 
 def _module(checkpoint: Path) -> Any:
     from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
-    from ip2p_lightning.module import EditDiffusion
     from ip2p_lightning.networks import ClipText, load_unet
+    from ip2p_lightning.training.module import EditDiffusion
 
     parts = (load_unet(str(checkpoint)), Pooling(), ClipText(str(checkpoint)))
     return EditDiffusion(*parts, DiffusionObjective(), DiffusionSampler("ddim"), tasks=["edit"], ema=None).train()

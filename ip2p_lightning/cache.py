@@ -62,7 +62,7 @@ def _config(words: list[str]) -> dict[str, Any]:
 
 def _unread(config: Mapping[str, Any], run: Path | None) -> str:
     """Why the run will not read what is stored for it, "" where it will."""
-    from ip2p_lightning.cache_choice import noted
+    from ip2p_lightning.training.cache_choice import noted
 
     if config["cache"] == "off":
         return "the run has cache=off and will not read it; cache=disk does"

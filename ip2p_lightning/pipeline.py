@@ -31,8 +31,8 @@ def open_pipeline(path: str) -> Any:
         DamagedError: weights that cannot be read.
     """
     from ip2p_lightning.diffusion import DiffusionSampler, checkpoint_schedule
-    from ip2p_lightning.module import EditDiffusion
     from ip2p_lightning.networks import ClipText, load_unet
+    from ip2p_lightning.training.module import EditDiffusion
 
     unet = load_unet(path)
     if not unet.conv_in.weight[:, unet.config.out_channels :].any():  # widened just now: it ignores the photo

@@ -20,8 +20,8 @@ from disks import obey_permissions
 PRELOAD = [
     "ip2p_lightning",
     "ip2p_lightning.train",
-    "ip2p_lightning.fit",
-    "ip2p_lightning.board",
+    "ip2p_lightning.training.fit",
+    "ip2p_lightning.training.callbacks.tensorboard",
     "ip2p_lightning.data",
 ]
 PRELOAD += [

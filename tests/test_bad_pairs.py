@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from processes import LIMIT, QUIET, SMALL, Process, digest, run
 
-from ip2p_lightning import fit
 from ip2p_lightning.data import EditDataModule, Folder, Loader, PromptPool
 from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs import data_fingerprint
 from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.training import fit
 from tests.conftest import train_run
 
 PAIRS, STEPS = 12, 9

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ip2p_lightning.board import layout, metric_tags, pooled, siblings, spread
 from ip2p_lightning.config.overrides import hyperparameters
+from ip2p_lightning.training.callbacks.tensorboard import layout, metric_tags, pooled, siblings, spread
 from tests.conftest import train_run
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]

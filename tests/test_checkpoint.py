@@ -11,26 +11,30 @@ import pytest
 import torch
 
 from ip2p_lightning.errors import DamagedError, SecurityError, StorageError, UserError
-from ip2p_lightning.runs import checkpoint as ck
+from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.system.files import TEMPORARY, sweep_temporaries, write_atomic
+from ip2p_lightning.training.callbacks import checkpointing
 
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / ck.FOLDER).mkdir()
+    (tmp_path / checkpoint.FOLDER).mkdir()
     for step in (10, 20):
-        ck.save({"w": torch.full((64, 64), float(step)), "n": [1, "x"]}, tmp_path / ck.FOLDER / f"step-{step:06d}.ckpt")
+        checkpoint.save(
+            {"w": torch.full((64, 64), float(step)), "n": [1, "x"]},
+            tmp_path / checkpoint.FOLDER / f"step-{step:06d}.ckpt",
+        )
     return tmp_path
 
 
 def newest(run):
-    return run / ck.FOLDER / "step-000020.ckpt"
+    return run / checkpoint.FOLDER / "step-000020.ckpt"
 
 
 def test_what_is_saved_is_what_is_loaded(run):
-    content = ck.load(newest(run))
+    content = checkpoint.load(newest(run))
     assert content["n"] == [1, "x"] and content["w"].eq(20).all()
-    assert not list((run / ck.FOLDER).glob(f"{TEMPORARY}*"))
+    assert not list((run / checkpoint.FOLDER).glob(f"{TEMPORARY}*"))
 
 
 @pytest.mark.parametrize(
@@ -47,17 +51,17 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, harm, tmp_
     elif harm == "flip":
         path.write_bytes(bytes([*data[:3000], data[3000] ^ 1, *data[3001:]]))
     elif harm == "no sidecar":
-        ck.sidecar(path).unlink()
+        checkpoint.sidecar(path).unlink()
     elif harm == "empty":
         path.write_bytes(b"")
     elif harm in ("dangling", "folder"):
         path.unlink()
         path.symlink_to(tmp_path / "gone") if harm == "dangling" else path.mkdir()
     else:
-        path.write_bytes((run / ck.FOLDER / "step-000010.ckpt").read_bytes())
+        path.write_bytes((run / checkpoint.FOLDER / "step-000010.ckpt").read_bytes())
     with pytest.warns(UserWarning, match="step-000020"):
-        assert ck.newest_intact(run).name == "step-000010.ckpt"
-    assert (run / ck.FOLDER / "step-000020.ckpt.corrupt").exists() or harm == "dangling"
+        assert checkpoint.newest_intact(run).name == "step-000010.ckpt"
+    assert (run / checkpoint.FOLDER / "step-000020.ckpt.corrupt").exists() or harm == "dangling"
 
 
 def test_every_single_bit_flip_is_noticed(run):
@@ -67,25 +71,25 @@ def test_every_single_bit_flip_is_noticed(run):
         place, bit = rng.randrange(len(data)), 1 << rng.randrange(8)
         path.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
         with pytest.raises(DamagedError):
-            ck.load(path)
+            checkpoint.load(path)
 
 
 def test_nothing_left_intact_is_said(run):
-    for path in ck.checkpoints(run):
+    for path in checkpoint.checkpoints(run):
         path.write_bytes(b"x")
     with pytest.warns(UserWarning), pytest.raises(DamagedError, match="no intact checkpoint"):
-        ck.newest_intact(run)
+        checkpoint.newest_intact(run)
 
 
 def test_saving_over_a_checkpoint_keeps_the_old_one_until_the_new_one_is_there(run, monkeypatch):
     def full(count):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ck, "on_write", full)
+    monkeypatch.setattr(checkpoint, "on_write", full)
     with pytest.raises(StorageError, match="No space left"):
-        ck.save({"w": torch.zeros(64, 64)}, newest(run))
+        checkpoint.save({"w": torch.zeros(64, 64)}, newest(run))
     monkeypatch.undo()
-    assert ck.load(newest(run))["w"].eq(20).all()
+    assert checkpoint.load(newest(run))["w"].eq(20).all()
 
 
 def test_code_in_a_checkpoint_is_refused(tmp_path):
@@ -94,21 +98,21 @@ def test_code_in_a_checkpoint_is_refused(tmp_path):
             return os.system, (f"touch {tmp_path}/canary",)
 
     path = tmp_path / "step-000001.ckpt"
-    ck.save({"w": Evil()}, path)
+    checkpoint.save({"w": Evil()}, path)
     with pytest.raises(SecurityError):
-        ck.load(path)
+        checkpoint.load(path)
     assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("path", ["http://x/y.ckpt", "s3://b/y.ckpt", "file:///y.ckpt"])
 def test_addresses_are_refused(path):
     with pytest.raises(SecurityError):
-        ck.load(path)
+        checkpoint.load(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="no checkpoint at"):
-        ck.load(tmp_path / "no.ckpt")
+        checkpoint.load(tmp_path / "no.ckpt")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):
@@ -134,17 +138,17 @@ def test_temporaries_of_dead_writers_are_swept(tmp_path):
 
 
 def test_five_hundred_checkpoints_leave_two_and_no_open_file(tmp_path):
-    (tmp_path / ck.FOLDER).mkdir()
-    keeper = ck.Checkpoints(tmp_path, keep=2)
+    (tmp_path / checkpoint.FOLDER).mkdir()
+    keeper = checkpointing.Checkpoints(tmp_path, keep=2)
     trainer = SimpleNamespace(
-        is_global_zero=True, save_checkpoint=lambda path: ck.save({"n": trainer.global_step}, path)
+        is_global_zero=True, save_checkpoint=lambda path: checkpoint.save({"n": trainer.global_step}, path)
     )
     handles = set()
     for trainer.global_step in range(500):
         keeper.save(trainer)
         handles.add(len(list(Path("/proc/self/fd").iterdir())))
-    assert [p.name for p in ck.checkpoints(tmp_path)] == ["step-000499.ckpt", "step-000498.ckpt"]
-    assert len(list((tmp_path / ck.FOLDER).iterdir())) == 4 and max(handles) == min(handles)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step-000499.ckpt", "step-000498.ckpt"]
+    assert len(list((tmp_path / checkpoint.FOLDER).iterdir())) == 4 and max(handles) == min(handles)
 
 
 def test_saving_does_not_double_the_memory(tmp_path):

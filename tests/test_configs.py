@@ -12,14 +12,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from ip2p_lightning import cache
-from ip2p_lightning.config.build import build, checked, places
+from ip2p_lightning.config.build import build, checked
 from ip2p_lightning.config.compose import CONF, differences, plain, run_name
 from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.config.schema import ALLOWED_TARGETS, import_target
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import SecurityError, UserError
-from ip2p_lightning.train import train
+from ip2p_lightning.training.dry_run import places
+from ip2p_lightning.training.train import train
 
 MANDATORY = {
     "model=local": ["model.path=/x"],

@@ -14,8 +14,9 @@ from processes import QUIET, SMALL, Process, digest, run
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.runs.verify import verified
-from ip2p_lightning.sample_log import SampleLog
 from ip2p_lightning.system.files import append_line
+from ip2p_lightning.training.callbacks import checkpointing
+from ip2p_lightning.training.callbacks.sample_log import SampleLog
 
 WORDS = [*SMALL, *QUIET, "model=tiny", "task=denoise", "save_every=2", "log_every=1", "trainer.max_steps=6"]
 
@@ -65,7 +66,7 @@ def test_no_room_for_the_third_checkpoint_is_said_with_what_it_needs(whole, disk
     assert len(lines_of(said)) == 1 and len(kept) == 2 and not [p for p in kept if checkpoint.damage(p)]
     assert read_status(disk / "run")["state"] == "failed"
     assert go(disk / "run", "keep=2")[0] == 5  # it still needs a third one before it may remove the first
-    checkpoint.SafeCheckpointIO().remove_checkpoint(kept[1])
+    checkpointing.SafeCheckpointIO().remove_checkpoint(kept[1])
     assert go(disk / "run")[0] == 0
     assert digest(disk / "run") == digest(whole)
 

@@ -14,10 +14,10 @@ from models import config_of, module_of
 from processes import Process, digest, run
 from ranks import LIMIT, WORDS, ended, step, train
 
-from ip2p_lightning.callbacks import ValidationScores
 from ip2p_lightning.config import build
 from ip2p_lightning.runs import open as run_opening
 from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.training.callbacks.validation import ValidationScores
 
 
 def workers_of(folder):
@@ -25,7 +25,7 @@ def workers_of(folder):
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if str(folder) in line and "ip2p_lightning.worker" in line:
+        if str(folder) in line and "ip2p_lightning.training.worker" in line:
             found.append(process.pid)
     return found
 

@@ -88,7 +88,7 @@ def test_an_edit_does_not_depend_on_its_neighbours(sd_run, tmp_path):
 
 
 def test_photos_that_the_model_sees_at_one_size_are_edited_together(sd_run, tmp_path, monkeypatch):
-    from ip2p_lightning.module import EditDiffusion
+    from ip2p_lightning.training.module import EditDiffusion
 
     seen, whole = [], EditDiffusion.edit
 
@@ -265,7 +265,7 @@ def test_a_photo_that_goes_away_is_told_and_what_came_before_it_stays(sd_run, tm
 
 
 def test_a_photo_too_large_for_the_memory_is_named(sd_run, tmp_path, monkeypatch, refused):
-    from ip2p_lightning.module import EditDiffusion
+    from ip2p_lightning.training.module import EditDiffusion
 
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")

@@ -14,12 +14,13 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from ip2p_lightning import group, train
+from ip2p_lightning import train
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher, conclude
 from ip2p_lightning.launchers.job import Job, make_jobs, quoted
 from ip2p_lightning.system.signals import StopRequest
+from ip2p_lightning.training.distributed import launch
 
 SLURM, OPTUNA = "hydra/launcher=submitit_slurm", "hydra/sweeper=optuna"
 
@@ -89,9 +90,9 @@ def test_the_ranks_of_a_group_import_nothing_from_the_current_folder(tmp_path, m
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(subprocess.CompletedProcess, "poll", lambda self: self.returncode, raising=False)
-    monkeypatch.setattr(group.subprocess, "Popen", start)
-    with pytest.raises(group.RankError):
-        group.supervise(tmp_path, None, 2, StopRequest())
+    monkeypatch.setattr(launch.subprocess, "Popen", start)
+    with pytest.raises(launch.RankError):
+        launch.supervise(tmp_path, None, 2, StopRequest())
     assert told["PYTHONSAFEPATH"] == "1"  # torchrun starts them without -P
 
 

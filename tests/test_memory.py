@@ -10,12 +10,12 @@ from processes import digest
 from test_configs import config_of
 from trained import train_run
 
-from ip2p_lightning import fit
-from ip2p_lightning.activations import Device, kept
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.estimate import decided, estimate, told
 from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.training import fit
+from ip2p_lightning.training.memory.activations import Device, kept
+from ip2p_lightning.training.memory.estimate import decided, estimate, told
 
 CARDS = {"gpu_24g": 24, "gpu_12g": 12, "gpu_8g": 8}  # GiB
 
@@ -120,11 +120,11 @@ def test_a_preset_fits_its_card_and_says_what_the_estimate_says(preset, model):
 def test_checkpointing_goes_on_where_it_would_not_fit_without(monkeypatch):
     config = config_of("model=sd15", "trainer=gpu_24g")
     for there, chosen in ((24.0, False), (22.5, True), (None, False)):
-        monkeypatch.setattr("ip2p_lightning.estimate.room", lambda config, there=there: there)
+        monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config, there=there: there)
         assert decided(config)["model"]["gradient_checkpointing"] is chosen
-    monkeypatch.setattr("ip2p_lightning.estimate.room", lambda config: 22.5)
+    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 22.5)
     assert told(config).endswith("gradient checkpointing on")
-    monkeypatch.setattr("ip2p_lightning.estimate.room", lambda config: 8.0)
+    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 8.0)
     with pytest.raises(UserError, match=r"but there are 8\.0 GiB; try .*optimizer=adamw8bit, .*unet=sd_lora"):
         told(config)
 
@@ -132,7 +132,7 @@ def test_checkpointing_goes_on_where_it_would_not_fit_without(monkeypatch):
 def test_the_choice_is_recorded_and_changes_no_bit(sd_folder, tmp_path, monkeypatch):
     words = ["model=local", f"model.path={sd_folder}", "task=denoise", "loader.resize=null"]
     off = train_run(tmp_path / "off", *words)
-    monkeypatch.setattr("ip2p_lightning.estimate.room", lambda config: 0.1)
+    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
     chosen = train_run(tmp_path / "auto", *words, "model.gradient_checkpointing=auto")
     assert read_status(chosen)["gradient_checkpointing"] is True
     assert digest(off) == digest(chosen)

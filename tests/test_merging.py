@@ -10,8 +10,8 @@ from trained import train_run
 
 from ip2p_lightning.data import Loader
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.estimate import SPARE, decided, estimate, told
 from ip2p_lightning.runs.folder import read_config, read_status
+from ip2p_lightning.training.memory.estimate import SPARE, decided, estimate, told
 
 GPU = ["model=sd15", "trainer=gpu", "trainer.precision=32-true", "val_every=0"]  # a step of 4 x 2
 STEP = [
@@ -26,7 +26,7 @@ STEP = [
 @pytest.fixture
 def room(monkeypatch):
     """Set how many GiB the device has."""
-    return lambda there: monkeypatch.setattr("ip2p_lightning.estimate.room", lambda config: there)
+    return lambda there: monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: there)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_checkpointing_is_decided_for_one_micro_batch(room):
 
 
 def test_ranks_on_one_cpu_share_its_memory():
-    from ip2p_lightning.estimate import room
+    from ip2p_lightning.training.memory.estimate import room
 
     cpu = {"accelerator": "cpu", "strategy": "ddp"}
     one, two = (room({"trainer": {**cpu, "devices": n}}) for n in (1, 2))

@@ -9,8 +9,8 @@ from models import batch_of, config_of, module_of, stirred
 
 from ip2p_lightning.config import build
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.module import EditDiffusion, LearningRate
 from ip2p_lightning.rng import torch_rng
+from ip2p_lightning.training.module import EditDiffusion, LearningRate
 
 SIDE = 32  # of an SD checkpoint's images here: 4 x 4 latents
 

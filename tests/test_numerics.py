@@ -180,7 +180,7 @@ def test_a_finite_gradient_is_clipped_and_kept():
 
 def test_a_verdict_that_comes_a_step_late_names_the_step_it_is_about(monkeypatch):
     """As on a GPU, where it is read while the step after is under way."""
-    monkeypatch.setattr("ip2p_lightning.training.can_mask", lambda optimizer, norm: True)
+    monkeypatch.setattr("ip2p_lightning.training.base_module.can_mask", lambda optimizer, norm: True)
     module = module_of("model=tiny", "max_skips=0")
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)

@@ -44,6 +44,6 @@ def test_a_child_whose_ancestor_is_gone_already_ends_at_once(ended):
 
 
 def test_a_rank_whose_supervisor_was_killed_while_it_imported_ends_before_it_trains(ended, tmp_path):
-    words = [sys.executable, "-m", "ip2p_lightning.worker", str(tmp_path), "", str(ended)]
+    words = [sys.executable, "-m", "ip2p_lightning.training.worker", str(tmp_path), "", str(ended)]
     assert subprocess.run(words, timeout=120).returncode == -signal.SIGKILL
     assert not list(tmp_path.iterdir())

@@ -12,11 +12,11 @@ from processes import SMALL, digest
 from ranks import GROUP, WORDS, ended, step
 from torch.distributed.device_mesh import init_device_mesh
 
-from ip2p_lightning import sharding
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks import PixelEditor
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs import open as run_opening
+from ip2p_lightning.training import fsdp
 
 SHARDED = ["trainer=fsdp2", *WORDS[1:]]
 
@@ -82,18 +82,18 @@ def work_as(rank, port, answers):
     torch.manual_seed(0)
     network = PixelEditor(widths=(8, 16), encoder_blocks=(1, 1), decoder_blocks=(1,), embedding_dim=8)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    sharding.shard(network, init_device_mesh("cpu", (2,)))
+    fsdp.shard(network, init_device_mesh("cpu", (2,)))
     network(torch.zeros(1, 24, 8, 8), 0, torch.zeros(1, 3, 64))  # together
-    parts = [sharding.local(p) for p in network.parameters()]
+    parts = [fsdp.local(p) for p in network.parameters()]
     found = {"held": sum(part.numel() for part in parts), "all": sum(p.numel() for p in before.values())}
-    copies = {name: sharding.like(before[name] + 1, p) for name, p in network.named_parameters()}
+    copies = {name: fsdp.like(before[name] + 1, p) for name, p in network.named_parameters()}
     for name, parameter in network.named_parameters():
-        sharding.exchange(parameter, copies[name])
-    with sharding.gathered(network):
+        fsdp.exchange(parameter, copies[name])
+    with fsdp.gathered(network):
         found["exchanged"] = all(torch.equal(p, before[name] + 1) for name, p in network.named_parameters())
         for _ in range(rank):  # alone: the other does not come along
             network(torch.zeros(1, 24, 8, 8), 0, torch.zeros(1, 3, 64))
-    found["kept"] = all(torch.equal(sharding.whole(copy), before[name]) for name, copy in copies.items())
+    found["kept"] = all(torch.equal(fsdp.whole(copy), before[name]) for name, copy in copies.items())
     answers.put(found)
     torch.distributed.destroy_process_group()
 

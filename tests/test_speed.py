@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.autograd import DeviceType
 
-from ip2p_lightning.averaging import Average
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.estimate import estimate, told
-from ip2p_lightning.guard import Guard
-from ip2p_lightning.meters import PEAKS, count_next_pass, flops_of_shape, named_peak, passes
-from ip2p_lightning.profile import WARM_UP, Profile, breakdown
+from ip2p_lightning.training.callbacks.profiler import WARM_UP, Profile, breakdown
+from ip2p_lightning.training.callbacks.throughput import PEAKS, count_next_pass, flops_of_shape, named_peak, passes
+from ip2p_lightning.training.ema import Average
+from ip2p_lightning.training.gradient_guard import Guard
+from ip2p_lightning.training.memory.estimate import estimate, told
 from tests.conftest import train_run
 
 
@@ -56,7 +56,7 @@ def test_weights_that_are_not_trained_cost_no_gradient(unet):
 
 
 def test_peaks_are_found_by_the_longest_name(monkeypatch):
-    from ip2p_lightning.meters import peak_tflops
+    from ip2p_lightning.training.callbacks.throughput import peak_tflops
 
     for name, peak in (("NVIDIA A10G", 70), ("NVIDIA L40S", 362), ("NVIDIA H100 80GB HBM3", 989), ("Tesla V9", None)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
@@ -169,7 +169,7 @@ def test_an_estimate_grows_with_what_costs_memory(sd_folder):
 
 def test_what_cannot_fit_is_refused_with_advice(sd_folder, monkeypatch):
     assert told(config(sd_folder)).startswith("memory: about")
-    monkeypatch.setattr("ip2p_lightning.estimate.room", lambda config: 0.1)
+    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
     with pytest.raises(UserError, match=r"but there are 0\.1 GiB; try .*gradient_checkpointing=true"):
         told(config(sd_folder))
 

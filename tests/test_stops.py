@@ -13,12 +13,12 @@ from processes import LIMIT, QUIET, SMALL, Process
 from ranks import WORDS as TWO
 from sweeping import TRAIN, environment
 
-from ip2p_lightning import train
 from ip2p_lightning.errors import PreemptedError
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs import folder as run_folder
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.signals import StopRequest, leave_when_asked
+from ip2p_lightning.training import train
 
 LONG = [*SMALL, *QUIET, "model=tiny", "task=denoise", "trainer.max_steps=100000", "save_every=100000", "log_every=1"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config.compose import plain
@@ -13,7 +12,6 @@ from ip2p_lightning.config.rules.step import step_contradictions
 from ip2p_lightning.config.rules.values import contradictions
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
-from ip2p_lightning.errors import UserError
 
 
 def build_module(config: Mapping[str, Any]) -> Any:
@@ -39,28 +37,6 @@ def build_module(config: Mapping[str, Any]) -> Any:
 def build_data(config: Mapping[str, Any]) -> Any:
     """The LightningDataModule of a checked config."""
     return build(config["task"])
-
-
-def places(config: Mapping[str, Any]) -> str:
-    """A line about the folders that a checked config's weights are to be read from, before any of them is.
-
-    Raises:
-        UserError: one is not there.
-    """
-    from ip2p_lightning.networks.pretrained import is_local, missing
-
-    found: dict[str, bool] = {}
-    for name, usual in (("unet", "unet"), ("autoencoder", "vae"), ("text_encoder", "text_encoder")):
-        path, subfolder = config[name].get("path"), config[name].get("subfolder", usual)
-        if path is None:  # random weights
-            continue
-        found[path] = is_local(path, subfolder)
-        if found[path] and not (Path(path).expanduser() / (subfolder or "")).is_dir():
-            raise UserError(missing(path, subfolder))
-    told = [
-        f"{path} {'is here' if here else 'is of the hub, which was not asked for it'}" for path, here in found.items()
-    ]
-    return f"weights: {'; '.join(told) or 'random'}"
 
 
 def task_names(config: Mapping[str, Any]) -> list[str]:

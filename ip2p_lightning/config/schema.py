@@ -32,7 +32,11 @@ ALLOWED_TARGETS = frozenset(
         f"ip2p_lightning.diffusion.{n}"
         for n in ["DiffusionObjective", "BridgeObjective", "DiffusionSampler", "BridgeSampler"]
     ]
-    + ["ip2p_lightning.module.EditDiffusion", "ip2p_lightning.module.LearningRate", "lightning.pytorch.Trainer"]
+    + [
+        "ip2p_lightning.training.module.EditDiffusion",
+        "ip2p_lightning.training.lr_schedule.LearningRate",
+        "lightning.pytorch.Trainer",
+    ]
     + ["torch.optim.AdamW", "timm.optim.create_optimizer_v2", "bitsandbytes.optim.AdamW8bit"]
 )
 

@@ -81,7 +81,8 @@ def test_the_command_ends_at_the_first_entry_that_the_disk_refuses(tmp_path, pai
     [("off", None, "cache=off and will not read it"), ("auto", "full", "began without (full)"), ("auto", "", "")],
 )
 def test_the_command_says_where_its_run_will_not_read(tmp_path, monkeypatch, mode, state, told):
-    from ip2p_lightning import cache, cache_choice
+    from ip2p_lightning import cache
+    from ip2p_lightning.training import cache_choice
 
     monkeypatch.setattr(cache_choice, "noted", lambda run: None if state is None else {"reason": state})
     said = cache._unread({"cache": mode}, tmp_path)
@@ -157,9 +158,9 @@ def test_auto_counts_only_what_is_missing(tmp_path, pairs, sd_folder, monkeypatc
 
 @pytest.mark.parametrize("began", ["full", "free"])
 def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_folder, monkeypatch, began):
-    from ip2p_lightning import cache_choice as choice
     from ip2p_lightning.data.latent_cache import cache
     from ip2p_lightning.networks.autoencoder import KLAutoencoder
+    from ip2p_lightning.training import cache_choice as choice
 
     real = KLAutoencoder(str(sd_folder))
     data, _ = open_cache(pairs, tmp_path / "other", real)

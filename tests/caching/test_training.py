@@ -8,8 +8,8 @@ import torch
 from pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 
 from ip2p_lightning.data.latent_cache.examples import Variant, collate
-from ip2p_lightning.module import EditDiffusion
 from ip2p_lightning.rng import torch_rng
+from ip2p_lightning.training.module import EditDiffusion
 from tests.conftest import train_run
 
 

@@ -11,74 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.plugins.environments import ClusterEnvironment
-
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.files import write_json
+from ip2p_lightning.training.distributed.slurm_environment import nodes, tasks
 
 START = ".start-{token}.json"
-
-
-def _number(*names: str, default: int = 0) -> int:
-    return next((int(os.environ[n]) for n in names if os.environ.get(n, "").isdigit()), default)
-
-
-def tasks() -> int:
-    """Tasks of this job step."""
-    return _number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", default=1)
-
-
-def nodes() -> int:
-    """Nodes of this job step."""
-    return _number("SLURM_STEP_NUM_NODES", "SLURM_NNODES", default=1)
-
-
-class Tasks(ClusterEnvironment):
-    """Ranks from SLURM's variables, the meeting point from rank 0's announcement.
-
-    Lightning's own takes the port from the last digits of the job id, so that two jobs on a node can clash, and refuses
-    ``srun -n 2`` where ``--ntasks-per-node`` was not given.
-    """
-
-    creates_processes_externally = True
-
-    @property
-    def main_address(self) -> str:
-        return os.environ["MASTER_ADDR"]
-
-    @property
-    def main_port(self) -> int:
-        return int(os.environ["MASTER_PORT"])
-
-    @staticmethod
-    def detect() -> bool:
-        return tasks() > 1
-
-    def world_size(self) -> int:
-        return tasks()
-
-    def global_rank(self) -> int:
-        return _number("SLURM_PROCID")
-
-    def local_rank(self) -> int:
-        return _number("SLURM_LOCALID")
-
-    def node_rank(self) -> int:
-        return _number("SLURM_NODEID")
-
-    def set_world_size(self, size: int) -> None:
-        """SLURM has set it."""
-
-    def set_global_rank(self, rank: int) -> None:
-        """SLURM has set it."""
-
-    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Raises UserError: the trainer's devices and SLURM's tasks do not agree."""
-        if num_devices * num_nodes != tasks():
-            raise UserError(
-                f"srun started {tasks()} tasks on {num_nodes} nodes, but trainer.devices={num_devices} a node; "
-                f"use trainer.devices={tasks() // max(1, num_nodes)}, or --ntasks-per-node={num_devices}"
-            )
 
 
 def check_strategy(trainer: Mapping[str, Any], parallel: tuple[str, ...]) -> None:

@@ -22,10 +22,10 @@ from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcom
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import die_with_parent
 from ip2p_lightning.system.signals import ANOTHER, StopRequest
+from ip2p_lightning.training.distributed.environment import place, rank
 
 OUTCOME = "outcome-rank{rank}.json"
 STACKS = "stacks-rank{rank}.txt"  # where a rank stood when it had not moved for `timeout` seconds
-PARALLEL = ("ddp", "fsdp2")
 PASSED_ON = signal.SIGUSR1  # what a worker is told, whatever the run was
 
 
@@ -37,62 +37,13 @@ class RankError(UserError):
         self.code = code
 
 
-def size(trainer: Mapping[str, Any]) -> int:
-    """Processes on this machine that a ``trainer`` node asks for."""
-    if trainer.get("strategy", "auto") not in PARALLEL:
-        return 1
-    devices = trainer.get("devices", 1)
-    if isinstance(devices, list):
-        return len(devices)
-    if devices in ("auto", -1, "-1"):
-        import torch
-
-        return max(1, torch.cuda.device_count()) if trainer.get("accelerator") != "cpu" else 1
-    return int(devices)
-
-
-def place() -> str:
-    """Where this process stands: ``single``, ``torchrun`` or ``srun``."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "torchrun"
-    # a step's own count of tasks: SLURM_NTASKS may be the whole allocation's
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if tasks.isdigit() and int(tasks) > 1 and os.environ.get("SLURM_STEP_ID", "").isdigit():
-        return "srun"
-    return "single"
-
-
-def rank() -> int:
-    """This process's place in its group."""
-    return int(os.environ.get("RANK" if place() == "torchrun" else "SLURM_PROCID", "0")) if place() != "single" else 0
-
-
-def world() -> int:
-    """Processes of this run, over all machines."""
-    if place() == "torchrun":
-        return int(os.environ["WORLD_SIZE"])
-    return int(os.environ["SLURM_STEP_NUM_TASKS"]) if place() == "srun" else 1
-
-
-def environment() -> Any:
-    """Lightning's view of the group, named explicitly: its own guess mistakes one process in an sbatch for a group."""
-    from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-
-    from ip2p_lightning.srun import Tasks
-
-    where = place()
-    if where == "torchrun":
-        return TorchElasticEnvironment()
-    return Tasks() if where == "srun" else LightningEnvironment()
-
-
 @contextmanager
 def leading(folder: Path) -> Iterator[None]:
     """The other ranks of an ``srun`` leave with rank 0 where it ends before it could announce the run."""
     if place() != "srun":
         yield
         return
-    from ip2p_lightning import srun
+    from ip2p_lightning.training.distributed import slurm_rendezvous
 
     code = 0
     try:
@@ -101,7 +52,7 @@ def leading(folder: Path) -> Iterator[None]:
         code = getattr(error, "code", 1)
         raise
     finally:
-        srun.conclude(folder, code if isinstance(code, int) else 1)
+        slurm_rendezvous.conclude(folder, code if isinstance(code, int) else 1)
 
 
 def supervise(folder: Path, checkpoint: str | None, processes: int, request: StopRequest) -> int:
@@ -119,8 +70,22 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
         old.unlink()
     request.patient = True  # the ranks are told, and this process waits for them
     # --standalone: a free port on this machine, so that groups side by side never clash
-    words = ["-m", "ip2p_lightning.torchrun", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0"]
-    command = [sys.executable, *words, "-m", "ip2p_lightning.worker", str(folder), checkpoint or "", str(os.getpid())]
+    words = [
+        "-m",
+        "ip2p_lightning.training.distributed.torchrun",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "--max-restarts=0",
+    ]
+    command = [
+        sys.executable,
+        *words,
+        "-m",
+        "ip2p_lightning.training.worker",
+        str(folder),
+        checkpoint or "",
+        str(os.getpid()),
+    ]
     safe = os.environ | {"PYTHONSAFEPATH": "1"}  # no imports from the current folder; -P would not reach the workers
     before = partial(_before_torchrun, os.getpid())
     process = subprocess.Popen(command, start_new_session=True, preexec_fn=before, env=safe)

@@ -6,19 +6,19 @@ import os
 import sys
 from pathlib import Path
 
-from ip2p_lightning import group
 from ip2p_lightning.config.build import build_data
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError, exit_code, root
-from ip2p_lightning.fit import fit
 from ip2p_lightning.runs.folder import read_config
 from ip2p_lightning.system.processes import die_with_parent
 from ip2p_lightning.system.signals import StopRequest
+from ip2p_lightning.training.distributed import launch
+from ip2p_lightning.training.fit import fit
 
 
 def main() -> None:
-    """``python -m ip2p_lightning.worker RUN CHECKPOINT SUPERVISOR``: a folder, a path or nothing, a pid."""
+    """``python -m ip2p_lightning.training.worker RUN CHECKPOINT SUPERVISOR``: a folder, a path or nothing, a pid."""
     die_with_parent(ancestor=int(sys.argv[3]))
     folder, checkpoint = Path(sys.argv[1]), sys.argv[2] or None
     request = StopRequest()
@@ -36,9 +36,9 @@ def _work(folder: Path, checkpoint: str | None, request: StopRequest) -> int:
         check(config, TrainConfig)
         data = build_data(config)
         data.setup("fit")
-        group.report(folder, fit(config, folder, data, checkpoint, request))
+        launch.report(folder, fit(config, folder, data, checkpoint, request))
     except BaseException as error:
-        group.report(folder, -1, error)
+        launch.report(folder, -1, error)
         if isinstance(known := root(error), UserError):
             return known.code  # the supervisor says it, once for all ranks
         raise

@@ -9,7 +9,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from ip2p_lightning.sharding import local
+from ip2p_lightning.training.fsdp import local
 
 
 class Average(EMAModel):

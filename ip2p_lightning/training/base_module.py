@@ -9,41 +9,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ip2p_lightning.errors import DamagedError, NonFiniteError, UserError
-from ip2p_lightning.guard import Guard, Step, can_mask
 from ip2p_lightning.networks.digest import weight_digest
-from ip2p_lightning.sharding import exchange, gathered, like, local, shard, whole
+from ip2p_lightning.training.fsdp import exchange, gathered, like, local, shard, whole
+from ip2p_lightning.training.gradient_guard import Guard, Step, can_mask
+from ip2p_lightning.training.lr_schedule import LearningRate
 
 _HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an optimizer, where it has them
-
-
-class LearningRate:
-    """A factor on the learning rate: linear warm-up, then constant or a cosine to zero (Loshchilov & Hutter 2017).
-
-    Args:
-        shape: what comes after the warm-up.
-        warmup: optimizer steps from 0 to the full rate.
-    """
-
-    def __init__(self, shape: Literal["constant", "cosine"] = "constant", warmup: int = 0) -> None:
-        if warmup < 0:
-            raise UserError(f"schedule.warmup={warmup} is negative; give optimizer steps, 0 or more")
-        self.shape, self.warmup = shape, warmup
-
-    def factor(self, step: int, total: int) -> float:
-        """The factor at optimizer step `step` of `total`."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        if self.shape == "constant":
-            return 1.0
-        done = (step - self.warmup) / max(1, total - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class TrainedModule(LightningModule):
@@ -173,7 +151,7 @@ class TrainedModule(LightningModule):
             return None
         if not 0 <= decay < 1:
             raise UserError(f"model.ema={decay} is no decay; give a number in [0, 1), or null for none")
-        from ip2p_lightning.averaging import Average
+        from ip2p_lightning.training.ema import Average
 
         return Average(self._trained(), decay=decay, foreach=True)
 

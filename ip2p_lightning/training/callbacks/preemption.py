@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from ip2p_lightning.errors import PreemptedError
-from ip2p_lightning.runs.checkpoint import Checkpoints
 from ip2p_lightning.system.signals import ANOTHER, StopRequest
+from ip2p_lightning.training.callbacks.checkpointing import Checkpoints
 
 
 class Preemption(Callback):

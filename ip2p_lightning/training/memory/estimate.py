@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ip2p_lightning.activations import kept
 from ip2p_lightning.config.build import build
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.group import size
-from ip2p_lightning.outline import unet_outline
+from ip2p_lightning.training.distributed.environment import size
+from ip2p_lightning.training.memory.activations import kept
+from ip2p_lightning.training.memory.meta_unet import unet_outline
 
 GIB = 2**30
 BASE = {"cpu": 0.7, "cuda": 1.2}  # GiB of libraries and workspaces, measured on the CPU, usual on a GPU

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning import group
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.folder import note, read_status
+from ip2p_lightning.training.distributed import environment
 
 KEY = "merge"  # in the run's status
 
@@ -35,10 +35,10 @@ def settled(config: Mapping[str, Any], folder: Path, afresh: bool = False) -> in
     whole = config["trainer"].get("accumulate_grad_batches", 1)
     number = None if afresh else read_status(folder).get(KEY)
     if number is None:
-        from ip2p_lightning.estimate import decided
+        from ip2p_lightning.training.memory.estimate import decided
 
         number = decided(config)["loader"]["merge"]
-        if group.rank() == 0:
+        if environment.rank() == 0:
             note(folder, **{KEY: number})
             print(f"loader.merge=auto: {number} of {whole} micro-batches run as one, by the estimate of the memory")
     if whole % number:

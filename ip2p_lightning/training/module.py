@@ -11,14 +11,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ip2p_lightning.compiling import How, compile_unet, eager
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.editing import Clock
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.evaluation.metrics import psnr, ssim
 from ip2p_lightning.networks import Conditioner, apply_unet, leaner, to_channels_last
 from ip2p_lightning.rng import seed_of, torch_rng
-from ip2p_lightning.training import LearningRate, TrainedModule
+from ip2p_lightning.training.base_module import TrainedModule
+from ip2p_lightning.training.compile import How, compile_unet, eager
+from ip2p_lightning.training.lr_schedule import LearningRate
 
 
 class Draws(NamedTuple):

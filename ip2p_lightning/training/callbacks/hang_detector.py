@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from ip2p_lightning.group import STACKS
+from ip2p_lightning.training.distributed.launch import STACKS
 
 
 class Watchdog(Callback):

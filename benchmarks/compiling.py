@@ -83,7 +83,7 @@ def _step(options: argparse.Namespace, how: str) -> Callable[[], Any]:
 
 def _edit(options: argparse.Namespace, how: str) -> Callable[[], Any]:
     from ip2p_lightning.diffusion import DiffusionSampler
-    from ip2p_lightning.editing import BatchEditor, ready
+    from ip2p_lightning.editing.editor import BatchEditor, ready
 
     module = ready(_module(options, "off"), "cpu", compile=how != "off")
     editor = BatchEditor(module, DiffusionSampler("ddim", 4) if module.objective.start == "noise" else None)

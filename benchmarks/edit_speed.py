@@ -113,10 +113,10 @@ class Ours:
     def __init__(self, options: argparse.Namespace, wanted: list[tuple[Path, str]]) -> None:
         from ip2p_lightning.diffusion import DiffusionSampler, checkpoint_schedule
         from ip2p_lightning.edit import _sizes
-        from ip2p_lightning.editing import BatchEditor, ready
-        from ip2p_lightning.photo_batches import batched
-        from ip2p_lightning.photos import plan
-        from ip2p_lightning.pipeline import open_pipeline
+        from ip2p_lightning.editing.editor import BatchEditor, ready
+        from ip2p_lightning.editing.photo_batches import batched
+        from ip2p_lightning.editing.photos import plan
+        from ip2p_lightning.editing.pipeline import open_pipeline
 
         path = str(write_editor(Path(options.work) / f"editor-{options.size}", options.size))
         module = ready(open_pipeline(path), "cpu")
@@ -130,7 +130,7 @@ class Ours:
     def edit(self, batch: Any) -> None:
         """One batch."""
         from ip2p_lightning.edit import _save
-        from ip2p_lightning.photo_batches import edit_photos
+        from ip2p_lightning.editing.photo_batches import edit_photos
         from ip2p_lightning.system.allocator import keep_pages
 
         keep_pages()

@@ -135,7 +135,7 @@ def _row(names: list[str], found: dict[str, tuple[float, float]], seconds: float
 def _seconds(folder: Path, samplings: list[Sampling], rounds: int = 2) -> dict[Sampling, float]:
     """CPU seconds an image of 256 px, four at once, the best of some interleaved rounds."""
     from ip2p_lightning.commands import overridden
-    from ip2p_lightning.editing import BatchEditor, ready
+    from ip2p_lightning.editing.editor import BatchEditor, ready
     from ip2p_lightning.evaluate import parser
 
     paths = dict.fromkeys(sampling.path for sampling in samplings)

@@ -43,8 +43,8 @@ def write_editor(folder: Path, size: str) -> Path:
     """A random InstructPix2Pix checkpoint of a size: that of `write_checkpoint`, widened by weights that are not 0."""
     import torch
 
+    from ip2p_lightning.editing.pipeline import PIPELINE
     from ip2p_lightning.networks import load_unet
-    from ip2p_lightning.pipeline import PIPELINE
     from tests.sd_checkpoint import _write_index
 
     if (folder / "unet" / "widened").exists():

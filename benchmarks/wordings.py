@@ -14,7 +14,7 @@ import torch
 
 from ip2p_lightning.config.build import build_data
 from ip2p_lightning.data.batch_sampler import Key
-from ip2p_lightning.editing import BatchEditor, ready
+from ip2p_lightning.editing.editor import BatchEditor, ready
 from ip2p_lightning.evaluation.metrics import psnr
 from ip2p_lightning.rng import seed_of
 from ip2p_lightning.runs.open import open_run

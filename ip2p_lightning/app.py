@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="ip2p-app-") as folder:
         gradio = _gradio(folder)
-        from ip2p_lightning.editing import ready
+        from ip2p_lightning.editing.editor import ready
 
         module, prompts = _opened(args.model)
         editor = Editor(ready(module), Path(folder), args.max_side, args.max_steps)
@@ -78,7 +78,7 @@ def _gradio(folder: str) -> Any:
 
 def _opened(path: str) -> tuple[Any, list[str]]:
     """The model, opened as ip2p-edit opens it, and instructions it was trained with."""
-    from ip2p_lightning.pipeline import is_pipeline, open_pipeline
+    from ip2p_lightning.editing.pipeline import is_pipeline, open_pipeline
     from ip2p_lightning.runs.open import open_run
 
     quiet_libraries()
@@ -108,7 +108,7 @@ class Editor(NamedTuple):
     def edit(self, photo: Any, prompt: Any, steps: Any, text_scale: Any, image_scale: Any, seed: Any) -> Any:
         """The edit, [H W 3] uint8 like the photo; a UserError is what the page says in one line."""
         from ip2p_lightning.data.image import open_image
-        from ip2p_lightning.photos import Fit
+        from ip2p_lightning.editing.geometry import Fit
 
         if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > MAX_PROMPT:
             raise UserError(f"write an instruction of at most {MAX_PROMPT} characters")

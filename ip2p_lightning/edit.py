@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.commands import Parser, add_device_options, add_sampler_options, at_least, overridden, run, shown
+from ip2p_lightning.editing.photos import Job, asked, listed, plan
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.photos import Job, asked, listed, plan
 from ip2p_lightning.system.imports import quiet_libraries
 
 USAGE = "ip2p-edit RUN|PIPELINE IMAGE... PROMPT [-o OUT] [options]"
@@ -75,8 +75,9 @@ def _edit(args: argparse.Namespace) -> int:
     jobs = plan(wanted, args.out, args.overwrite)
     sizes = _sizes(jobs)
     module, described = _open(model, args.weights)
-    from ip2p_lightning.editing import BatchEditor, Clock, ready
-    from ip2p_lightning.photo_batches import batched
+    from ip2p_lightning.editing.editor import BatchEditor, ready
+    from ip2p_lightning.editing.photo_batches import batched
+    from ip2p_lightning.editing.timer import Clock
 
     sampler = overridden(module.sampler, args)
     module = ready(module, args.device, args.dtype, args.compile)
@@ -114,7 +115,7 @@ def _sizes(jobs: Sequence[Job]) -> dict[Path, tuple[int, int]]:
 def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
-    from ip2p_lightning.photo_batches import edit_photos
+    from ip2p_lightning.editing.photo_batches import edit_photos
 
     text = {"command": args.typed, "run": described, "seed": str(args.seed)}
     form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} photos [{elapsed}<{remaining}]"
@@ -132,7 +133,7 @@ def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argpars
 
 def _open(path: str, weights: str) -> tuple[Any, str]:
     """The model, and what to call it in the PNG."""
-    from ip2p_lightning.pipeline import is_pipeline, open_pipeline
+    from ip2p_lightning.editing.pipeline import is_pipeline, open_pipeline
     from ip2p_lightning.runs.open import open_run
 
     if not is_pipeline(path):

@@ -101,7 +101,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _editor(module: Any, args: argparse.Namespace) -> Any:
-    from ip2p_lightning.editing import BatchEditor, Clock, ready
+    from ip2p_lightning.editing.editor import BatchEditor, ready
+    from ip2p_lightning.editing.timer import Clock
 
     sampler = overridden(module.sampler, args)
     module = ready(module, args.device, args.dtype, args.compile)

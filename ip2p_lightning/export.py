@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.commands import Parser, run, shown
+from ip2p_lightning.editing.pipeline import ADAPTER, INDEX, PIPELINE, weights_of, write_adapter, write_pipeline
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.pipeline import ADAPTER, INDEX, PIPELINE, weights_of, write_adapter, write_pipeline
 from ip2p_lightning.system.imports import quiet_libraries
 
 EXAMPLES = f"""
@@ -133,7 +133,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def _write_card(folder: Path, opened: Any, digest: Mapping[str, Any], typed: str) -> None:
-    from ip2p_lightning.card import model_card
+    from ip2p_lightning.editing.model_card import model_card
     from ip2p_lightning.system.files import write_atomic
 
     write_atomic(folder / "README.md", model_card(opened, digest, typed).encode())

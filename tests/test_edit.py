@@ -12,8 +12,8 @@ from PIL import Image
 
 from ip2p_lightning.data.image import open_image
 from ip2p_lightning.edit import main
+from ip2p_lightning.editing.geometry import Fit
 from ip2p_lightning.errors import StorageError
-from ip2p_lightning.photos import Fit
 
 PROMPT = "take the noise out"
 
@@ -248,7 +248,7 @@ def test_what_was_written_before_an_interrupt_or_a_full_disk_stays(
 
 
 def test_a_photo_that_goes_away_is_told_and_what_came_before_it_stays(sd_run, tmp_path, monkeypatch, capsys):
-    from ip2p_lightning import photo_batches
+    from ip2p_lightning.editing import photo_batches
 
     names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (40, 56), (32, 32)])]
     read = photo_batches._read

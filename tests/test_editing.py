@@ -7,7 +7,8 @@ import torch
 from models import batch_of, module_of, stirred
 
 from ip2p_lightning.diffusion import DiffusionSampler
-from ip2p_lightning.editing import BatchEditor, Clock, images_at_once, out_of_memory, ready
+from ip2p_lightning.editing.editor import BatchEditor, images_at_once, out_of_memory, ready
+from ip2p_lightning.editing.timer import Clock
 from ip2p_lightning.errors import UserError
 
 CPU = torch.device("cpu")

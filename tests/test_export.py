@@ -14,9 +14,9 @@ from test_edit import PROMPT, edit, photo, pixels
 
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
 from ip2p_lightning.diffusion.samplers import SCHEDULERS
+from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weights_of
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.export import main, new_folder
-from ip2p_lightning.pipeline import open_pipeline, scheduler_config, weights_of
 from ip2p_lightning.runs.checkpoint import load, newest_intact
 
 PIPELINE = diffusers.StableDiffusionInstructPix2PixPipeline
@@ -89,14 +89,14 @@ def test_weights_are_the_averaged_or_the_raw_ones(sd_run, exported, tmp_path):
 
 
 def test_digest_is_that_of_the_files(exported):
-    from ip2p_lightning.pipeline import weight_digest
+    from ip2p_lightning.editing.pipeline import weight_digest
 
     stored = json.loads((exported / "weights.json").read_text())
     assert weight_digest(weights_of(open_pipeline(str(exported)))) == stored
 
 
 def test_digest_sees_names_shapes_types_and_bytes():
-    from ip2p_lightning.pipeline import weight_digest
+    from ip2p_lightning.editing.pipeline import weight_digest
 
     zeros = torch.zeros(2, 3)
     others = [{"b": zeros}, {"a": zeros.T}, {"a": zeros.int()}, {"a": -zeros}, {"a": zeros, "b": zeros}, {}]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ip2p_lightning.data.example import EditExample
-from ip2p_lightning.editing import Clock
+from ip2p_lightning.editing.timer import Clock
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.evaluation.metrics import psnr, ssim
 from ip2p_lightning.networks import Conditioner, apply_unet, leaner, to_channels_last

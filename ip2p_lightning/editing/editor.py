@@ -8,66 +8,19 @@ Shapes: N images of one size, H W pixels.
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ip2p_lightning.editing.timer import Clock
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.memory_format import to_channels_last
 from ip2p_lightning.system.allocator import keep_pages
 
 CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/edit_cpu_202611.md): more at once gain nothing
-BESIDE = ("load", "save")  # parts that run in threads of their own
 GPU_PIXELS, GPU_MOST = 2**16, 32  # pixels per GiB of memory: a guess, not measured; halved where it does not fit
-
-
-class Clock:
-    """Where the time of edits goes: wall seconds by part; images, and evaluations of the net (one image, one branch).
-
-    Args:
-        device: a GPU that is waited for at the end of each part, so that a part's time is its own; None waits for none.
-    """
-
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.seconds: Counter[str] = Counter()
-        self.images = self.evaluations = 0
-        self.device = device
-        self.began = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Time a block as `part`; each part belongs to one thread."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self.device is not None and self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.seconds[part] += time.perf_counter() - began
-
-    def counting(self, net: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """`net`, its evaluations counted."""
-
-        def counted(z_t: Tensor, t: Tensor, condition: Any) -> Tensor:
-            self.evaluations += len(z_t)
-            return net(z_t, t, condition)
-
-        return counted
-
-    def told(self) -> str:
-        """Images and evaluations a second since the clock was made, and where the time went."""
-        whole, beside = time.perf_counter() - self.began, [part for part in BESIDE if part in self.seconds]
-        parts = [part for part in self.seconds if part not in beside]
-        here, there = (", ".join(f"{p} {self.seconds[p]:.2f} s" for p in sorted(ps)) for ps in (parts, beside))
-        return (
-            f"{self.images} images in {whole:.2f} s: {self.images / whole:.3g} images/s, "
-            f"{self.evaluations / whole:.4g} evaluations of the net/s\n{here}" + f"; beside it {there}" * bool(there)
-        )
 
 
 class BatchEditor:

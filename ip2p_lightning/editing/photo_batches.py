@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ip2p_lightning.editing import BatchEditor, images_at_once
+from ip2p_lightning.editing.editor import BatchEditor, images_at_once
+from ip2p_lightning.editing.geometry import Fit
+from ip2p_lightning.editing.photos import Job
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.photos import Fit, Job
 
 UNWRITTEN = 16  # edits that may wait for the disk
 
@@ -99,7 +100,7 @@ def _read(batch: PhotoBatch, editor: BatchEditor) -> Tensor:  # -> [B 3 H W]
 
 
 def _edited(batch: PhotoBatch, original: Tensor, editor: BatchEditor, seed: int) -> Tensor:
-    from ip2p_lightning.editing import out_of_memory
+    from ip2p_lightning.editing.editor import out_of_memory
 
     try:
         return editor.edit(original, [job.prompt for job in batch.jobs], [seed] * len(original))

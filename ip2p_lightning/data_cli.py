@@ -81,7 +81,7 @@ def _composed(words: list[str]) -> int:
 
     swept = any(word.startswith("hydra/launcher=") for word in words)
     if swept:  # each shard as a job of its own, on this machine or on a cluster
-        from ip2p_lightning import launchers, plugins
+        from ip2p_lightning.sweeps import local_launcher, plugins
 
         plugins.register()
     heed_supervisor()
@@ -96,7 +96,7 @@ def _composed(words: list[str]) -> int:
     finally:
         sys.argv = typed
     if swept:
-        launchers.conclude()
+        local_launcher.conclude()
     return max(codes, default=0)
 
 

@@ -29,9 +29,9 @@ def _main() -> int:
     with uncollected():
         import hydra
 
-        from ip2p_lightning import launchers, plugins
         from ip2p_lightning.commands import one_line_warnings
         from ip2p_lightning.config.compose import CONF
+        from ip2p_lightning.sweeps import local_launcher, plugins
 
     one_line_warnings()
     heed_supervisor()
@@ -44,7 +44,7 @@ def _main() -> int:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(lambda c: codes.append(_job(c)))()
     except Exception as error:
         raise explain(error, sys.argv[1:]) from None
-    launchers.conclude()
+    local_launcher.conclude()
     return max(codes, default=DONE)
 
 
@@ -66,13 +66,13 @@ def _job(composed: Any) -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from ip2p_lightning import launchers
+    from ip2p_lightning.sweeps import plugins
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode == RunMode.MULTIRUN:  # our launchers start a job's own command, which is no sweep
         remove_empty(folder)
-        launchers.refuse_others(hydra.launcher._target_)
+        plugins.refuse_others(hydra.launcher._target_)
     code = exit_code(lambda: train(_checked(composed), folder))
     remove_empty(folder)  # of a run that was refused, or only checked
     return code

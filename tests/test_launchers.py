@@ -17,8 +17,9 @@ from hydra.types import RunMode
 from ip2p_lightning import train
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.launchers import LocalLauncher, SlurmLauncher, conclude
-from ip2p_lightning.launchers.job import Job, make_jobs, quoted
+from ip2p_lightning.sweeps.job import Job, make_jobs, quoted
+from ip2p_lightning.sweeps.local_launcher import LocalLauncher, conclude
+from ip2p_lightning.sweeps.slurm_launcher import SlurmLauncher
 from ip2p_lightning.system.signals import StopRequest
 from ip2p_lightning.training.distributed import launch
 

@@ -15,11 +15,11 @@ from sweeping import SMALL, await_that, started, sweep  # noqa: E402
 
 from ip2p_lightning.config.compose import CONF  # noqa: E402
 from ip2p_lightning.errors import SweepError, UserError  # noqa: E402
-from ip2p_lightning.launchers.job import Job  # noqa: E402
 from ip2p_lightning.runs.optuna_study import make_pruner  # noqa: E402
-from ip2p_lightning.sweepers import OptunaSweeper  # noqa: E402
-from ip2p_lightning.sweepers.space import flat, make_sampler, overrides_of, read_space  # noqa: E402
-from ip2p_lightning.sweepers.study import Study, hold, name_of  # noqa: E402
+from ip2p_lightning.sweeps.job import Job  # noqa: E402
+from ip2p_lightning.sweeps.optuna_sweeper import OptunaSweeper  # noqa: E402
+from ip2p_lightning.sweeps.search_space import flat, make_sampler, overrides_of, read_space  # noqa: E402
+from ip2p_lightning.sweeps.study import Study, hold, name_of  # noqa: E402
 from ip2p_lightning.system.checksums import write_sealed  # noqa: E402
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, start, states, sweep
 
-from ip2p_lightning import slurm_task
+from ip2p_lightning.sweeps import slurm_task
 from tests.conftest import train_run
 
 ONE_NODE = Path("/var/tmp/one-node-slurm/slurm.conf")  # what shared/slurm/start writes
@@ -116,7 +116,7 @@ def test_ddp_under_srun_trains_what_a_local_group_trains(tmp_path, mark):
 def test_without_slurm_the_launcher_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     from ip2p_lightning.errors import UserError
-    from ip2p_lightning.launchers.slurm_commands import squeue
+    from ip2p_lightning.sweeps.slurm_commands import squeue
 
     with pytest.raises(UserError, match="there is no SLURM here"):
         squeue()

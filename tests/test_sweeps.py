@@ -8,9 +8,9 @@ import pytest
 from processes import Process
 from sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, started, states, sweep
 
-from ip2p_lightning.launchers.job import Job
-from ip2p_lightning.launchers.listing import table
 from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.sweeps.job import Job
+from ip2p_lightning.sweeps.job_table import table
 from ip2p_lightning.system.processes import SUPERVISOR
 
 FAULTS = "fault='oom@step=1,seed=1;kill@step=1,seed=2;nan@step=1,seed=3'"

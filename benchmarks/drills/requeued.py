@@ -62,7 +62,7 @@ def _start(work: Path, name: str, words: list[str], restarts: int) -> subprocess
     told = {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "0", "PROCID": "0", "RESTART_COUNT": str(restarts)}
     path = f"{work / 'bin'}:{os.environ['PATH']}"
     environment = os.environ | {f"SLURM_{key}": value for key, value in told.items()} | {"PATH": path}
-    line = [sys.executable, "-m", "ip2p_lightning.slurm_task", str(listing)]
+    line = [sys.executable, "-m", "ip2p_lightning.sweeps.slurm_task", str(listing)]
     return subprocess.Popen(line, env=environment, start_new_session=True)
 
 

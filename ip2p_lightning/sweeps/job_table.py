@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.launchers.job import GOOD, LOG, Job
+from ip2p_lightning.sweeps.job import GOOD, LOG, Job
 
 
 def titled(jobs: Sequence[Job]) -> list[Job]:

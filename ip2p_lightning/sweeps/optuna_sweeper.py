@@ -19,15 +19,15 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import SweepError, UserError, suggest
-from ip2p_lightning.launchers import refuse_others
-from ip2p_lightning.launchers.job import Job, contained, make_job
-from ip2p_lightning.launchers.local import LocalLauncher
-from ip2p_lightning.launchers.settings import settings
 from ip2p_lightning.runs.folder import METRICS
 from ip2p_lightning.runs.metrics_log import last_metrics
 from ip2p_lightning.runs.optuna_study import STUDY, TRIAL, import_optuna, make_pruner
-from ip2p_lightning.sweepers.space import flat, overrides_of, read_space
-from ip2p_lightning.sweepers.study import Study, hold, name_of
+from ip2p_lightning.sweeps.job import Job, contained, make_job
+from ip2p_lightning.sweeps.local_launcher import LocalLauncher
+from ip2p_lightning.sweeps.options import settings
+from ip2p_lightning.sweeps.plugins import refuse_others
+from ip2p_lightning.sweeps.search_space import flat, overrides_of, read_space
+from ip2p_lightning.sweeps.study import Study, hold, name_of
 from ip2p_lightning.system.files import write_json
 
 

@@ -24,7 +24,7 @@ STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main() -> int:
-    """``python -m ip2p_lightning.slurm_task jobs.json``: the entry of SLURM_ARRAY_TASK_ID."""
+    """``python -m ip2p_lightning.sweeps.slurm_task jobs.json``: the entry of SLURM_ARRAY_TASK_ID."""
     listing = json.loads(Path(sys.argv[1]).read_text())
     entry = listing["jobs"][int(os.environ["SLURM_ARRAY_TASK_ID"])]
     told: list[int] = []

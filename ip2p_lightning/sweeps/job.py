@@ -20,7 +20,7 @@ from ip2p_lightning.errors import PreemptedError, UserError, outcome
 from ip2p_lightning.runs.folder import LOCK, note, read_config, read_status
 from ip2p_lightning.runs.metrics_log import final_score
 from ip2p_lightning.runs.resume import free_differences
-from ip2p_lightning.slurm_task import LOG
+from ip2p_lightning.sweeps.slurm_task import LOG
 
 TURN = ".turn"
 GOOD = ("complete", "checked")

@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.launchers.job import (
+from ip2p_lightning.sweeps.job import (
     ENDED_WELL,
     LOG,
     Job,
@@ -29,8 +29,8 @@ from ip2p_lightning.launchers.job import (
     tell,
     turn,
 )
-from ip2p_lightning.launchers.listing import refuse_shared, table
-from ip2p_lightning.launchers.settings import settings
+from ip2p_lightning.sweeps.job_table import refuse_shared, table
+from ip2p_lightning.sweeps.options import settings
 from ip2p_lightning.system.files import remove_empty
 from ip2p_lightning.system.processes import SUPERVISOR
 

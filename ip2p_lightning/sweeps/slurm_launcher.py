@@ -21,12 +21,12 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.launchers.job import Job, contained, make_jobs, returned, settle, tell, turn
-from ip2p_lightning.launchers.listing import refuse_shared
-from ip2p_lightning.launchers.local import LocalLauncher
-from ip2p_lightning.launchers.settings import settings
-from ip2p_lightning.launchers.slurm_commands import sbatch, squeue
-from ip2p_lightning.slurm_task import RECORD
+from ip2p_lightning.sweeps.job import Job, contained, make_jobs, returned, settle, tell, turn
+from ip2p_lightning.sweeps.job_table import refuse_shared
+from ip2p_lightning.sweeps.local_launcher import LocalLauncher
+from ip2p_lightning.sweeps.options import settings
+from ip2p_lightning.sweeps.slurm_commands import sbatch, squeue
+from ip2p_lightning.sweeps.slurm_task import RECORD
 from ip2p_lightning.system.files import write_json
 
 PREFIX = "ip2p-"
@@ -139,7 +139,7 @@ class SlurmLauncher(Launcher):
         listing.parent.mkdir(parents=True)
         entries = [{"folder": str(job.folder), "command": job.command} for job in jobs]
         write_json(listing, {"max_requeues": self.resources.max_requeues, "jobs": entries})
-        command = [sys.executable, "-P", "-u", "-m", "ip2p_lightning.slurm_task", str(listing)]
+        command = [sys.executable, "-P", "-u", "-m", "ip2p_lightning.sweeps.slurm_task", str(listing)]
         array = sbatch(listing.parent, shlex.join(command), len(jobs), self._parameters(name, partition))
         where = f" to {partition}" if partition else ""
         print(f"submitted {len(jobs)} jobs{where} as {array}", flush=True)

@@ -45,7 +45,7 @@ def main() -> None:
         "model.channels_last=true", "cache=disk", f"cache_dir={work / 'cache'}", "val_every=0", "log_every=1",
         "save_every=1000000", f"trainer.max_steps={SKIPPED + options.steps}",
     ]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "ip2p_lightning.cache", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "ip2p_lightning.cli.cache", *words], check=True, stdout=subprocess.DEVNULL)
     print(f"gradients: {max(p.stat().st_size for p in checkpoint.glob('unet/*')) / 2**20:.0f} MiB\n\n{HEAD}")
     for window in options.accumulate:
         runs: dict[str, list[Any]] = {side: [] for side in SIDES}
@@ -68,7 +68,7 @@ def _run(folder: Path, words: list[str], group: bool, patience: int) -> tuple[li
     """Images a second, and CPU seconds of a rank, of each counted step of a run."""
     shutil.rmtree(folder, ignore_errors=True)
     busy = _quiet(patience)
-    command, silent = [sys.executable, "-m", "ip2p_lightning.train", *words], subprocess.DEVNULL
+    command, silent = [sys.executable, "-m", "ip2p_lightning.cli.train", *words], subprocess.DEVNULL
     process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=silent, stderr=silent)
     cpu = [(0, 0.0)]  # optimizer steps logged, and CPU seconds until then
     while process.poll() is None:

@@ -111,8 +111,8 @@ class Ours:
     """``ip2p-edit``, from where the model has been read."""
 
     def __init__(self, options: argparse.Namespace, wanted: list[tuple[Path, str]]) -> None:
+        from ip2p_lightning.cli.edit import _sizes
         from ip2p_lightning.diffusion import DiffusionSampler, checkpoint_schedule
-        from ip2p_lightning.edit import _sizes
         from ip2p_lightning.editing.editor import BatchEditor, ready
         from ip2p_lightning.editing.photo_batches import batched
         from ip2p_lightning.editing.photos import plan
@@ -129,7 +129,7 @@ class Ours:
 
     def edit(self, batch: Any) -> None:
         """One batch."""
-        from ip2p_lightning.edit import _save
+        from ip2p_lightning.cli.edit import _save
         from ip2p_lightning.editing.photo_batches import edit_photos
         from ip2p_lightning.system.allocator import keep_pages
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ip2p_lightning.evaluate import main as evaluate
+from ip2p_lightning.cli.evaluate import main as evaluate
 from ip2p_lightning.runs.open import open_run
 
 PAGE = Path(__file__).parents[1] / "experiments" / "few_steps.md"
@@ -134,9 +134,9 @@ def _row(names: list[str], found: dict[str, tuple[float, float]], seconds: float
 
 def _seconds(folder: Path, samplings: list[Sampling], rounds: int = 2) -> dict[Sampling, float]:
     """CPU seconds an image of 256 px, four at once, the best of some interleaved rounds."""
-    from ip2p_lightning.commands import overridden
+    from ip2p_lightning.cli.evaluate import parser
+    from ip2p_lightning.cli.parser import overridden
     from ip2p_lightning.editing.editor import BatchEditor, ready
-    from ip2p_lightning.evaluate import parser
 
     paths = dict.fromkeys(sampling.path for sampling in samplings)
     modules = {path: ready(open_run(_runs(folder, path)[0]).module, "cpu") for path in paths}

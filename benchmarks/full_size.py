@@ -47,7 +47,7 @@ def main() -> int:
 
 def _row(work: Path, words: list[str]) -> str:
     shutil.rmtree(work / "run", ignore_errors=True)
-    train = [sys.executable, "-m", "ip2p_lightning.train", "model=local", f"model.path={work / 'sd15'}"]
+    train = [sys.executable, "-m", "ip2p_lightning.cli.train", "model=local", f"model.path={work / 'sd15'}"]
     train += [*WORDS, *words, f"hydra.run.dir={work / 'run'}"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     told = subprocess.run([*train, "dry_run=true"], check=True, env=environment, capture_output=True, text=True).stdout

@@ -84,7 +84,7 @@ def dataset(folder: Path, options: argparse.Namespace) -> Path:
     import skimage.data
     from PIL import Image
 
-    from ip2p_lightning.data_cli import main as build
+    from ip2p_lightning.cli.data import main as build
 
     photos = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
     rng, side = np.random.default_rng(0), options.stored

@@ -106,6 +106,6 @@ def write_pairs(folder: Path, count: int, side: int = 256) -> Path:
         for name, image in (("input", noisy), ("target", clean)):
             Image.fromarray(image).save(raw / name / f"{number:05d}.png")
     words = ["build", "task=denoise", "source=folder", f"source.root={raw}", "source.val=0", "source.test=0"]
-    command = [sys.executable, "-m", "ip2p_lightning.data_cli", *words, f"out={folder}", "audit.lookalikes=false"]
+    command = [sys.executable, "-m", "ip2p_lightning.cli.data", *words, f"out={folder}", "audit.lookalikes=false"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder

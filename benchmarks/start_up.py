@@ -50,7 +50,14 @@ pl.Trainer(
     enable_model_summary=False, default_root_dir=sys.argv[1], log_every_n_steps=1, enable_checkpointing=False,
 ).fit(Bare(), data)
 """
-OURS = ["ip2p_lightning.train", "model=tiny", "trainer.max_steps=1", "val_every=0", "log_every=1", "save_every=1000000"]
+OURS = [
+    "ip2p_lightning.cli.train",
+    "model=tiny",
+    "trainer.max_steps=1",
+    "val_every=0",
+    "log_every=1",
+    "save_every=1000000",
+]
 
 
 def main() -> None:

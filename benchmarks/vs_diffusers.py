@@ -93,7 +93,7 @@ def _peer(options: argparse.Namespace, folder: Path, number: int) -> list[str]:
 
 def _ours(options: argparse.Namespace, folder: Path, cache: Path, number: int, merge: int) -> list[str]:
     return [
-        "ip2p_lightning.train", "model=local", f"model.path={Path(options.work) / options.size}", "data=built",
+        "ip2p_lightning.cli.train", "model=local", f"model.path={Path(options.work) / options.size}", "data=built",
         f"data.root={Path(options.work) / f'pairs-{_pairs(options)}'}", "task=denoise", "trainer=cpu",
         f"trainer.max_steps={options.steps}", f"trainer.accumulate_grad_batches={options.accumulate}",
         f"loader.batch_size={options.batch}", f"loader.merge={merge}", "loader.resize=null",
@@ -109,7 +109,7 @@ def _fill(options: argparse.Namespace) -> float:
         return 0.0
     shutil.rmtree(_cache(options), ignore_errors=True)
     words = _ours(options, Path(options.work) / "filling", _cache(options), 0, 1)[1:]
-    command = [sys.executable, "-m", "ip2p_lightning.cache", *words]
+    command = [sys.executable, "-m", "ip2p_lightning.cli.cache", *words]
     before = _children()
     subprocess.run(command, check=True, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return _children() - before

@@ -19,7 +19,7 @@ from disks import obey_permissions
 
 PRELOAD = [
     "ip2p_lightning",
-    "ip2p_lightning.train",
+    "ip2p_lightning.cli.train",
     "ip2p_lightning.training.fit",
     "ip2p_lightning.training.callbacks.tensorboard",
     "ip2p_lightning.data",
@@ -109,7 +109,7 @@ def _train(words: list[str], output: str, settings: dict[str, str]) -> None:
     if "NOT_ROOT" in settings:
         obey_permissions()
     torch.set_num_threads(1)
-    from ip2p_lightning import train
+    from ip2p_lightning.cli import train
 
     sys.argv = [train.__file__, *words]
     train.main()
@@ -124,7 +124,7 @@ def run(words: list[str], output: Path, limit: float = LIMIT, **environment: str
 
 def digest(run: Path) -> str:
     """Of everything in the newest checkpoint of a run."""
-    from ip2p_lightning import inspect_cli
+    from ip2p_lightning.cli import inspect
     from ip2p_lightning.runs import checkpoint
 
-    return inspect_cli.digests(checkpoint.load(checkpoint.checkpoints(run)[0]))["all"]
+    return inspect.digests(checkpoint.load(checkpoint.checkpoints(run)[0]))["all"]

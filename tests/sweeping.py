@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ip2p_lightning.inspect_cli import digests
+from ip2p_lightning.cli.inspect import digests
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
 
@@ -17,7 +17,7 @@ TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.eval_size=32", "
 SMALL = [*TINY, "trainer=fast", "val_examples=1", "trainer.max_steps=4", "val_every=0", "save_every=2"]
 CPU = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 DDP = [*TINY, *CPU, "trainer.accumulate_grad_batches=1", "trainer.max_steps=3", "val_every=0", "save_every=2"]
-TRAIN = [sys.executable, "-m", "ip2p_lightning.train"]
+TRAIN = [sys.executable, "-m", "ip2p_lightning.cli.train"]
 
 
 def environment(**more: str) -> dict[str, str]:

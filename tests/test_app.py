@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from test_edit import edit, photo, pixels
 
-from ip2p_lightning import app
+from ip2p_lightning.cli import app
 from ip2p_lightning.errors import DataError, UserError
 
 PROMPT = "take the noise out"
@@ -137,7 +137,7 @@ def served(request, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-m", "ip2p_lightning.app", run, "--port", port, "--queue", 1]
+    words = [sys.executable, "-m", "ip2p_lightning.cli.app", run, "--port", port, "--queue", 1]
     temp = {"TMPDIR": str(home), "GRADIO_ALLOWED_PATHS": "/", "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "True"}
     server = subprocess.Popen([*map(str, words)], env=os.environ | temp, stdout=subprocess.PIPE, text=True)
     try:
@@ -235,6 +235,6 @@ def test_a_full_queue_is_busy(served, tmp_path):
 
 @on_a_bridge
 def test_a_taken_port_is_one_line(served):
-    words = [sys.executable, "-m", "ip2p_lightning.app", served.run, "--port", served.port]
+    words = [sys.executable, "-m", "ip2p_lightning.cli.app", served.run, "--port", served.port]
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.startswith("error: cannot listen") and done.stderr.count("\n") == 1

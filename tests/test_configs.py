@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from ip2p_lightning import cache
+from ip2p_lightning.cli import cache
 from ip2p_lightning.config.build import build, checked
 from ip2p_lightning.config.compose import CONF, differences, plain, run_name
 from ip2p_lightning.config.hydra_errors import explain

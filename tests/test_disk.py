@@ -11,9 +11,9 @@ from models import batch_of
 from PIL import Image
 from processes import QUIET, SMALL, Process, digest, run
 
+from ip2p_lightning.cli.inspect import verified
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
-from ip2p_lightning.runs.verify import verified
 from ip2p_lightning.system.files import append_line
 from ip2p_lightning.training.callbacks import checkpointing
 from ip2p_lightning.training.callbacks.sample_log import SampleLog

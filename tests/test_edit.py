@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ip2p_lightning.cli.edit import main
 from ip2p_lightning.data.image import open_image
-from ip2p_lightning.edit import main
 from ip2p_lightning.editing.geometry import Fit
 from ip2p_lightning.errors import StorageError
 
@@ -231,7 +231,7 @@ def test_bad_photos_are_refused_before_anything_is_written(tiny_run, tmp_path, r
 def test_what_was_written_before_an_interrupt_or_a_full_disk_stays(
     tiny_run, tmp_path, monkeypatch, capsys, fault, code, said
 ):
-    from ip2p_lightning import edit as command
+    from ip2p_lightning.cli import edit as command
 
     def stop(pixels, out, text, save=command._save):
         if out.name.startswith("b"):

@@ -45,7 +45,7 @@ def test_help_is_a_page_with_examples(script, capsys):
 
 
 def test_the_help_of_training_is_a_page_with_examples_groups_and_keys(tmp_path):
-    code, page, _ = run("-m", "ip2p_lightning.train", "--help", cwd=tmp_path)
+    code, page, _ = run("-m", "ip2p_lightning.cli.train", "--help", cwd=tmp_path)
     assert (
         code == 0
         and page.startswith("ip2p-train: train a model")
@@ -57,7 +57,7 @@ def test_the_help_of_training_is_a_page_with_examples_groups_and_keys(tmp_path):
 
 
 def test_a_page_that_nobody_reads_on_is_no_bug_and_another_broken_pipe_is(tmp_path):
-    words = [sys.executable, "-m", "ip2p_lightning.train", "--help"]
+    words = [sys.executable, "-m", "ip2p_lightning.cli.train", "--help"]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=120)
@@ -86,7 +86,7 @@ def test_what_is_not_a_run_is_refused(script, refused, tmp_path):
 
 
 def test_python_m_is_the_same_command(tmp_path):
-    code, out, err = run("-m", "ip2p_lightning.inspect_cli", "verify", str(tmp_path / "none"))
+    code, out, err = run("-m", "ip2p_lightning.cli.inspect", "verify", str(tmp_path / "none"))
     assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ip2p_lightning.cli.evaluate import main
 from ip2p_lightning.config import build
-from ip2p_lightning.evaluate import main
 from ip2p_lightning.runs import folder as run_folder
 from ip2p_lightning.runs.folder import read_config
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ip2p_lightning.cli.report import BEGIN, END
 from ip2p_lightning.config.build import checked
 from ip2p_lightning.config.compose import CONF
-from ip2p_lightning.report import BEGIN, END
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 EXPERIMENTS = sorted(FOLDER.glob("*.yaml"))

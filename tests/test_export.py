@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_edit import PROMPT, edit, photo, pixels
 
+from ip2p_lightning.cli.export import main, new_folder
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
 from ip2p_lightning.diffusion.samplers import SCHEDULERS
 from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weights_of
 from ip2p_lightning.errors import StorageError
-from ip2p_lightning.export import main, new_folder
 from ip2p_lightning.runs.checkpoint import load, newest_intact
 
 PIPELINE = diffusers.StableDiffusionInstructPix2PixPipeline

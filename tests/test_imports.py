@@ -53,7 +53,7 @@ for use in USES:
 
 def test_a_command_answers_signals_before_torch_is_there_and_torchvision_is_mended_when_it_comes():
     _works(
-        "import sys, ip2p_lightning.train\n"
+        "import sys, ip2p_lightning.cli.train\n"
         "assert not {'torch', 'omegaconf', 'hydra', 'numpy'} & set(sys.modules)\n"
         "before = len(sys.meta_path)\n"
         "import torchvision.transforms\n"
@@ -81,7 +81,7 @@ def test_a_torchmetrics_that_is_laid_out_otherwise_is_imported_as_ever():
 def test_statistics_come_with_the_scheduler_that_asks_for_them():
     _works(
         "import sys\n"
-        "from ip2p_lightning.commands import quiet_libraries\n"
+        "from ip2p_lightning.cli.parser import quiet_libraries\n"
         "quiet_libraries()\n"
         "from diffusers import DPMSolverMultistepScheduler as S, UNet2DConditionModel\n"
         "assert 'scipy.stats._stats_py' not in sys.modules\n"

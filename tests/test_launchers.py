@@ -14,7 +14,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from ip2p_lightning import train
+from ip2p_lightning.cli import train
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.sweeps.job import Job, make_jobs, quoted

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from test_edit import PROMPT, edit, photo, pixels
 from trained import train_run
 
+from ip2p_lightning.cli.evaluate import main as evaluate
+from ip2p_lightning.cli.export import main as export
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.evaluate import main as evaluate
-from ip2p_lightning.export import main as export
 from ip2p_lightning.networks import Lora, load_unet
 from ip2p_lightning.rng import torch_rng
 from ip2p_lightning.runs import checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ip2p_lightning import edit, evaluate
+from ip2p_lightning.cli import edit, evaluate
 from tests.test_configs import config_of
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ip2p_lightning.cli.report import BEGIN, END, main
 from ip2p_lightning.evaluation.report import collect, group
 from ip2p_lightning.evaluation.report.markdown import typed
-from ip2p_lightning.report import BEGIN, END, main
 
 TASKS = ("cartoon", "derain")
-LAUNCHED = "python -m ip2p_lightning.train --config-name"
+LAUNCHED = "python -m ip2p_lightning.cli.train --config-name"
 COMMAND = LAUNCHED + " first_light --config-dir {here}/experiments prompts={p} seed={s} hydra.mode=RUN"
 
 

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from disks import bit_flips
 
-from ip2p_lightning import export, inspect_cli
+from ip2p_lightning.cli import export, inspect
+from ip2p_lightning.cli.inspect import verified
 from ip2p_lightning.data.latent_cache.content_key import Contents
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.runs import folder as run_folder
 from ip2p_lightning.runs.checkpoint import FOLDER
-from ip2p_lightning.runs.verify import verified
 from ip2p_lightning.system.checksums import read_sealed, write_sealed
 from ip2p_lightning.system.file_digests import Digests
 from tests.conftest import train_run
@@ -103,14 +103,14 @@ def test_sealed_json_reads_as_it_was_written(tmp_path):
 
 def test_the_command_says_what_is_damaged(small, tmp_path, capsys):
     folder = shutil.copytree(small, tmp_path / "run")
-    assert inspect_cli.main(["verify", str(folder)]) == 0
+    assert inspect.main(["verify", str(folder)]) == 0
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("more\n")  # appended since: nothing is known about it
-    assert inspect_cli.main(["verify", str(folder)]) == 0
+    assert inspect.main(["verify", str(folder)]) == 0
     (folder / "metrics.jsonl").write_text("{}\n")
     capsys.readouterr()
-    assert inspect_cli.main(["verify", str(folder)]) == 6
+    assert inspect.main(["verify", str(folder)]) == 6
     out, err = capsys.readouterr()
     assert f"its bytes have changed: {folder}/metrics.jsonl" in out and out.count("intact") > 5
     assert err.startswith("error: 1 of ") and "metrics.jsonl" in err
-    assert inspect_cli.main(["verify", str(tmp_path)]) == 2
+    assert inspect.main(["verify", str(tmp_path)]) == 2

@@ -64,7 +64,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_by_both_ranks(tmp_path):
 
 
 def test_a_sharded_stable_diffusion_unet_is_exported_like_any_other(sd_folder, tmp_path):
-    from ip2p_lightning.export import main
+    from ip2p_lightning.cli.export import main
 
     words = ["trainer=fsdp2", *GROUP[1:], "model=local", f"model.path={sd_folder}", "task=denoise", *SMALL[1:]]
     words += ["trainer.max_steps=2", "val_every=0", "optimizer.lr=1e-2", "timeout=60"]

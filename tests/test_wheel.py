@@ -38,7 +38,7 @@ def test_its_commands_work_elsewhere(wheel, tmp_path):
     place = tmp_path / "site"
     words = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(place), str(wheel)]
     subprocess.run([sys.executable, *words], check=True)
-    line = [sys.executable, "-m", "ip2p_lightning.train", "--cfg", "job", "task=derain"]
+    line = [sys.executable, "-m", "ip2p_lightning.cli.train", "--cfg", "job", "task=derain"]
     done = subprocess.run(
         line, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(place)}
     )

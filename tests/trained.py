@@ -16,8 +16,8 @@ SMALL = [
 
 def train_run(folder: Path, *overrides: str) -> Path:
     """``ip2p-train`` in this process; the run's folder."""
+    from ip2p_lightning.cli.train import main
     from ip2p_lightning.system.signals import stops
-    from ip2p_lightning.train import main
 
     typed, handlers = sys.argv, {number: signal.getsignal(number) for number in (*stops(), signal.SIGINT)}
     sys.argv = ["ip2p-train", f"hydra.run.dir={folder}", *SMALL, *overrides]

@@ -14,8 +14,8 @@ from processes import Process, digest, run
 
 from benchmarks.drills.stops import _own, _pairs
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, undisturbed
+from ip2p_lightning.cli.inspect import verified
 from ip2p_lightning.runs import checkpoint
-from ip2p_lightning.runs.verify import verified
 
 Outcome = dict[str, object]
 TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.resize=null", "loader.batch_size=2", "val_every=0"]
@@ -106,9 +106,9 @@ def rot(work: Path, seed: int, flips: int = 100) -> Outcome:
     words = [*recipe(work, 4), *_own(_pairs(work / "pairs", 24)), "cache=disk", f"cache_dir={work}/cache"]
     words += ["save_every=2", "val_every=2", "val_examples=1", "loader.eval_size=64", "sampler.steps=2"]
     undisturbed(work / "run", words)
-    _quietly("ip2p_lightning.export", [str(work / "run"), str(work / "export")])
+    _quietly("ip2p_lightning.cli.export", [str(work / "run"), str(work / "export")])
     build = ["build", "task=derain", "source=folder", f"source.root={work}/pairs", f"out={work}/dataset"]
-    _quietly("ip2p_lightning.data_cli", [*build, "short_side=64"])
+    _quietly("ip2p_lightning.cli.data", [*build, "short_side=64"])
     found: Outcome = {}
     kinds = {
         "run": ["checkpoints/*.ckpt", "checkpoints/*.sha256", "checkpoints/run.json", "config.json", "status.json"]

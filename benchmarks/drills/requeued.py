@@ -56,7 +56,7 @@ def _fake_scontrol(work: Path) -> Path:
 def _start(work: Path, name: str, words: list[str], restarts: int) -> subprocess.Popen[bytes]:
     """The job's process on the node, as SLURM starts it."""
     listing = work / f"{name}.json"
-    command = [sys.executable, "-m", "ip2p_lightning.train", *words, f"hydra.run.dir={work / name}"]
+    command = [sys.executable, "-m", "ip2p_lightning.cli.train", *words, f"hydra.run.dir={work / name}"]
     jobs = [{"folder": str(work / name), "command": command}]
     listing.write_text(json.dumps({"max_requeues": 9, "jobs": jobs}))
     told = {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "0", "PROCID": "0", "RESTART_COUNT": str(restarts)}

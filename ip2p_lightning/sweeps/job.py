@@ -25,7 +25,7 @@ from ip2p_lightning.sweeps.slurm_task import LOG
 TURN = ".turn"
 GOOD = ("complete", "checked")
 ENDED_WELL = (*GOOD, "pruned")
-PROGRAMS = {"build": ["ip2p_lightning.data_cli", "build"]}  # by the name of the config; all others train
+PROGRAMS = {"build": ["ip2p_lightning.cli.data", "build"]}  # by the name of the config; all others train
 
 
 @dataclass
@@ -170,7 +170,7 @@ def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -
     with open_dict(sweep):
         hydra = sweep.pop("hydra")
     folder = folder.absolute()
-    program = PROGRAMS.get(hydra.job.config_name, ["ip2p_lightning.train"])
+    program = PROGRAMS.get(hydra.job.config_name, ["ip2p_lightning.cli.train"])
     words = [*_where(hydra), *overrides, f"hydra.run.dir={quoted(str(folder))}", "hydra.mode=RUN"]
     # -P: what lies in the current folder is not to be imported in a library's place
     return Job(number, list(overrides), folder, [sys.executable, "-P", "-m", *program, *words], plain(sweep))

@@ -13,7 +13,7 @@ def build(capsys):
     """``ip2p-data build`` in this process: exit code, and the last line it wrote."""
 
     def run(*words: object) -> tuple[int, str]:
-        from ip2p_lightning.data_cli import main
+        from ip2p_lightning.cli.data import main
 
         capsys.readouterr()
         code = main(["build", *map(str, words)])
@@ -25,6 +25,6 @@ def build(capsys):
 
 def command(*words: object, folder: Path | None = None, **environment: str) -> subprocess.Popen:
     """``ip2p-data`` in a process of its own."""
-    line = [sys.executable, "-m", "ip2p_lightning.data_cli", *map(str, words)]
+    line = [sys.executable, "-m", "ip2p_lightning.cli.data", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(line, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, **pipes)

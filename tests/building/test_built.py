@@ -12,9 +12,9 @@ import torch
 from material import pairs_folder, rained, save, scene, tree
 from PIL import Image
 
+from ip2p_lightning.cli.data import main
 from ip2p_lightning.data import Built, DerainDataModule, Loader
 from ip2p_lightning.data.transforms import View
-from ip2p_lightning.data_cli import main
 from ip2p_lightning.errors import DamagedError, DataError, UserError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from material import pairs_folder, tree
 
-from ip2p_lightning.data_cli import main
+from ip2p_lightning.cli.data import main
 from tests.building.conftest import command
 
 

@@ -9,12 +9,12 @@ import pytest
 from damage import bombs, mutated_folder
 from material import pairs_folder, tree
 
-from ip2p_lightning.data_cli import main
+from ip2p_lightning.cli.data import main
 
 _PEAK = """
 import re, sys
 from pathlib import Path
-from ip2p_lightning.data_cli import main
+from ip2p_lightning.cli.data import main
 code = main(sys.argv[1:])
 status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the parent's own size
 print("peak", int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) // 1024)

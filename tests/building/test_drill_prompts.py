@@ -29,7 +29,7 @@ REFUSED = {"NUL": "a\0b", "newline": "a\nb", "tab": "a\tb", "escape": "a\x1b[31m
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, sd_folder):
     """Two builds of twenty pairs: prompts of the pool alone, and strange ones on most of them."""
-    from ip2p_lightning.data_cli import main
+    from ip2p_lightning.cli.data import main
 
     folder = tmp_path_factory.mktemp("prompts")
     root, given = pairs_folder(folder / "in", 20), [*STRANGE.items(), *REFUSED.items()]
@@ -83,7 +83,7 @@ def test_the_share_that_is_cut_off_is_exact(built, sd_folder):
 
 
 def test_the_page_shows_them_and_what_was_refused(built, tmp_path):
-    from ip2p_lightning.data_cli import main
+    from ip2p_lightning.cli.data import main
 
     assert main(["show", str(built / "strange"), "--out", str(tmp_path), "--pairs", "20"]) == 0
     page = (tmp_path / "index.html").read_text()
@@ -108,7 +108,7 @@ def test_a_run_trains_on_them_and_says_first_which_share_is_cut_off(built, sd_fo
 
 @pytest.mark.parametrize("text", ["", "\n \n\t\n"])
 def test_an_empty_file_of_prompts_is_refused(tmp_path, refused, text):
-    from ip2p_lightning.curation.paraphrase.pool import main
+    from ip2p_lightning.cli.paraphrase import main
 
     (tmp_path / "lines.txt").write_text(text)
     words = ["task=cartoon", "source=file", f"file={tmp_path / 'lines.txt'}", f"out={tmp_path}/p.yaml"]

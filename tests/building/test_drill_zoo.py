@@ -10,7 +10,7 @@ from material import rained, save
 from PIL import Image
 from zoo import AS_PNG, KEPT, RGB, TURNS, zoo
 
-from ip2p_lightning.data_cli import main
+from ip2p_lightning.cli.data import main
 
 ANIMALS = zoo()
 TURNED = [f"turned{n}.jpg" for n in TURNS]

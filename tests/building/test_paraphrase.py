@@ -11,11 +11,11 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
+from ip2p_lightning.cli.paraphrase import main
 from ip2p_lightning.config.build import build
 from ip2p_lightning.config.compose import CONF, plain
 from ip2p_lightning.curation.paraphrase.filters import Filter, embedding_test, keyword_test, sentences, split
 from ip2p_lightning.curation.paraphrase.language_models import local_model
-from ip2p_lightning.curation.paraphrase.pool import main
 from ip2p_lightning.rng import seed_of
 
 GOOD = """Sure, here are some instructions:

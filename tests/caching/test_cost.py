@@ -48,7 +48,7 @@ def test_reading_costs_the_same_from_a_hundred_entries_and_from_a_hundred_thousa
 
 
 def test_the_command_fills_says_how_much_and_goes_on(tmp_path, pairs, sd_folder, capsys):
-    from ip2p_lightning.cache import main
+    from ip2p_lightning.cli.cache import main
 
     words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={pairs}", "task=own"]
     words += ["loader.resize=null", "loader.crop=center", "loader.size=32"]
@@ -62,7 +62,7 @@ def test_the_command_fills_says_how_much_and_goes_on(tmp_path, pairs, sd_folder,
 
 
 def test_the_command_ends_at_the_first_entry_that_the_disk_refuses(tmp_path, pairs, sd_folder, capsys):
-    from ip2p_lightning.cache import main
+    from ip2p_lightning.cli.cache import main
 
     words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={pairs}", "task=own", "val_every=0"]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -81,7 +81,7 @@ def test_the_command_ends_at_the_first_entry_that_the_disk_refuses(tmp_path, pai
     [("off", None, "cache=off and will not read it"), ("auto", "full", "began without (full)"), ("auto", "", "")],
 )
 def test_the_command_says_where_its_run_will_not_read(tmp_path, monkeypatch, mode, state, told):
-    from ip2p_lightning import cache
+    from ip2p_lightning.cli import cache
     from ip2p_lightning.training import cache_choice
 
     monkeypatch.setattr(cache_choice, "noted", lambda run: None if state is None else {"reason": state})
@@ -108,7 +108,7 @@ def test_a_pair_that_cannot_be_read_is_one_line_or_left_out(tmp_path, pairs, cou
 
 @pytest.mark.parametrize("max_bad", [0, 1])
 def test_the_command_leaves_out_what_it_may(tmp_path, pairs, sd_folder, capsys, max_bad):
-    from ip2p_lightning.cache import main
+    from ip2p_lightning.cli.cache import main
 
     cut = pairs / "train" / "input" / "0003.png"
     cut.write_bytes(cut.read_bytes()[:60])
@@ -122,7 +122,7 @@ def test_the_command_leaves_out_what_it_may(tmp_path, pairs, sd_folder, capsys, 
 
 @pytest.mark.parametrize("words", [["cache=ram"], ["cache=quick"], ["no_such_key=1"]])
 def test_the_command_refuses_in_one_line(refused, words):
-    from ip2p_lightning.cache import main
+    from ip2p_lightning.cli.cache import main
 
     code, line = refused(main, *words)
     assert (code == 2 and "cache" in line) or "no_such_key" in line

@@ -5,7 +5,8 @@ import torch
 from model_files import write_bundle, write_flatbuffer, write_tflite
 from safetensors import safe_open
 
-from ip2p_lightning.data.teachers.convert import LAYERS, main, weights
+from ip2p_lightning.cli.convert_teacher import main
+from ip2p_lightning.data.teachers.convert import LAYERS, weights
 from ip2p_lightning.data.teachers.tf_checkpoint import Bundle, crc32c
 from ip2p_lightning.data.teachers.whitebox import WhiteboxGenerator
 from ip2p_lightning.errors import DamagedError, UserError

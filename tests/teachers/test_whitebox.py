@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ip2p_lightning.cli.convert_teacher import main
 from ip2p_lightning.data.teachers import GeneratorTeacher
-from ip2p_lightning.data.teachers.convert import main
 from ip2p_lightning.data.teachers.whitebox import SameConv, double, guided_filter, rounded
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

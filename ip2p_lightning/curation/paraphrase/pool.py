@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ip2p_lightning.commands import Parser, run, shown
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.curation.audit import token_count
 from ip2p_lightning.curation.paraphrase import language_models as sources
 from ip2p_lightning.curation.paraphrase.filters import Filter, embedding_test, keyword_test, sentences, split
-from ip2p_lightning.curation.paraphrase.settings import HELP, Settings, checked, read_settings, read_yaml
+from ip2p_lightning.curation.paraphrase.settings import Settings, read_yaml
 from ip2p_lightning.data.prompts import PromptPool
 from ip2p_lightning.errors import DataError, UserError, suggest
 from ip2p_lightning.rng import seed_of
-from ip2p_lightning.system.files import write_atomic
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns an exit code."""
-    parser = Parser("ip2p-data prompts", "Write paraphrases of a task's instruction.", HELP)
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
-    return run(parser, _prompts, argv)
-
-
-def _prompts(args: argparse.Namespace) -> int:
-    settings = checked(read_settings(args.settings))
-    names = str(settings.task).split(",")
-    out = Path(settings.out or f"{'-'.join(names)}-paraphrases.yaml").expanduser()
-    if out.exists() and not settings.force:
-        raise UserError(f"{out} is there already; give another out=FILE.yaml, or force=true")
-    ask = _source(settings)
-    pools = {name: _pool(name, settings, ask) for name in names}
-    write_atomic(out, _file(pools, settings).encode())
-    for name, (pool, note) in pools.items():
-        print(f"{name}: {len(pool.prompts)} prompts, {len(pool.held_out)} held out ({note})")
-    print(f"written: {shown(out)}")
-    return 0
 
 
 def _source(settings: Settings) -> sources.Ask:
@@ -125,7 +99,3 @@ def _file(pools: Mapping[str, tuple[PromptPool, str]], settings: Settings) -> st
         target = "ip2p_lightning.data.prompts.PromptPool"
         content[name] = {"_target_": target, "limit": "${prompts.limit}", "prompts": list(pool.prompts)} | held_out
     return head + "\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

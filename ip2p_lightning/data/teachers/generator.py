@@ -41,7 +41,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         build=WhiteboxGenerator.from_weights,
         multiple=8,
         bgr=True,
-        where=f"{WHERE}, and convert it: python -m ip2p_lightning.data.teachers.convert IN OUT.safetensors",
+        where=f"{WHERE}, and convert it: python -m ip2p_lightning.cli.convert_teacher IN OUT.safetensors",
     )
 }
 

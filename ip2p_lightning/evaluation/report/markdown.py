@@ -172,7 +172,7 @@ def typed(command: str) -> str:
         words = shlex.split(command)
     except ValueError:
         return command
-    text = " ".join(words).replace("python -m ip2p_lightning.train", "ip2p-train", 1)
+    text = " ".join(words).replace("python -m ip2p_lightning.cli.train", "ip2p-train", 1)
     if not text.startswith("ip2p-train"):
         return command
     words = words[3:] if words[0] != "ip2p-train" else words[1:]

@@ -9,9 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.commands import Parser, run
+from ip2p_lightning.cli.parser import Parser, run
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.checkpoint import sidecar
+from ip2p_lightning.runs.folder import CONFIG
+from ip2p_lightning.runs.verify import Verdict
+from ip2p_lightning.system.checksums import SUMS, damaged_files
 
 EXAMPLES = """
 examples:
@@ -55,7 +59,6 @@ def _digest(path: Path) -> int:
 
 
 def _verify(path: Path) -> int:
-    from ip2p_lightning.runs.verify import verified
 
     verdicts = list(verified(path))
     for part, wrong in verdicts:
@@ -104,3 +107,46 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def verified(path: Path) -> Iterator[Verdict]:
+    """A verdict on each part of what lies at `path`.
+
+    Raises:
+        UserError: nothing there that could be verified.
+    """
+    from ip2p_lightning.data.latent_cache import store as caches
+
+    if path.is_file() and (path.suffix == ".ckpt" or sidecar(path).exists()):
+        return iter([(path, checkpoint.damage(path))])
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    kinds = {CONFIG: run, SUMS: pipeline, "dataset.json": dataset}
+    kind = next((kinds[name] for name in kinds if (path / name).exists()), None)
+    kind = kind or (run if checkpoint.checkpoints(path) else caches.verified if caches.is_cache(path) else None)
+    if kind is None:
+        raise UserError(
+            f"{path}: nothing to verify; give a run's folder, a .ckpt file, an export that has {SUMS}, a built dataset "
+            "or a cache_dir"
+        )
+    return kind(path)
+
+
+def pipeline(folder: Path) -> Iterator[Verdict]:
+    """All files of an export by its sums."""
+    wrong = damaged_files(folder)
+    yield from ((folder / name, reason) for name, reason in wrong.items())
+    if not wrong:
+        yield folder, None
+
+
+def dataset(folder: Path) -> Iterator[Verdict]:
+    """All files of a built dataset by its manifest."""
+    from ip2p_lightning.curation.verify import verify
+
+    try:
+        verify(folder)
+    except DamagedError as error:
+        yield folder, str(error)
+    else:
+        yield folder, None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.commands import Parser, at_least, run
+from ip2p_lightning.cli.parser import Parser, at_least, run
 from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
 from ip2p_lightning.system.files import write_json
@@ -184,9 +184,9 @@ def _prompts(words: list[str]) -> int:
     if importlib.util.find_spec("ip2p_lightning.curation.paraphrase.pool") is None:
         print("error: ip2p-data prompts is not part of this installation", file=sys.stderr)
         return UserError.code
-    from ip2p_lightning.curation.paraphrase import pool
+    from ip2p_lightning.cli import paraphrase
 
-    return pool.main(words)
+    return paraphrase.main(words)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.commands import (
+from ip2p_lightning.cli.parser import (
     Parser,
     add_device_options,
     add_sampler_options,

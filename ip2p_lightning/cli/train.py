@@ -29,7 +29,7 @@ def _main() -> int:
     with uncollected():
         import hydra
 
-        from ip2p_lightning.commands import one_line_warnings
+        from ip2p_lightning.cli.parser import one_line_warnings
         from ip2p_lightning.config.compose import CONF
         from ip2p_lightning.sweeps import local_launcher, plugins
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.commands import Parser, add_device_options, add_sampler_options, at_least, overridden, run, shown
+from ip2p_lightning.cli.parser import Parser, add_device_options, add_sampler_options, at_least, overridden, run, shown
 from ip2p_lightning.editing.photos import Job, asked, listed, plan
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries

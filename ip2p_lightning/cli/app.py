@@ -1,4 +1,4 @@
-"""``python -m ip2p_lightning.app``: a page on this machine that edits a photo, with the same pixels as ip2p-edit."""
+"""``python -m ip2p_lightning.cli.app``: a local page that edits a photo, with the same pixels as ip2p-edit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ip2p_lightning.commands import Parser, at_least, run
+from ip2p_lightning.cli.parser import Parser, at_least, run
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries
 
@@ -24,8 +24,8 @@ a password. It makes no public link and no call to the network. Uploads (20 MB a
 their own, which goes with the page. One photo is edited at a time; those beyond --queue are told that it is busy.
 
 examples:
-  python -m ip2p_lightning.app runs/demo                            then open http://127.0.0.1:7860
-  python -m ip2p_lightning.app timbrooks/instruct-pix2pix --port 8000 --max-side 512
+  python -m ip2p_lightning.cli.app runs/demo                            then open http://127.0.0.1:7860
+  python -m ip2p_lightning.cli.app timbrooks/instruct-pix2pix --port 8000 --max-side 512
 
 Exit codes: 0 ended with Ctrl-C, 2 usage or no gradio (pip install 'ip2p-lightning[app]'), 6 damaged, 7 refused.
 """
@@ -40,7 +40,7 @@ MAX_PROMPT, MAX_SCALE, MAX_SEED = 1000, 100, 2**53 - 1  # the largest whole numb
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C; returns the exit code."""
     usage = "%(prog)s RUN|PIPELINE [options]"
-    page = Parser("python -m ip2p_lightning.app", "Edit photos in the browser.", EXAMPLES, usage=usage)
+    page = Parser("python -m ip2p_lightning.cli.app", "Edit photos in the browser.", EXAMPLES, usage=usage)
     page.add_argument("model", help=argparse.SUPPRESS)
     page.add_argument("--host", default=LOCAL[0], metavar="ADDRESS", help="where to listen (default: 127.0.0.1)")
     for name, low, default, what in OPTIONS:

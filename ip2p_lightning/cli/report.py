@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ip2p_lightning.commands import Parser, run, shown
+from ip2p_lightning.cli.parser import Parser, run, shown
 from ip2p_lightning.errors import UserError
 
 BEGIN, END = "<!-- report:begin -->", "<!-- report:end -->"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.commands import Parser, run, shown
+from ip2p_lightning.cli.parser import Parser, run, shown
 from ip2p_lightning.editing.pipeline import ADAPTER, INDEX, PIPELINE, weights_of, write_adapter, write_pipeline
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries

@@ -126,6 +126,7 @@ def command() -> str:
     """The command line of this process, as one would type it."""
     import shlex
 
-    program = Path(sys.argv[0])
-    name = program.name if program.suffix != ".py" else f"python -m {sys.modules['__main__'].__spec__.name}"
+    program, package = Path(sys.argv[0]), Path(__file__).parents[1]
+    ours = program.suffix == ".py" and program.is_relative_to(package)
+    name = f"python -m {'.'.join(program.with_suffix('').relative_to(package.parent).parts)}" if ours else program.name
     return shlex.join([*name.split(), *sys.argv[1:]])

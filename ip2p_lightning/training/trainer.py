@@ -9,7 +9,7 @@ from typing import Any
 
 from ip2p_lightning.system.files import storage_errors
 from ip2p_lightning.system.signals import StopRequest
-from ip2p_lightning.training.distributed import launch as group
+from ip2p_lightning.training.distributed import environment
 
 
 def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest, last: Any) -> Any:
@@ -24,16 +24,16 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     validate = config["val_every"] > 0
     node["inference_mode"] = node.get("inference_mode", True) and node.get("strategy") != "fsdp2"  # it re-uses tensors
     node["strategy"] = _strategy(node, config["timeout"])
-    if group.place() == "srun":
+    if environment.place() == "srun":
         from ip2p_lightning.training.distributed import slurm_environment, slurm_rendezvous
 
-        slurm_rendezvous.check_strategy(config["trainer"], group.PARALLEL)
+        slurm_rendezvous.check_strategy(config["trainer"], environment.PARALLEL)
         node["num_nodes"] = slurm_environment.nodes()
     return build(
         node,
         logger=_loggers(config, folder, data),
         callbacks=[*_callbacks(config, folder, data, checkpoints, request), last],
-        plugins=[SafeCheckpointIO(), group.environment()],
+        plugins=[SafeCheckpointIO(), environment.environment()],
         default_root_dir=str(folder),
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -57,7 +57,7 @@ def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
         with storage_errors(metrics):
             metrics.open("a").close()
     board = TensorBoardLogger(save_dir=str(folder), name="", version="", default_hp_metric=False)
-    if group.rank() == 0:
+    if environment.rank() == 0:
         board.experiment.add_text("config", _as_markdown(config))
         board.experiment.add_text("data/shares", "\n".join(f"- {k}: {v:.3f}" for k, v in data.shares.items()))
     return [board, JsonLines(metrics)]
@@ -77,7 +77,7 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
     from ip2p_lightning.training.callbacks.validation import ValidationScores
 
     losses, scores = LossLog(config["log_every"]), ValidationScores()
-    grids = config["grid_examples"] if config["val_every"] > 0 and group.rank() == 0 else 0
+    grids = config["grid_examples"] if config["val_every"] > 0 and environment.rank() == 0 else 0
     return [
         Watchdog(folder, config["timeout"]),  # first: what the others do in a hook counts as work
         losses,
@@ -105,7 +105,11 @@ def _strategy(node: Mapping[str, Any], timeout: int) -> Any:
     if name == "fsdp2":
         from lightning.pytorch.strategies import ModelParallelStrategy
 
-        parts = {"data_parallel_size": group.world(), "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
+        parts = {
+            "data_parallel_size": environment.world(),
+            "tensor_parallel_size": 1,
+            "save_distributed_checkpoint": False,
+        }
         return ModelParallelStrategy(timeout=timedelta(seconds=timeout), **parts)
     return name
 

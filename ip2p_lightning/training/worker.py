@@ -1,4 +1,4 @@
-"""One rank of a group: trains the run in a folder. Started by ``group.supervise``, never by hand."""
+"""One rank of a group: trains the run in a folder. Started by ``launch.supervise``, never by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``torchrun``, silent about ranks that ended: each left its outcome, and ``group.supervise`` words that."""
+"""``torchrun``, silent about ranks that ended: each left its outcome, and ``launch.supervise`` words that."""
 
 from __future__ import annotations
 

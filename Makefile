@@ -34,8 +34,8 @@ lint: setup  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-golden: setup  ## record the losses that tests/test_golden.py compares with
-	$(BIN)/python -m tests.record_golden
+golden: setup  ## record the losses that tests/training/test_golden.py compares with
+	$(BIN)/python -m tests.support.record_golden
 
 bench: setup  ## measure, and compare with the recorded ratios (benchmarks/run.py --record writes them)
 	$(BIN)/python -m benchmarks.run

@@ -16,22 +16,19 @@ import platform
 import random
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 import psutil
-from processes import Process, digest
-from processes import run as run_process
-from sweeping import CPU, SMALL, TINY, await_that
 
 from benchmarks import sweep_drills
 from benchmarks.drills import LONG, Storm, losses, undisturbed
 from ip2p_lightning.runs.folder import read_status
+from tests.support.processes import Process, digest
+from tests.support.processes import run as run_process
+from tests.support.sweeping import CPU, SMALL, TINY, await_that
 
 TABLE = Path(__file__).with_name("group_drills_202611.md")
 RANKS = [*TINY, *CPU, "val_every=0", "log_every=1"]

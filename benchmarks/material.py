@@ -27,7 +27,7 @@ def write_checkpoint(folder: Path, size: str, seed: int = 0) -> Path:
 
     if (folder / "model_index.json").exists():
         return folder
-    from tests.sd_checkpoint import SCHEDULER, _write_index, _write_tokenizer
+    from tests.support.sd_checkpoint import SCHEDULER, _write_index, _write_tokenizer
 
     torch.manual_seed(seed)
     for name, part in _parts(SIZES[size]).items():
@@ -45,7 +45,7 @@ def write_editor(folder: Path, size: str) -> Path:
 
     from ip2p_lightning.editing.pipeline import PIPELINE
     from ip2p_lightning.networks import load_unet
-    from tests.sd_checkpoint import _write_index
+    from tests.support.sd_checkpoint import _write_index
 
     if (folder / "unet" / "widened").exists():
         return folder
@@ -63,7 +63,7 @@ def _parts(size: dict[str, Any]) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from tests.sd_checkpoint import _vocabulary
+    from tests.support.sd_checkpoint import _vocabulary
 
     words, width = len(_vocabulary()), size["text"]
     ends = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}

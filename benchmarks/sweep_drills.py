@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from sweeping import SMALL, await_that, read_seed, started, sweep
 
 from benchmarks.drills import LONG, losses
 from ip2p_lightning.runs.folder import read_status
+from tests.support.sweeping import SMALL, await_that, read_seed, started, sweep
 
 TROUBLE = "fault='raise@step=1,seed=2;exit@step=1,seed=4;kill@step=1,seed=5;nan@step=1,seed=6;oom@step=1,seed=7'"
 FAILING = (2, 4, 5, 6, 7)
@@ -139,7 +139,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 def study(work: Path, seed: int, trials: int = 12) -> dict[str, object]:
     """Optuna: twelve trials, the controller killed -9 in the middle of the sixth; and a study that nobody kills."""
-    from test_optuna import command, killed_in_the_middle, rows_of
+    from tests.sweeps.test_optuna_sweeper import command, killed_in_the_middle, rows_of
 
     cut = killed_in_the_middle(work / "cut", trials, at=trials // 2 - 1)
     code, _ = sweep(work / "whole", *command(trials), timeout=LONG)

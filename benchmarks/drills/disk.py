@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from disks import bit_flips, fill, small_disk
-from processes import Process, digest, run
 
 from benchmarks.drills.stops import _own, _pairs
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, undisturbed
 from ip2p_lightning.cli.inspect import verified
 from ip2p_lightning.runs import checkpoint
+from tests.support.disks import bit_flips, fill, small_disk
+from tests.support.processes import Process, digest, run
 
 Outcome = dict[str, object]
 TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.resize=null", "loader.batch_size=2", "val_every=0"]

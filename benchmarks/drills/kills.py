@@ -7,11 +7,10 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from processes import digest, run
-
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, samples, trains, undisturbed
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
+from tests.support.processes import digest, run
 
 Outcome = dict[str, object]
 
@@ -155,7 +154,7 @@ def _one_aimed_kill(storm: Storm) -> None:
 
 def harmed(work: Path, seed: int) -> Outcome:
     """Drill 7: the newest checkpoint harmed in eleven ways."""
-    from harms import HARMS
+    from tests.support.harms import HARMS
 
     words = [*recipe(work, 12), "save_every=2", "keep=3"]
     wanted, _ = undisturbed(work / "whole", words)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from processes import run
 
 from benchmarks.drills.stops import _own, _pairs
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, undisturbed
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
+from tests.support.processes import run
 
 Outcome = dict[str, object]
 

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from processes import digest
-
 from benchmarks.drills.storm import LONG, losses, recipe, undisturbed
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
+from tests.support.processes import digest
 
 
 def requeued(work: Path, seed: int) -> dict[str, object]:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from processes import digest, run
 
 from benchmarks.drills.storm import LONG, Storm, losses, recipe, trains, undisturbed
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_config, read_status
+from tests.support.processes import digest, run
 
 Outcome = dict[str, object]
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-
-from processes import Process, digest, run
-from sd_checkpoint import write_sd_checkpoint
-
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.system.files import TEMPORARY
+from tests.support.processes import Process, digest, run
+from tests.support.sd_checkpoint import write_sd_checkpoint
 
 LONG = 1800
 

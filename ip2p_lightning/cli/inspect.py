@@ -14,7 +14,7 @@ from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.checkpoint import sidecar
 from ip2p_lightning.runs.folder import CONFIG
-from ip2p_lightning.runs.verify import Verdict
+from ip2p_lightning.runs.verify import Verdict, verify_run
 from ip2p_lightning.system.checksums import SUMS, damaged_files
 
 EXAMPLES = """
@@ -105,10 +105,6 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
         yield path, repr(node).encode()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def verified(path: Path) -> Iterator[Verdict]:
     """A verdict on each part of what lies at `path`.
 
@@ -121,9 +117,9 @@ def verified(path: Path) -> Iterator[Verdict]:
         return iter([(path, checkpoint.damage(path))])
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    kinds = {CONFIG: run, SUMS: pipeline, "dataset.json": dataset}
+    kinds = {CONFIG: verify_run, SUMS: pipeline, "dataset.json": dataset}
     kind = next((kinds[name] for name in kinds if (path / name).exists()), None)
-    kind = kind or (run if checkpoint.checkpoints(path) else caches.verified if caches.is_cache(path) else None)
+    kind = kind or (verify_run if checkpoint.checkpoints(path) else caches.verified if caches.is_cache(path) else None)
     if kind is None:
         raise UserError(
             f"{path}: nothing to verify; give a run's folder, a .ckpt file, an export that has {SUMS}, a built dataset "
@@ -150,3 +146,7 @@ def dataset(folder: Path) -> Iterator[Verdict]:
         yield folder, str(error)
     else:
         yield folder, None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -73,7 +73,7 @@ def _job(composed: Any) -> int:
     if hydra.mode == RunMode.MULTIRUN:  # our launchers start a job's own command, which is no sweep
         remove_empty(folder)
         plugins.refuse_others(hydra.launcher._target_)
-    code = exit_code(lambda: train(_checked(composed), folder))
+    code = exit_code(lambda: train(_checked(composed), folder, hydra.overrides.task))
     remove_empty(folder)  # of a run that was refused, or only checked
     return code
 

@@ -15,7 +15,7 @@ Verdict = tuple[Path, str | None]  # a file or folder, and what is wrong with it
 SEALED = (CONFIG, STATUS, "data.json", f"{checkpoint.FOLDER}/{IDENTITY}")
 
 
-def run(folder: Path) -> Iterator[Verdict]:
+def verify_run(folder: Path) -> Iterator[Verdict]:
     """Checkpoints by their sidecars, the sealed JSON, and what the run recorded when it last ended."""
     for path in checkpoint.checkpoints(folder):
         yield path, checkpoint.damage(path)

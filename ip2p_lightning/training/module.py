@@ -6,13 +6,13 @@ Legend: B batch, C latent channels, H W pixels, h w latent size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ip2p_lightning.data.example import EditExample
-from ip2p_lightning.editing.timer import Clock
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.evaluation.metrics import psnr, ssim
 from ip2p_lightning.networks import Conditioner, apply_unet, leaner, to_channels_last
@@ -199,7 +199,7 @@ class EditDiffusion(TrainedModule):
         prompts: Sequence[str],
         seeds: Sequence[int],
         sampler: Any = None,
-        clock: Clock | None = None,
+        clock: Any = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:  # [B 3 H W] -> [B 3 H W]
         """Follow an instruction on each image.
@@ -209,24 +209,25 @@ class EditDiffusion(TrainedModule):
             prompts: one instruction per image.
             seeds: one seed per image: an image's edit does not depend on its neighbours in the batch.
             sampler: in place of the configured one.
-            clock: told what encoding, sampling and decoding cost.
+            clock: times the parts, as `editing.timer.Clock` does; None = not timed.
             progress: called after each step with the steps done and the steps in all.
 
         Returns:
             [B 3 H W] in [-1, 1].
         """
-        clock = clock or Clock()
-        with clock("encode"):
+        timed = clock or _untimed
+        with timed("encode"):
             image = self.autoencoder.mode(self._moments(original))
             full = self.conditioner.encode(image, list(prompts))
             full = full._replace(text=full.text.to(next(self.unet.parameters()).dtype))  # here, not at each step
             null = self.conditioner.null(full)
             # on the CPU, as diffusers' pipelines advise: a seed then gives the same pixels on every device
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with clock("sample"), eager(self.compiled), leaner(self.unet):
-            z, net = image * self.autoencoder.scaling_factor, clock.counting(self._net)
+        with timed("sample"), eager(self.compiled), leaner(self.unet):
+            z = image * self.autoencoder.scaling_factor
+            net = clock.counting(self._net) if clock else self._net
             z = (sampler or self.sampler).sample(net, self.objective, full, null, z, generators, progress)
-        with clock("decode"), leaner(self.autoencoder.model):
+        with timed("decode"), leaner(self.autoencoder.model):
             return self.autoencoder.decode(z).clamp(-1, 1)
 
     def validation_step(self, batch: EditExample, batch_idx: int) -> dict[str, Tensor]:
@@ -240,6 +241,10 @@ class EditDiffusion(TrainedModule):
             "psnr_identity": psnr(batch.original, batch.edited),
             "ssim_identity": ssim(batch.original, batch.edited),
         }
+
+
+def _untimed(part: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _check_fit(unet: Any, autoencoder: Any, text_encoder: Any) -> None:

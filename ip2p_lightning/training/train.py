@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, out
 DONE = 0
 
 
-def train(config: Mapping[str, Any], folder: Path) -> int:
+def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> int:
     """Train a checked config in `folder` (or a sibling, if a live run holds it).
 
     Returns:
@@ -51,12 +51,14 @@ def train(config: Mapping[str, Any], folder: Path) -> int:
         data_fingerprint.adopt_data(
             run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
         )
-        _lead(config, run, data, checkpoint, folder)
+        _lead(config, run, data, checkpoint, folder, overrides)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
     return DONE
 
 
-def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path) -> None:
+def _lead(
+    config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path, overrides: Sequence[str]
+) -> None:
     """Train as the process that holds the run's folder and writes its status."""
     from ip2p_lightning.runs import folder as run_folder
     from ip2p_lightning.training.cache_choice import settle
@@ -65,7 +67,7 @@ def _lead(config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None
     from ip2p_lightning.training.memory.micro_batches import settled
 
     request = _stop_request()
-    origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": _overrides()}
+    origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": list(overrides)}
     run.write_status("running", **origin, exit_code=None, reason=None)
     try:
         settled(config, run.path, afresh=checkpoint is None)  # before there are ranks, which must agree
@@ -117,13 +119,6 @@ def _record(run: Any, error: BaseException) -> None:
     state = "pruned" if isinstance(error, PrunedError) else state
     with contextlib.suppress(StorageError):  # a full disk must not hide what ended the run
         run.write_status(state, reason=reason, exit_code=code)
-
-
-def _overrides() -> list[str]:
-    """What this run was told to do differently, as typed: the hyperparameters that tell runs apart."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _summary(config: Mapping[str, Any], data: Any) -> str:

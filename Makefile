@@ -43,7 +43,7 @@ bench: setup  ## measure, and compare with the recorded ratios (benchmarks/run.p
 	$(BIN)/python -m benchmarks.run
 
 docs: setup  ## write the README's picture and table from runs/demo
-	$(BIN)/python -m benchmarks.readme runs/demo
+	$(BIN)/python docs/make_readme.py runs/demo
 
 clean:  ## remove what can be made again (not runs/)
 	rm -rf .venv dist build *.egg-info .pytest_cache .ruff_cache .mypy_cache

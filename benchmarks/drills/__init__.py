@@ -6,6 +6,3 @@ Each drill adds its measured outcome to ``benchmarks/results/{runs,ranks,sweeps}
 they take up to ten minutes each on two cores. What the tests repeat in small has one body, in tests/. The other numbers
 (5, 7, 9 to 15, 17, 19, 20) are tests only: they run at full size every time.
 """
-
-import sys
-from pathlib import Path

@@ -92,7 +92,7 @@ def many(work: Path, seed: int, jobs: int = 64) -> Outcome:
 
 def study(work: Path, seed: int, trials: int = 12) -> Outcome:
     """Optuna: twelve trials, the controller killed -9 in the middle of the sixth; and a study that nobody kills."""
-    from test_optuna import cut_and_whole
+    from tests.sweeps.test_optuna_sweeper import cut_and_whole
 
     cut, whole = cut_and_whole(work, trials)
     return {

@@ -17,7 +17,7 @@ def table(run: Path) -> str:
     """The demo's scores as Markdown: a row per task."""
     with (run / "scores.csv").open() as file:
         rows = {(r["task"], r["method"]): r for r in csv.DictReader(file) if r["prompts"] == "heldout"}
-    lines = ["| task | identity edit | model | gain | wrong instruction | SSIM |", "|---|---|---|---|---|---|"]
+    lines = ["| task | identity baseline | model | gain | wrong instruction | SSIM |", "|---|---|---|---|---|---|"]
     for task in dict.fromkeys(task for task, _ in rows):
         identity, model, wrong = (rows[task, method] for method in ("identity", "model", "wrong_instruction"))
         gain = float(model["psnr"]) - float(identity["psnr"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from ip2p_lightning.curation.shards.assemble import MARK
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.system.checksums import read_sealed
+from ip2p_lightning.system.checksums import read_json
 from ip2p_lightning.system.files import sha256_of
 
 
@@ -35,14 +35,14 @@ WORK = ".work"
 
 
 def read_mark(folder: Path, strict: bool = False) -> dict[str, Any]:
-    """The manifest of a finished dataset; `strict` as in `read_sealed`.
+    """The manifest of a finished dataset; `strict` as in `read_json`.
 
     Raises:
         UserError: there is none.
         DamagedError: it cannot be read.
     """
     try:
-        mark = read_sealed(folder / MARK, strict)
+        mark = read_json(folder / MARK, strict)
     except FileNotFoundError:
         begun = "a build that is not finished: give its command again"
         raise UserError(

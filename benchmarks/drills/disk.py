@@ -110,13 +110,10 @@ def rot(work: Path, seed: int, flips: int = 100) -> Outcome:
     build = ["build", "task=derain", "source=folder", f"source.root={work}/pairs", f"out={work}/dataset"]
     _quietly("ip2p_lightning.cli.data", [*build, "short_side=64"])
     found: Outcome = {}
-    kinds = {
-        "run": ["checkpoints/*.ckpt", "checkpoints/*.sha256", "checkpoints/run.json", "config.json", "status.json"]
-    }
-    kinds["run"] += ["data.json", "metrics.jsonl", "samples.jsonl", "events.*", "samples/*.png"]
+    kinds = {"run": ["checkpoints/*.ckpt", "checkpoints/*.sha256"]}
     kinds["export"] = ["unet/*.safetensors", "vae/*.safetensors", "text_encoder/*.safetensors", "model_index.json"]
     kinds["export"] += ["*/*config.json", "tokenizer/vocab.json", "weights.json", "README.md", "SHA256SUMS"]
-    kinds["dataset"] = ["data/*.parquet", "dataset.json", "report.jsonl", "README.md"]
+    kinds["dataset"] = ["data/*.parquet", "report.jsonl", "README.md"]
     kinds["cache"] = ["*/shard-*", "*/index", "*/space.json", "sources"]
     for folder, patterns in kinds.items():
         for pattern in patterns:

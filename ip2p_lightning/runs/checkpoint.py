@@ -13,8 +13,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ip2p_lightning.errors import DamagedError, SecurityError, UserError
-from ip2p_lightning.system.checksums import read_json, write_json
-from ip2p_lightning.system.files import sha256_of, write_atomic
+from ip2p_lightning.system.files import read_json, sha256_of, write_atomic, write_json
 
 FOLDER = "checkpoints"
 on_write: Callable[[int], None] | None = None  # told of every write's size; tests interrupt here

@@ -11,8 +11,7 @@ from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs.checkpoint import FOLDER
 from ip2p_lightning.runs.folder import RunFolder
-from ip2p_lightning.system.checksums import read_json, write_json
-from ip2p_lightning.system.files import probe
+from ip2p_lightning.system.files import probe, read_json, write_json
 
 DATA = "data.json"
 

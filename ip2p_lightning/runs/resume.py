@@ -11,7 +11,7 @@ from ip2p_lightning.config.overrides import FREE_KEYS
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.checkpoint import checkpoints, newest_intact
 from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
-from ip2p_lightning.system.checksums import write_json
+from ip2p_lightning.system.files import write_json
 
 
 def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str]) -> str | None:

@@ -170,7 +170,7 @@ def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_fold
     monkeypatch.setattr(cache, "_free", *disks.values())
     choice.settle(config, tmp_path, data, ranks=2, afresh=False)
     for _ in range(2):
-        cache = cache.cached(config, data, real, 2, choice.noted(tmp_path))
-        assert bool(cache.reason) == (began == "full")
+        found = cache.cached(config, data, real, 2, choice.noted(tmp_path))
+        assert bool(found.reason) == (began == "full")
     choice.settle(config, tmp_path, data, ranks=1, afresh=True)
     assert choice.noted(tmp_path) is None

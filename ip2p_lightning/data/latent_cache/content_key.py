@@ -73,7 +73,7 @@ def class_version(kind: type) -> str:
         return ""
     if not hasattr(kind, "version"):
         raise UserError(
-            f"cache: nothing tells when {name} changes; give the class a version number (version = 1), raised with every "
+            f"cache: nothing tells when {name} changes; give the class a number (version = 1), raised with every "
             "change of its results, or use cache=off (of a degradation or teacher: cache_draws=0)"
         )
     return f"{name} {kind.version}"

@@ -16,8 +16,8 @@ from ip2p_lightning.data.sources.folder import check_sizes
 from ip2p_lightning.data.sources.image_files import checked_folder
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DamagedError, DataError, UserError, suggest
-from ip2p_lightning.system.files import read_json
 from ip2p_lightning.system.file_digests import Digests
+from ip2p_lightning.system.files import read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -275,7 +275,7 @@ class Mine:
 
 def test_a_class_from_elsewhere_declares_its_version_or_is_not_cached(tmp_path, monkeypatch):
     words = {"source": Photos(), "make": Mine(), "loader": LOADER, "draws": 1}
-    with pytest.raises(UserError, match=r"test_content_key.Mine changes; give the class a version number"):
+    with pytest.raises(UserError, match=r"test_content_key.Mine changes; give the class a number"):
         open_cache(None, tmp_path, Counting(), **words)
     for number in (1, 2):
         monkeypatch.setattr(Mine, "version", number, raising=False)

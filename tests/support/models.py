@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from ip2p_lightning.config import build
-from ip2p_lightning.config.build import checked
-from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.data import EditExample
+from tests.support import configs
 
 SMALL = ("loader.size=16", "loader.resize=null", "loader.eval_size=32", "loader.batch_size=2")
 
 
 def config_of(*words: str) -> dict:
-    """The checked config of ``ip2p-train WORDS``."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return checked(compose("train", overrides=[*SMALL, *words]))
+    """The checked config of ``ip2p-train WORDS``, for small images."""
+    return configs.config_of(*SMALL, *words)
 
 
 def module_of(*words: str):
@@ -42,3 +37,10 @@ def batch_of(size: int = 4, side: int = 16, task: str = "denoise", seed: int = 0
     images = torch.rand(2, size, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     names = [f"photo{i}" for i in range(size)]
     return EditExample(images[0], images[1], ["remove the noise"] * size, [task] * size, names)
+
+
+def strings_encoded(encoder) -> list[int]:
+    """How many strings reach a text encoder's model from now on, one entry a call."""
+    calls = []
+    encoder.model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    return calls

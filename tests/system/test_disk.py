@@ -27,7 +27,7 @@ def go(folder, *more, **environment):
 def lines_of(said):
     """Without the bar and the line about the cache."""
     lines = said.replace("\r", "\n").splitlines()
-    return [line for line in lines if line and "step/s" not in line and line[:6] != "cache:"]
+    return [line for line in lines if line and not line.startswith(("train:", "cache:"))]
 
 
 def losses_of(folder):

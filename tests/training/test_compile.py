@@ -66,6 +66,7 @@ def test_no_compiler_and_a_unet_without_repeated_blocks_are_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     with pytest.raises(UserError, match=r"compile=full needs a C\+\+ compiler, there is no no-such-compiler"):
         module_of("model=tiny", "model.compile=full")
+    monkeypatch.delenv("CXX")
     monkeypatch.setattr(PixelEditor, "_repeated_blocks", ())
     with pytest.raises(UserError, match="needs repeated blocks"):
         module_of("model=tiny", "model.compile=regional")

@@ -1,7 +1,6 @@
 """Runs that several test files look at: trained once a session, through the real command, in a second or two."""
 
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; the models here are too small for more
@@ -12,12 +11,11 @@ import torch
 
 import ip2p_lightning  # noqa: F401  first: it makes torchvision importable
 
-sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 
-from trained import train_run  # noqa: E402
+from tests.support.trained import train_run  # noqa: E402
 
-LONG = ["test_sweeps", "test_distributed", "test_resume", "test_sharding", "test_optuna", "test_optimizers"]
+LONG = ["test_local_launcher", "test_launch", "test_resume", "test_fsdp", "test_optuna_sweeper", "test_optimizers"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,7 +32,7 @@ def tiny_run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory) -> Path:
     """A tiny random text-to-image checkpoint in Stable Diffusion's layout."""
-    from sd_checkpoint import write_sd_checkpoint
+    from tests.support.sd_checkpoint import write_sd_checkpoint
 
     return write_sd_checkpoint(tmp_path_factory.mktemp("sd") / "base")
 

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ip2p_lightning.data.dataloader import Loader
     from ip2p_lightning.data.datamodules import (
         CartoonDataModule,
         DeblurDataModule,
@@ -20,20 +21,19 @@ if TYPE_CHECKING:
     )
     from ip2p_lightning.data.example import EditExample
     from ip2p_lightning.data.image import open_image
-    from ip2p_lightning.data.loader import Loader
-    from ip2p_lightning.data.pairs import Built, Folder, HubDataset, Manifest, Photos
     from ip2p_lightning.data.prompts import PromptPool
-    from ip2p_lightning.data.view import View
+    from ip2p_lightning.data.sources import Built, Folder, HubDataset, Manifest, Photos
+    from ip2p_lightning.data.transforms import View
 
 _HOMES = {
     "datamodules": """CartoonDataModule DeblurDataModule DenoiseDataModule DerainDataModule EditDataModule
         LowLightDataModule MixtureDataModule""",
     "example": "EditExample",
     "image": "open_image",
-    "loader": "Loader",
-    "pairs": "Built Folder HubDataset Manifest Photos",
+    "dataloader": "Loader",
+    "sources": "Built Folder HubDataset Manifest Photos",
     "prompts": "PromptPool",
-    "view": "View",
+    "transforms": "View",
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
 

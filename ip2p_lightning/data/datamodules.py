@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ip2p_lightning.data.base import TasksDataModule
+from ip2p_lightning.data.base_datamodule import TasksDataModule
+from ip2p_lightning.data.batch_sampler import checked_weights
+from ip2p_lightning.data.dataloader import Loader
 from ip2p_lightning.data.dataset import EditDataset
-from ip2p_lightning.data.loader import Loader
-from ip2p_lightning.data.misspelling import Misspelling
-from ip2p_lightning.data.pairs.photos import Photos
-from ip2p_lightning.data.pairs.protocol import Maker, Source, Split
-from ip2p_lightning.data.plan import checked_weights
+from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.data.sources.base import Maker, Source, Split
+from ip2p_lightning.data.sources.photos import Photos
 from ip2p_lightning.errors import UserError
 
 _DEFAULT_LOADER = Loader()
@@ -86,7 +86,7 @@ class CartoonDataModule(EditDataModule):
     @classmethod
     def default_make(cls) -> Maker:
         """The cartoon teacher."""
-        from ip2p_lightning.data.cartoon import Cartoonizer
+        from ip2p_lightning.data.teachers.cartoon import Cartoonizer
 
         return Cartoonizer()
 
@@ -100,7 +100,7 @@ class DerainDataModule(EditDataModule):
     @classmethod
     def default_make(cls) -> Maker:
         """Synthetic rain."""
-        from ip2p_lightning.data.degrade import Rain
+        from ip2p_lightning.data.degradations.rain import Rain
 
         return Rain()
 
@@ -114,7 +114,7 @@ class DenoiseDataModule(EditDataModule):
     @classmethod
     def default_make(cls) -> Maker:
         """Synthetic sensor noise."""
-        from ip2p_lightning.data.degrade import SensorNoise
+        from ip2p_lightning.data.degradations.noise import SensorNoise
 
         return SensorNoise()
 
@@ -128,7 +128,7 @@ class LowLightDataModule(EditDataModule):
     @classmethod
     def default_make(cls) -> Maker:
         """Synthetic low light."""
-        from ip2p_lightning.data.degrade import LowLight
+        from ip2p_lightning.data.degradations.low_light import LowLight
 
         return LowLight()
 

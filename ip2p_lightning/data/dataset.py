@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ip2p_lightning.data.batch_sampler import Key
 from ip2p_lightning.data.example import EditExample
-from ip2p_lightning.data.misspelling import Misspelling
-from ip2p_lightning.data.pairs.protocol import Pairs, Split
-from ip2p_lightning.data.plan import Key
+from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.data.prompts import PromptPool, mentions_side
-from ip2p_lightning.data.view import View
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.data.sources.base import Pairs, Split
+from ip2p_lightning.data.transforms import View
+from ip2p_lightning.rng import numpy_rng
 
 
 class EditDataset(Dataset[EditExample]):

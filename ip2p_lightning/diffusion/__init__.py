@@ -2,9 +2,9 @@
 
 from ip2p_lightning.diffusion.bridge import BridgeObjective
 from ip2p_lightning.diffusion.guidance import GuidedNet, branches, edit_guidance
+from ip2p_lightning.diffusion.noise_schedule import Schedule, checkpoint_schedule, disagreement
 from ip2p_lightning.diffusion.objective import DiffusionObjective, Net, Objective
-from ip2p_lightning.diffusion.sampler import BridgeSampler, DiffusionSampler, Sampler, noise_like
-from ip2p_lightning.diffusion.schedule import Schedule, checkpoint_schedule, disagreement
+from ip2p_lightning.diffusion.samplers import BridgeSampler, DiffusionSampler, Sampler, noise_like
 
 __all__ = [
     "BridgeObjective",

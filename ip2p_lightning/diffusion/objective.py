@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ip2p_lightning.diffusion.schedule import BetaSchedule, Schedule
+from ip2p_lightning.diffusion.noise_schedule import BetaSchedule, Schedule
 from ip2p_lightning.errors import UserError
 
 

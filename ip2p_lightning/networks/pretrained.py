@@ -55,3 +55,8 @@ def missing(path: str, subfolder: str | None) -> str:
 def _head(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def is_hub_id(path: str) -> bool:
+    """``owner/name``; a path that begins with a dot, a slash or ``~`` is none."""
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith("/")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ip2p_lightning.errors import DamagedError, StorageError, UserError
 from ip2p_lightning.networks.pretrained import load_part, missing
-from ip2p_lightning.networks.tiny_clip import collect_prompts, random_model, train_tokenizer
+from ip2p_lightning.networks.tiny_tokenizer import collect_prompts, random_model, train_tokenizer
 
 REMEMBERED = 1024  # states kept while frozen; 242 MB for CLIP ViT-L/14 in float32
 

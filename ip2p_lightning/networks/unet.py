@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks.conditioner import Condition
+from ip2p_lightning.networks.conditioning import Condition
 from ip2p_lightning.networks.lora import Lora
 from ip2p_lightning.networks.pretrained import load_part
 

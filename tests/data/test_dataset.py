@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
+from ip2p_lightning.data.batch_sampler import Key
 from ip2p_lightning.data.dataset import EditDataset, TaskDatasets, to_tensor
-from ip2p_lightning.data.plan import Key
 from ip2p_lightning.data.prompts import PromptPool
-from ip2p_lightning.data.view import View
+from ip2p_lightning.data.transforms import View
 
 
 class Gradients:

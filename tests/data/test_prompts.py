@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from ip2p_lightning.data.prompts import PromptPool, mentions_side, token_report
 from ip2p_lightning.errors import DataError, UserError
-from ip2p_lightning.randomness import numpy_rng
+from ip2p_lightning.rng import numpy_rng
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("cartoon", "derain", "denoise", "lowlight", "deblur")

@@ -5,7 +5,7 @@ import torch
 
 from ip2p_lightning.diffusion import BridgeObjective, BridgeSampler, DiffusionSampler
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks.conditioner import Condition
+from ip2p_lightning.networks.conditioning import Condition
 
 CONDITION = Condition(torch.ones(3, 4, 2, 2), torch.ones(3, 5, 6))
 NULL = Condition(torch.zeros(3, 4, 2, 2), torch.zeros(3, 5, 6))

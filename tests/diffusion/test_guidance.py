@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ip2p_lightning.diffusion import GuidedNet, branches, edit_guidance
-from ip2p_lightning.networks.conditioner import Condition
+from ip2p_lightning.networks.conditioning import Condition
 
 
 def outs():

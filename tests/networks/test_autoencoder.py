@@ -1,17 +1,13 @@
 """The codecs: exactness against diffusers, losslessness, and that they stay out of the way of a module."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from sd_checkpoint import write_sd_checkpoint
-
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder, PixelUnshuffle
+from tests.support.sd_checkpoint import write_sd_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import copy
 import gzip
-import sys
 import warnings
 from pathlib import Path
 
@@ -11,13 +10,11 @@ import torch
 import yaml
 from torch.overrides import TorchFunctionMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from sd_checkpoint import write_sd_checkpoint
-
 from ip2p_lightning.data.prompts import token_report
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.networks import text_encoder
 from ip2p_lightning.networks.text_encoder import ClipText
+from tests.support.sd_checkpoint import write_sd_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CLIP_VOCABULARY = ROOT.parent / "shared" / "data" / "text" / "clip" / "bpe_simple_vocab_16e6.txt.gz"
@@ -34,8 +31,9 @@ def clip_tokenizer():
     """CLIP's own tokenizer, from the vocabulary that OpenAI published (simple_tokenizer.py of openai/CLIP)."""
     if not CLIP_VOCABULARY.exists():
         pytest.skip("CLIP's vocabulary is not here")
-    from sd_checkpoint import _vocabulary
     from transformers import CLIPTokenizer
+
+    from tests.support.sd_checkpoint import _vocabulary
 
     lines = gzip.decompress(CLIP_VOCABULARY.read_bytes()).decode().split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]

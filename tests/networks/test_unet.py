@@ -1,17 +1,12 @@
 """Surgery on the UNet: nothing changes until it learns, whatever the image."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from sd_checkpoint import TEXT_WIDTH, write_sd_checkpoint
-
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.networks.conditioner import Condition
+from ip2p_lightning.networks.conditioning import Condition
 from ip2p_lightning.networks.unet import apply_unet, load_unet, widen
+from tests.support.sd_checkpoint import TEXT_WIDTH, write_sd_checkpoint
 
 
 @pytest.fixture(scope="module")

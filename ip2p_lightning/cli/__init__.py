@@ -1,0 +1,1 @@
+"""The commands: parse the words, call one function of a room, print."""

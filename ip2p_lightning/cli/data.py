@@ -1,0 +1,193 @@
+"""``ip2p-data``: datasets of instructed edits: built from raw downloads, merged, checked, and looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.cli.parser import Parser, at_least, run
+from ip2p_lightning.config.hydra_errors import explain
+from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
+from ip2p_lightning.system.files import write_json
+from ip2p_lightning.system.processes import SUPERVISOR, heed_supervisor
+
+_PAGE = """usage: ip2p-data COMMAND ...
+
+Datasets of instructed edits: Parquet files with embedded images, for ip2p-train and for diffusers' own script.
+
+commands:
+  build     from raw downloads to an audited dataset (key=value settings, as ip2p-train)
+  merge     finish a dataset whose shards were built by several jobs
+  show      a page to look at: pairs of every task, differences, histograms
+  verify    check every file of a dataset against its sha256
+  prompts   write paraphrases of a task's instruction with a language model
+
+examples:
+  ip2p-data build task=derain source=rain100l source.root=DOWNLOADS/rain100l out=data/rain
+  ip2p-data build task=own task.name=sepia source=folder source.root=MY_PAIRS out=data/sepia on_bad=skip
+  ip2p-data build task=cartoon source=imagenette source.root=DIR out=data/toon build.workers=4
+  ip2p-data build -m build.shard=0,1,2,3 build.shards=4 task=... source=... out=DIR && ip2p-data merge DIR
+  ip2p-data build recipe=itsd_low_level out=DIR parts.deblur.source.root=... (the original experiment's mixture)
+  ip2p-data show data/rain
+  ip2p-train data=built data.root=data/rain task=derain
+
+sources: {sources}
+recipes: {recipes}
+`ip2p-data build --help` lists every setting; docs/data.md explains them.
+exit codes: 0 done, 2 usage, 3 data refused, 5 disk, 6 damaged, 7 unsafe path.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command; returns an exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_PAGE.format(sources=", ".join(_names("source")), recipes=", ".join(_names("recipe"))), end="")
+        return 0
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "build": _build,
+        "merge": _merge,
+        "show": _show,
+        "verify": _verify,
+        "prompts": _prompts,
+    }
+    if words[0] not in commands:
+        print(f"error: no command '{words[0]}'{suggest(words[0], commands)}; see ip2p-data --help", file=sys.stderr)
+        return UserError.code
+    return commands[words[0]](words[1:])
+
+
+def _names(group: str) -> list[str]:
+    from ip2p_lightning.config.compose import CONF
+
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _build(words: list[str]) -> int:
+    return exit_code(lambda: _composed(words))
+
+
+def _composed(words: list[str]) -> int:
+    """Let Hydra compose the config (once, or once per job of a multirun) and build each."""
+    import hydra
+
+    from ip2p_lightning.config.compose import CONF
+
+    swept = any(word.startswith("hydra/launcher=") for word in words)
+    if swept:  # each shard as a job of its own, on this machine or on a cluster
+        from ip2p_lightning.sweeps import local_launcher, plugins
+
+        plugins.register()
+    heed_supervisor()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through: `explain` words them
+    typed, codes = sys.argv, []
+    sys.argv = ["ip2p-data build", *words]
+    try:
+        run_it = hydra.main(version_base="1.3", config_path=str(CONF), config_name="build")
+        run_it(lambda config: codes.append(exit_code(lambda: _job(config))))()
+    except Exception as error:
+        raise explain(error, words) from None
+    finally:
+        sys.argv = typed
+    if swept:
+        local_launcher.conclude()
+    return max(codes, default=0)
+
+
+def _job(composed: Any) -> int:
+    """What Hydra calls with a composed config."""
+    from ip2p_lightning.config.compose import plain
+    from ip2p_lightning.curation.build import build
+    from ip2p_lightning.curation.from_config import order_of
+
+    config = plain(composed)
+    order = order_of(copy.deepcopy(config))
+    with _told(config):
+        return build(order, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
+
+
+@contextlib.contextmanager
+def _told(config: dict[str, Any]) -> Iterator[None]:
+    """Leave the outcome where the launcher that started this job looks for it, as a training run does."""
+    if not os.environ.get(SUPERVISOR):
+        yield
+        return
+    from hydra.core.hydra_config import HydraConfig
+
+    from ip2p_lightning.runs.folder import CONFIG, STATUS
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    write_json(folder / CONFIG, config)
+    try:
+        yield
+        write_json(folder / STATUS, {"state": "complete", "exit_code": 0})
+    except BaseException as error:
+        code, reason = outcome(error)
+        write_json(folder / STATUS, {"state": "failed", "exit_code": code, "reason": reason})
+        raise
+
+
+def _merge(words: list[str]) -> int:
+    summary = "Finish a dataset whose shards were built by several jobs."
+    parser = Parser("ip2p-data merge", summary, "ip2p-data merge DIR")
+    parser.add_argument("out", help="the folder that the shards were built in")
+    parser.add_argument(
+        "--on-bad", choices=["fail", "skip"], default="fail", help="what was refused: stop, or leave out"
+    )
+
+    def merge(args: Any) -> int:
+        from ip2p_lightning.curation.build import finish
+
+        return finish(Path(args.out).expanduser(), args.on_bad)
+
+    return run(parser, merge, words)
+
+
+def _show(words: list[str]) -> int:
+    parser = Parser("ip2p-data show", "A page to look at a dataset.", "ip2p-data show data/rain --pairs 8")
+    parser.add_argument("dataset", help="a folder written by ip2p-data build")
+    parser.add_argument("--out", help="where to write (default: DATASET-show beside it)")
+    parser.add_argument("--pairs", type=at_least(1), default=6, help="pairs of each task on its sheet (6)")
+
+    def show(args: Any) -> int:
+        from ip2p_lightning.curation.show import show
+
+        folder = Path(args.dataset).expanduser()
+        out = Path(args.out).expanduser() if args.out else folder.with_name(f"{folder.resolve().name}-show")
+        print(f"look at: {show(folder, out, args.pairs)}")
+        return 0
+
+    return run(parser, show, words)
+
+
+def _verify(words: list[str]) -> int:
+    summary = "Check every file of a dataset against its sha256."
+    parser = Parser("ip2p-data verify", summary, "ip2p-data verify data/rain")
+    parser.add_argument("dataset", help="a folder written by ip2p-data build")
+
+    def verify(args: Any) -> int:
+        from ip2p_lightning.curation.verify import verify
+
+        print(verify(Path(args.dataset).expanduser()))
+        return 0
+
+    return run(parser, verify, words)
+
+
+def _prompts(words: list[str]) -> int:
+    if importlib.util.find_spec("ip2p_lightning.curation.paraphrase.pool") is None:
+        print("error: ip2p-data prompts is not part of this installation", file=sys.stderr)
+        return UserError.code
+    from ip2p_lightning.cli import paraphrase
+
+    return paraphrase.main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""``ip2p-export``: a run as a folder that diffusers' ``StableDiffusionInstructPix2PixPipeline`` loads, or as a LoRA."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.cli.parser import Parser, run, shown
+from ip2p_lightning.editing.pipeline import ADAPTER, INDEX, PIPELINE, weights_of, write_adapter, write_pipeline
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.system.imports import quiet_libraries
+
+EXAMPLES = f"""
+writes OUT/: {INDEX}, unet, vae, text_encoder, tokenizer, scheduler as safetensors and JSON; README.md, the model card;
+weights.json, a digest of all weights; SHA256SUMS, of all files (ip2p-inspect verify OUT). OUT is complete or absent.
+A run with unet=sd_lora is merged into a whole model; --adapter writes its adapters alone: {ADAPTER}, README.md,
+weights.json.
+
+examples:
+  ip2p-export runs/cartoon exported/cartoon
+  ip2p-export runs/cartoon exported/cartoon --weights raw --overwrite
+  ip2p-export runs/lora exported/lora --adapter
+
+  from diffusers import {PIPELINE}
+  pipeline = {PIPELINE}.from_pretrained("exported/cartoon")
+  pipeline("make it a cartoon", photo, generator=torch.Generator().manual_seed(0)).images[0]
+  pipeline.load_lora_weights("exported/lora")          # onto the model that the run started from
+
+A run that this pipeline cannot sample (objective=bridge, the embedded pixel model) is refused: use ip2p-edit RUN.
+Exit codes: 0 done, 2 usage, 5 disk or permission, 6 damaged checkpoint, 7 refused for safety.
+"""
+
+
+def parser() -> Parser:
+    """The command line of ``ip2p-export``."""
+    page = Parser("ip2p-export", "Write a run as a stock diffusers pipeline.", EXAMPLES)
+    page.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
+    page.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
+    page.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
+    page.add_argument("--adapter", action="store_true", help="only the low-rank adapters of a run with unet=sd_lora")
+    page.add_argument("--overwrite", action="store_true", help="replace an earlier export at OUT")
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``ip2p-export``; returns the exit code."""
+    return run(parser(), _export, argv)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ip2p_lightning.config.train_config import TrainConfig
+    from ip2p_lightning.config.validate import check
+    from ip2p_lightning.runs.folder import read_config
+    from ip2p_lightning.runs.open import open_run
+    from ip2p_lightning.system.checksums import write_sums
+    from ip2p_lightning.system.files import require_space
+
+    config = read_config(args.run)
+    check(config, TrainConfig)
+    _refuse(config, args.run)
+    if args.adapter and not config["unet"].get("lora"):
+        raise UserError(f"{args.run} has no adapters: all of its unet was trained; export it without --adapter")
+    _check_out(args.out, args.overwrite)
+    quiet_libraries()
+    opened = open_run(args.run, args.weights, merged=not args.adapter)
+    require_space(args.out, sum(w.numel() * w.element_size() for w in weights_of(opened.module).values()))
+    with new_folder(args.out) as folder:
+        digest = (write_adapter if args.adapter else write_pipeline)(opened.module, folder)
+        _write_card(folder, opened, digest, args.typed)
+        write_sums(folder)
+    print(f"wrote {shown(args.out)}: step {opened.step}, {args.weights} weights, sha256 {digest['sha256'][:16]}")
+    return 0
+
+
+def _refuse(config: Mapping[str, Any], path: Path) -> None:
+    """Say why a run cannot be a stock pipeline, by its config: before any weights are read."""
+    kinds = {part: config[part]["_target_"].rpartition(".")[2] for part in ("objective", "autoencoder", "text_encoder")}
+    reason = None
+    if kinds["objective"] != "DiffusionObjective":
+        reason = f"its objective ({kinds['objective']}) starts from the photo, diffusers' pipeline from noise"
+    elif kinds["autoencoder"] not in ("KLAutoencoder", "TAESD"):
+        reason = f"diffusers' pipeline has no {kinds['autoencoder']} autoencoder"
+    elif config["autoencoder"].get("latent_scale") is not None:
+        reason = "diffusers' pipeline would show the unet other latents than autoencoder.latent_scale did"
+    elif kinds["text_encoder"] != "ClipText":
+        reason = f"diffusers' pipeline has no {kinds['text_encoder']} text encoder"
+    if reason:
+        raise UserError(f"{path} cannot be exported: {reason}; use it with: ip2p-edit {path} IMAGE PROMPT")
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{out} exists; give --overwrite or another folder")
+    if not (out / INDEX).is_file() and not (out / ADAPTER).is_file():
+        raise UserError(f"{out} is no diffusers folder (it has no {INDEX}): not replaced; give another folder")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block is done; until then, and on failure, `out` stays.
+
+    Raises:
+        StorageError: no space, no permission.
+    """
+    from ip2p_lightning.system.files import TEMPORARY, storage_errors, sync_folder
+
+    out = out.resolve()  # of a link, what it points to is replaced
+    folder, old = (out.with_name(f"{TEMPORARY}{os.getpid()}-{kind}-{out.name}") for kind in ("new", "old"))
+    try:
+        with storage_errors(out):
+            folder.mkdir(parents=True)
+            yield folder
+            if out.exists():
+                out.rename(old)
+            try:
+                folder.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+            sync_folder(out.parent)
+    finally:
+        for leftover in (folder, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_card(folder: Path, opened: Any, digest: Mapping[str, Any], typed: str) -> None:
+    from ip2p_lightning.editing.model_card import model_card
+    from ip2p_lightning.system.files import write_atomic
+
+    write_atomic(folder / "README.md", model_card(opened, digest, typed).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

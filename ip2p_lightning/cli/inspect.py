@@ -1,0 +1,152 @@
+"""``ip2p-inspect``: what a run's checkpoints hold, and whether what is stored is intact."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.cli.parser import Parser, run
+from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.checkpoint import sidecar
+from ip2p_lightning.runs.folder import CONFIG
+from ip2p_lightning.runs.verify import Verdict, verify_run
+from ip2p_lightning.system.checksums import SUMS, damaged_files
+
+EXAMPLES = """
+examples:
+  ip2p-inspect digest runs/demo          sha256 over weights, averaged weights, optimizer and schedule
+  ip2p-inspect verify runs/demo          check checkpoints, config, status, metrics and pictures against their sha256
+  ip2p-inspect verify exported/demo      all files of an export; likewise a built dataset, or runs/cache
+
+Of files that a run appends to, verify checks what was there when the run last ended.
+"""
+PARTS = ("raw", "ema", "optimizer", "schedule")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command."""
+    parser = Parser("ip2p-inspect", "Digest a run's newest checkpoint, or verify what is stored.", EXAMPLES)
+    parser.add_argument("action", choices=["digest", "verify"])
+    parser.add_argument("path", type=Path, help="a run's folder or a checkpoint; to verify also others")
+    return run(parser, _inspect, argv)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    return {"digest": _digest, "verify": _verify}[args.action](args.path)
+
+
+def _paths(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give a run's folder or a .ckpt file")
+    paths = checkpoint.checkpoints(path) if path.is_dir() else [path]
+    if not paths:
+        raise UserError(f"{path}: no checkpoints; give a run's folder or a .ckpt file")
+    return paths
+
+
+def _digest(path: Path) -> int:
+    newest = _paths(path)[0]
+    parts = digests(checkpoint.load(newest))
+    for name in PARTS:
+        print(f"{parts[name]}  {name}")
+    print(f"{parts['all']}  {newest}")
+    return 0
+
+
+def _verify(path: Path) -> int:
+
+    verdicts = list(verified(path))
+    for part, wrong in verdicts:
+        print(f"{wrong or 'intact'}: {part}")
+    broken = [part for part, wrong in verdicts if wrong]
+    if broken:
+        raise DamagedError(f"{len(broken)} of {len(verdicts)} parts of {path} are damaged, first {broken[0]}")
+    return 0
+
+
+def digests(content: dict[str, Any]) -> dict[str, str]:
+    """sha256 over names, shapes, dtypes and bytes of each part of a checkpoint, and over all of them (``all``)."""
+    parts = {
+        "raw": content.get("state_dict", {}),
+        "ema": content.get("ema", {}),
+        "optimizer": content.get("optimizer_states", []),
+        "schedule": content.get("lr_schedulers", []),
+    }
+    found = {name: _hash(part) for name, part in parts.items()}
+    return found | {"all": _hash(found | {"step": content.get("global_step")})}
+
+
+def _hash(part: Any) -> str:
+    whole = hashlib.sha256()
+    for name, piece in _leaves(part):
+        whole.update(name.encode())
+        whole.update(piece)
+    return whole.hexdigest()
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
+    import torch
+
+    if isinstance(node, torch.Tensor):
+        tensor = node.detach().cpu().contiguous()
+        yield f"{path}{tuple(tensor.shape)}{tensor.dtype}", tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(node, dict):
+        for key in sorted(node, key=str):
+            yield from _leaves(node[key], f"{path}/{key}")
+    elif isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            yield from _leaves(value, f"{path}/{i}")
+    else:
+        yield path, repr(node).encode()
+
+
+def verified(path: Path) -> Iterator[Verdict]:
+    """A verdict on each part of what lies at `path`.
+
+    Raises:
+        UserError: nothing there that could be verified.
+    """
+    from ip2p_lightning.data.latent_cache import store as caches
+
+    if path.is_file() and (path.suffix == ".ckpt" or sidecar(path).exists()):
+        return iter([(path, checkpoint.damage(path))])
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    kinds = {CONFIG: verify_run, SUMS: pipeline, "dataset.json": dataset}
+    kind = next((kinds[name] for name in kinds if (path / name).exists()), None)
+    kind = kind or (verify_run if checkpoint.checkpoints(path) else caches.verified if caches.is_cache(path) else None)
+    if kind is None:
+        raise UserError(
+            f"{path}: nothing to verify; give a run's folder, a .ckpt file, an export that has {SUMS}, a built dataset "
+            "or a cache_dir"
+        )
+    return kind(path)
+
+
+def pipeline(folder: Path) -> Iterator[Verdict]:
+    """All files of an export by its sums."""
+    wrong = damaged_files(folder)
+    yield from ((folder / name, reason) for name, reason in wrong.items())
+    if not wrong:
+        yield folder, None
+
+
+def dataset(folder: Path) -> Iterator[Verdict]:
+    """All files of a built dataset by its manifest."""
+    from ip2p_lightning.curation.verify import verify
+
+    try:
+        verify(folder)
+    except DamagedError as error:
+        yield folder, str(error)
+    else:
+        yield folder, None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

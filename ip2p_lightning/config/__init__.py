@@ -1,0 +1,1 @@
+"""From Hydra's composed config to checked plain data, and from that to objects."""

@@ -1,0 +1,65 @@
+"""A checked config as objects: the LightningModule and the data it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ip2p_lightning.config.compose import plain
+from ip2p_lightning.config.rules.parts import parts_fit
+from ip2p_lightning.config.rules.ranges import in_range
+from ip2p_lightning.config.rules.step import step_contradictions
+from ip2p_lightning.config.rules.values import contradictions
+from ip2p_lightning.config.train_config import TrainConfig
+from ip2p_lightning.config.validate import check
+
+
+def build_module(config: Mapping[str, Any]) -> Any:
+    """The LightningModule of a checked config; the weights' random start depends on ``seed`` alone."""
+    import torch
+
+    from ip2p_lightning.rng import seed_of
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config["seed"], "weights"))
+        parts = {name: build(config[name]) for name in ("unet", "autoencoder", "text_encoder", "objective", "sampler")}
+    make = build(config["model"])
+    return make(
+        **parts,
+        optimizer=build(config["optimizer"]),
+        schedule=build(config["schedule"]),
+        tasks=task_names(config),
+        seed=config["seed"],
+        max_skips=config["max_skips"],
+    )
+
+
+def build_data(config: Mapping[str, Any]) -> Any:
+    """The LightningDataModule of a checked config."""
+    return build(config["task"])
+
+
+def task_names(config: Mapping[str, Any]) -> list[str]:
+    """The tasks a config trains, in order."""
+    task = config["task"]
+    if "tasks" in task:
+        return [name for name in task["tasks"] if (task.get("weights") or {}).get(name, 1) != 0]
+    return [task["name"]]
+
+
+def checked(composed: Any) -> dict[str, Any]:
+    """The composed config as plain data, held against signatures and rules. Raises UserError and its kin."""
+    config = plain(composed)
+    parts_fit(config)
+    check(config, TrainConfig)
+    in_range(config)
+    contradictions(config)
+    step_contradictions(config)
+    return config
+
+
+def build(node: Mapping[str, Any], **more: Any) -> Any:
+    """Instantiate one checked node (and the nodes in it)."""
+    from hydra.utils import instantiate
+
+    return instantiate(dict(node), _convert_="all", **more)

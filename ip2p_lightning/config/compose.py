@@ -1,0 +1,65 @@
+"""From Hydra's composed config to plain data: dicts, lists and scalars."""
+
+from __future__ import annotations
+
+import hashlib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ip2p_lightning.errors import SecurityError, UserError
+
+_PACKAGED = Path(__file__).parents[1] / "conf"
+
+
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def run_name(overrides: str, limit: int = 120) -> str:
+    """The last part of a run's folder: its overrides, made safe for a file name, the tail hashed where it is long."""
+    name = "".join("_" if c in "/\\ '\"{}[]()$&;|<>*?!" else c for c in overrides) or "default"
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit - 9]}~{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The config resolved to dicts, lists and scalars.
+
+    Raises:
+        UserError: a mandatory value is missing, or an interpolation points nowhere.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} has no value; give it on the command line: {missing[0]}=VALUE")
+    for path, value in _scalars(OmegaConf.to_container(config, resolve=False)):
+        if isinstance(value, str) and "${oc." in value:
+            raise SecurityError(f"{path}={value} reads the environment; write the value itself")
+    try:
+        return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+
+
+def _scalars(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _scalars(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _scalars(value, f"{path}[{i}]")
+    else:
+        yield path, node
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with (old, new); a key that one side lacks counts as None there."""
+    a, b = dict(_scalars(old)), dict(_scalars(new))
+    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}

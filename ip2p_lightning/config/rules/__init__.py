@@ -1,0 +1,1 @@
+"""Combinations of values that a run refuses, each with the line that says why."""

@@ -1,0 +1,46 @@
+"""The top level of a config: every key of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The top level of a config: every key a run takes (the comments in ``conf/train.yaml`` say what each is)."""
+
+    prompts: dict[str, Any]
+    unet: dict[str, Any]
+    autoencoder: dict[str, Any]
+    text_encoder: dict[str, Any]
+    sampler: dict[str, Any]
+    objective: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    data: dict[str, Any]
+    task: dict[str, Any]
+    loader: dict[str, Any]
+    model: dict[str, Any]
+    trainer: dict[str, Any]
+    seed: int = 0
+    val_every: int = 200
+    val_examples: int | None = 4
+    grid_examples: int = 3
+    save_every: int = 200
+    keep: int = 2
+    log_every: int = 10
+    log_samples: bool = False
+    max_skips: int = 3
+    resume: str = "auto"
+    resume_allow: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    cache: str = "off"
+    cache_dir: str = "runs/cache"
+    cache_variants: int = 4
+    cache_draws: int = 0
+    cache_dtype: str = "float32"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    profile_steps: int = 0
+    fault: str | None = None
+    timeout: int = 600

@@ -1,0 +1,128 @@
+"""From the command line to checked, plain data: a wrong key, type or target is refused before anything is built.
+
+The schema of a node is the signature of its ``_target_``; nothing is written down twice. The targets themselves are an
+exact list: a config can name the classes below and nothing else, wherever it came from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.config.schema import ALLOWED_TARGETS, class_of, conforms, describe, import_target
+from ip2p_lightning.errors import SecurityError, UserError, suggest
+
+# Parameters that code passes, not a config.
+_NOT_FROM_CONFIG = {"self", "params", "model_or_params", "unet", "autoencoder", "text_encoder", "objective", "sampler"}
+
+
+def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
+    """Hold a plain config against the signatures it is meant for.
+
+    Args:
+        config: the composed, resolved config.
+        root: what the top level is passed to as keywords.
+
+    Raises:
+        SecurityError: a ``_target_`` that is not on the list.
+        UserError: an unknown key or a value of the wrong type; the line names key and value and suggests a mend.
+    """
+    for path, value in _targets(config):
+        if value not in ALLOWED_TARGETS:
+            raise SecurityError(
+                f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
+            )
+    try:
+        check_node(config, root, "")
+    except _Fragment as fragment:
+        raise UserError(fragment.worded(config)) from None
+
+
+class _Fragment(UserError):
+    """Settings without the object they are for: what an override left of a shared node, or sets of an absent one."""
+
+    def __init__(self, path: str, value: Mapping[str, Any], wanted: type) -> None:
+        super().__init__(f"{path}={_short(value)} is for a {wanted.__name__}")
+        self.path, self.value, self.wanted = path, value, wanted
+
+    def worded(self, config: Mapping[str, Any]) -> str:
+        """The line; `config` is the whole of it."""
+        told, last, key = f"{self.path}={_short(self.value)}", self.path.rpartition(".")[2], next(iter(self.value))
+        if last in config:  # task.loader.size=1 replaces the whole ${loader} by {size: 1}
+            return f"{told} would replace a node that is shared; set {last}.{key} instead"
+        group = self.path.partition(".")[0]
+        having = [f"{group}={f.stem}" for f in sorted((CONF / group).glob("*.yaml")) if f"\n{last}:" in f.read_text()]
+        choice = f"choose {' or '.join(having)}, or " if having else ""
+        return (
+            f"{told} is for a {self.wanted.__name__}, which this config has not; {choice}take it out with ~{self.path}"
+        )
+
+
+def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    """Every value that a loader could take for code: ``_target_`` and its kin, at any depth."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key in ("_target_", "_instantiator", "_class_path", "_recursive_", "_args_"):
+                yield here, value
+            yield from _targets(value, here)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _targets(value, f"{path}[{i}]")
+
+
+def check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:
+    """Hold one plain node, found at `path`, against what it is passed to as keywords. Raises UserError."""
+    hints, names, open_ended = _parameters(target)
+    names = [n for n in names if n not in _NOT_FROM_CONFIG] if "_target_" in node else names
+    for key, value in node.items():
+        here = f"{path}.{key}" if path else key
+        if key in ("_target_", "_partial_"):
+            continue
+        if key not in names and not open_ended:
+            raise UserError(f"unknown key {here}={_short(value)}{suggest(key, names)}")
+        _check_value(value, hints.get(key, Any), here)
+
+
+def _check_value(value: Any, hint: Any, path: str) -> None:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            check_node(value, import_target(value["_target_"]), path)
+            return
+        _check_members(value, hint, path)
+    if not conforms(value, hint):
+        raise UserError(f"{path}={_short(value)} has the wrong type or value: expected {describe(hint)}")
+
+
+def _check_members(value: Mapping[str, Any], hint: Any, path: str) -> None:
+    """A mapping without a target: its members, and whether there should be one. Raises _Fragment where there should."""
+    node = class_of(hint)
+    if node is not None:
+        check_node(value, node, path)
+        raise _Fragment(path, value, node)
+    named = [k for k, v in value.items() if isinstance(v, Mapping) and "_target_" in v]
+    for key, child in value.items():
+        if named and isinstance(child, Mapping) and "_target_" not in child:
+            raise UserError(f"unknown key {path}.{key}={_short(child)}{suggest(key, named)}")
+        if isinstance(child, Mapping):
+            _check_value(child, Any, f"{path}.{key}")
+
+
+def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], list[str], bool]:
+    """Type hints, names, and whether any keyword is taken, of a class's or function's parameters."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):  # a library that names types only its type checker imports
+        hints = {}
+    parameters = inspect.signature(target).parameters.values()
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return hints, names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

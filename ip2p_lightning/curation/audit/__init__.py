@@ -1,0 +1,1 @@
+"""Checks on each candidate pair, and on leaks between splits."""

@@ -1,0 +1,1 @@
+"""Pools of paraphrased instructions, from a language model or a file."""

@@ -1,0 +1,1 @@
+"""Writing a dataset: chunks, Parquet shards, report and card."""

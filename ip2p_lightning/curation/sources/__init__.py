@@ -1,0 +1,1 @@
+"""Where the candidates of a dataset come from: folders, manifests, hub datasets."""

@@ -1,0 +1,149 @@
+"""What a source offers to a dataset, before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from ip2p_lightning.data.sources.manifest_reader import same_name
+from ip2p_lightning.errors import DataError, SecurityError, UserError
+
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+
+
+class Candidate(NamedTuple):
+    """A pair, or a clean photo to make one from."""
+
+    id: str
+    """Unique in its source, the same on every machine."""
+    original: str | None
+    """Where the source keeps the image before the edit (a path below its root); None: to be made."""
+    edited: str | None
+    prompt: str | None = None
+    split: str | None = None
+    """As published; None: to be decided."""
+    scene: str | None = None
+    """Candidates of one scene stay in one split."""
+    sha256: tuple[str | None, str | None] = (None, None)
+    """What either file must hash to, where the source says so."""
+    bytes: int = 0
+    """Size of its files: chunks are cut by it."""
+    stamp: int = 0
+    """Changes when a file does."""
+
+
+class Refusal(NamedTuple):
+    """Something that did not become an example, and why."""
+
+    id: str
+    path: str
+    stage: str
+    """list, path, read, decode, pair, prompt or leakage."""
+    reason: str
+
+
+class Listing(NamedTuple):
+    """All that a source has."""
+
+    candidates: list[Candidate]
+    refused: list[Refusal]
+
+
+class Origin(Protocol):
+    """A source of candidates."""
+
+    name: str
+    val: float
+    """Fraction of what has no published split, for validation."""
+    test: float
+
+    def list(self) -> Listing:
+        """Every candidate, in order of id. Raises UserError, with what to download, if nothing is there."""
+
+    def read(self, place: str, limit: int) -> bytes:
+        """The file at `Candidate.original` or `.edited`; `DataError` beyond `limit` bytes or if it cannot be read."""
+
+    def facts(self) -> dict[str, str]:
+        """Home, licence, citation and known overlaps, for the card."""
+
+
+def source_folder(root: str, advice: str) -> Path:
+    """`root` as a folder. Raises UserError: no such folder (with `advice`), or an archive, which is never opened."""
+    folder = Path(root).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.suffix.lower() in ARCHIVES:
+        raise UserError(f"source.root={root}: archives are not opened; unpack it yourself and give the folder")
+    raise UserError(f"source.root={root}: no such folder; {advice}")
+
+
+def read_inside(root: str, place: str, limit: int) -> bytes:
+    """The bytes of a regular file that lies below `root`, wherever links lead.
+
+    Raises:
+        SecurityError: `place` leads out of the root, or to a device, pipe or socket.
+        DataError: not there, a folder, or larger than `limit`.
+    """
+    path = os.path.realpath(f"{root}/{place}")
+    if not path.startswith(root.rstrip("/") + "/"):
+        raise SecurityError("a link out of the source's folder")
+    try:
+        handle = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+        )  # a pipe must not block, a swap not lead out
+    except OSError as error:
+        raise DataError(error.strerror or "cannot be opened") from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            kind = (
+                DataError("is a folder") if stat.S_ISDIR(status.st_mode) else SecurityError("a device, pipe or socket")
+            )
+            raise kind
+        if status.st_size > limit:
+            raise DataError(f"{status.st_size} bytes, more than {limit}")
+        try:
+            return file.read(status.st_size + 1)  # a buffer of the limit's size would be torn down again for every file
+        except OSError as error:
+            raise DataError(error.strerror or "cannot be read") from None
+
+
+def without_twins(
+    candidates: Sequence[Candidate], refused: list[Refusal], lines: Sequence[int] = ()
+) -> list[Candidate]:
+    """Candidates in order of id, less those whose id is no UTF-8 or differs from another's in case or form only.
+
+    One file system keeps ``Ä.png`` and ``ä.png`` apart and the next does not: such a dataset could not be moved.
+
+    Args:
+        candidates: in any order.
+        refused: is added to.
+        lines: of the manifest they are from, for the reason.
+    """
+    seen: dict[str, int] = {}
+    kept = []
+    for i in sorted(range(len(candidates)), key=lambda i: [part or "" for part in candidates[i][:5]]):
+        name, path = candidates[i].id, candidates[i].original or candidates[i].edited or ""
+        if not _is_utf8(name):
+            refused.append(Refusal(ascii(name), ascii(name), "list", "the name is not UTF-8"))
+            continue
+        first = seen.setdefault(same_name(name).casefold(), i)
+        if first == i:
+            kept.append(candidates[i])
+            continue
+        other = candidates[first].id
+        why = "the same id twice" if other == name else "differs in case or Unicode form only"
+        where, there = (f"line {lines[i]}, field 'id': ", f" on line {lines[first]}") if lines else ("", "")
+        refused.append(Refusal(name, path, "list", f"{where}{why}: '{other}'{there}"))
+    return kept
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""The loaders of a data module, for however many tasks it has."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningDataModule
+
+from ip2p_lightning.data.bad_pairs import BadPairs
+from ip2p_lightning.data.batch_sampler import EvalBatches, Key, Merged, TrainBatches, TrainPlan
+from ip2p_lightning.data.dataloader import Batches, Loader
+from ip2p_lightning.data.dataset import TaskDatasets
+from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.data.prompt_augmentation import Misspelling
+from ip2p_lightning.data.sources.base import Split
+from ip2p_lightning.errors import DataError
+from ip2p_lightning.system.file_digests import Digests
+
+if TYPE_CHECKING:
+    from ip2p_lightning.data.datamodules import EditDataModule
+
+
+class TasksDataModule(LightningDataModule):
+    """Loaders for some tasks; what they are is up to the subclass.
+
+    val_examples: pairs per task that `val_dataloader` shows; None: all of them.
+    cache: makes the training batches in place of `Batches` (see ``caching.train``); None: nothing is cached.
+    merge: micro-batches that a training batch holds, where the loader leaves that open.
+    bad: where training pairs that cannot be read are kept; None: the first of them is an error.
+    changed: files that `contents` found with another content than it remembered (see ``digests.News``).
+    """
+
+    def __init__(self, loader: Loader, seed: int) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer validation images than ranks
+        self.loader, self.seed = loader, seed
+        self.val_examples: int | None = None
+        self.merge = 1 if loader.merge == "auto" else loader.merge
+        self.cache: Any = None
+        self.bad: BadPairs | None = None
+        self.changed: frozenset[bytes] = frozenset()
+        self._loaders: list[weakref.ref[Batches]] = []
+        self._opened: dict[tuple[str, bool], TaskDatasets] = {}
+
+    @property
+    def active(self) -> dict[str, EditDataModule]:
+        """The tasks that take part, by name."""
+        raise NotImplementedError
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Their weights, above 0."""
+        return dict.fromkeys(self.active, 1.0)
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks that take part."""
+        return list(self.active)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each task in an epoch; they sum to 1."""
+        total = sum(self.weights.values())
+        return {name: weight / total for name, weight in self.weights.items()}
+
+    def setup(self, stage: str) -> None:
+        """Open what `stage` needs, so that missing data is known before a model is built. Raises as the sources do."""
+        for split in {"fit": ("train",), "validate": ("val",)}.get(stage, ("test",)):
+            self.datasets(split)
+
+    def datasets(self, split: Split, held_out_prompts: bool = False) -> TaskDatasets:
+        """The datasets of a split, opened once. Raises as the sources do."""
+        key = (split, held_out_prompts)
+        if key not in self._opened:
+            same: dict[str, Any] = {"split": split, "loader": self.loader, "seed": self.seed}
+            same |= {"held_out_prompts": held_out_prompts}
+            if split == "train" and not held_out_prompts and self.loader.misspell:
+                said = [prompt for task in self.active.values() for prompt in task.prompts.prompts]
+                same["misspelling"] = Misspelling(said, self.loader.misspell)
+            self._opened[key] = TaskDatasets({n: task.dataset(name=n, **same) for n, task in self.active.items()})
+        return self._opened[key]
+
+    def train_dataloader(self) -> Batches:
+        """Training batches of this rank, beginning where the trainer stands (at the start without a trainer)."""
+        data, (rank, world) = self.datasets("train"), self._place()
+        size = self.loader.epoch_size or max(len(data), world * self.loader.batch_size)
+        plan = TrainPlan(data.sizes, self.weights, size, self.seed)
+        merge, total = self.merge, self._total()
+        done, whole = (lambda: self._done() * merge), None if total is None else total * merge
+        keys = TrainBatches(plan, self.loader.batch_size, rank, world, done, whole)
+        batches = (self.cache or Batches)(data, Merged(keys, merge) if merge > 1 else keys, self.loader)
+        batches.examples.bad = self.bad
+        return self._watched(batches)
+
+    def val_dataloader(self) -> Batches:
+        """Validation batches: the same crops, degradations and prompts every time."""
+        return self.evaluation("val", examples=self.val_examples)
+
+    def test_dataloader(self) -> Batches:
+        """Test batches, likewise."""
+        return self.evaluation("test")
+
+    def predict_dataloader(self) -> Batches:
+        """The test split."""
+        return self.evaluation("test")
+
+    def evaluation(self, split: Split = "test", held_out_prompts: bool = False, examples: int | None = None) -> Batches:
+        """Every pair of a split, `loader.eval_draws` times, none twice over all ranks.
+
+        Args:
+            split: train (seen with the training view), val or test.
+            held_out_prompts: ask with prompts that training never draws.
+            examples: only the first so many pairs of each task; None: all.
+        """
+        data, (rank, world) = self.datasets(split, held_out_prompts), self._place()
+        sizes = {name: size if examples is None else min(size, examples) for name, size in data.sizes.items()}
+        keys = EvalBatches(sizes, self.loader.eval_draws, self.loader.batch_size_of_eval, rank, world)
+        return self._watched(Batches(data, keys, self.loader))
+
+    def explained(self, error: RuntimeError) -> DataError | None:
+        """What a hanging or dead worker of one of the loaders comes to; None: the error is another one."""
+        living = (loader() for loader in self._loaders)
+        return next(filter(None, (loader.explained(error) for loader in living if loader)), None)
+
+    def _watched(self, batches: Batches) -> Batches:
+        self._loaders.append(weakref.ref(batches))
+        return batches
+
+    def fixed_examples(self, per_task: int, split: Split = "val") -> list[EditExample]:
+        """`per_task` examples of each task, the same in every run; more draws of the same pairs where there are few."""
+        data = self.datasets(split)
+        return [data[Key(task, 0, i % size, i // size)] for task, size in data.sizes.items() for i in range(per_task)]
+
+    def contents(
+        self, splits: Sequence[Split] = ("train", "val"), digests: Digests | None = None
+    ) -> dict[str, dict[str, str]]:
+        """Hashes of what the data consists of, by ``task/split`` and name. Raises as the sources do."""
+        digests = digests or Digests()
+        found = {
+            f"{name}/{split}": dataset.pairs.contents(digests)
+            for split in splits
+            for name, dataset in self.datasets(split).tasks.items()
+        }
+        self.changed = frozenset(digests.changed)
+        return found
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _total(self) -> int | None:
+        """Micro-batches of the whole run, where the trainer knows: to Lightning a run is then one long epoch."""
+        if not self.trainer or self.trainer.max_steps < 1 or self.trainer.overfit_batches:
+            return None
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def _done(self) -> int:
+        """Micro-batches already done: in every Lightning checkpoint, and right between epochs as within them."""
+        if not self.trainer or self.trainer.overfit_batches:  # overfitting sees the same first batches for ever
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed

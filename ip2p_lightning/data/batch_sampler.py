@@ -1,0 +1,204 @@
+"""The order of an epoch as a pure function of (seed, epoch): nothing to save, nothing to restore.
+
+After a restart the position alone (micro-batches already done, which every Lightning checkpoint holds) says where to go
+on; ranks cut their own part from one global order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from ip2p_lightning.errors import UserError, suggest
+from ip2p_lightning.rng import numpy_rng
+
+
+class Key(NamedTuple):
+    """What decides an example, together with the seed."""
+
+    task: str
+    epoch: int
+    """The epoch its randomness belongs to; 0 for evaluation."""
+    index: int
+    """Number of the pair in its split."""
+    draw: int
+    """How often the pair was drawn before in this epoch."""
+
+
+def checked_weights(weights: Mapping[str, float] | None, tasks: list[str]) -> dict[str, float]:
+    """Weights of the tasks that take part; a task that is not named weighs 1, a task of weight 0 is left out.
+
+    Raises:
+        UserError: an unknown task, a weight that is negative or not finite, or none above 0.
+    """
+    given = dict(weights or {})
+    for name, weight in given.items():
+        if name not in tasks:
+            raise UserError(f"weights.{name}: no such task{suggest(name, tasks)} (there are {', '.join(tasks)})")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise UserError(f"weights.{name}={weight}: give a number, 0 or more")
+    checked = {name: float(given.get(name, 1.0)) for name in tasks}
+    active = {name: weight for name, weight in checked.items() if weight > 0}
+    if not active:
+        raise UserError(f"weights: all are 0; give one of {', '.join(tasks) or 'at least one task'} more")
+    return active
+
+
+def apportion(weights: Mapping[str, float], total: int) -> dict[str, int]:
+    """`total` split in proportion to `weights`, exactly, by largest remainder (Hamilton); ties go to the earlier name.
+
+    ``sum(result.values()) == total`` and every count is within 1 of its exact share.
+    """
+    whole = sum(Fraction(w) for w in weights.values())  # exact: 0.1 + 0.2 must not decide a tie
+    shares = {name: Fraction(w) * total / whole for name, w in weights.items()}
+    counts = {name: math.floor(share) for name, share in shares.items()}
+    by_remainder = sorted(weights, key=lambda name: counts[name] - shares[name])
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+class TrainPlan:
+    """Which pair comes when, for every epoch.
+
+    Task counts are exact in every epoch. Within a task, pairs come in permutations without replacement; counts of two
+    pairs in an epoch differ by at most one. Where an epoch is a part of the data only, successive epochs take
+    successive parts.
+
+    Args:
+        sizes: pairs per task.
+        weights: share of each task in an epoch, any positive scale.
+        epoch_size: examples in an epoch.
+        seed: of the order.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], epoch_size: int, seed: int) -> None:
+        self.sizes, self.epoch_size, self.seed = dict(sizes), epoch_size, seed
+        self.counts = apportion({name: weights[name] for name in sizes}, epoch_size)
+
+    def __len__(self) -> int:
+        return self.epoch_size
+
+    def order(self, epoch: int) -> list[tuple[str, int, int]]:
+        """``(task, index, draw)`` for every place of the epoch."""
+        tasks = list(self.counts)
+        labels = np.repeat(np.arange(len(tasks)), [self.counts[name] for name in tasks])
+        labels = numpy_rng(self.seed, "plan", "tasks", epoch).permutation(labels)
+        indices, draws = np.empty_like(labels), np.empty_like(labels)
+        for number, name in enumerate(tasks):
+            own = labels == number
+            indices[own], draws[own] = self._task(name, epoch), np.arange(self.counts[name]) // self.sizes[name]
+        return [(tasks[t], i, d) for t, i, d in zip(labels.tolist(), indices.tolist(), draws.tolist(), strict=True)]
+
+    def _task(self, name: str, epoch: int) -> np.ndarray:
+        """Pair numbers of one task in the order they are shown."""
+        size = self.sizes[name]
+        rounds, rest = divmod(self.counts[name], size)
+        passes = [numpy_rng(self.seed, "plan", name, epoch, r).permutation(size) for r in range(rounds)]
+        if rest:
+            per_pass = size // rest  # epochs that one permutation serves with `rest` new pairs each
+            number, part = divmod(epoch, per_pass)
+            shuffled = numpy_rng(self.seed, "plan", name, "rest", number).permutation(size)
+            passes.append(shuffled[part * rest : (part + 1) * rest])
+        return np.concatenate(passes) if passes else np.empty(0, dtype=np.int64)
+
+
+class TrainBatches(Sampler[list[Key]]):
+    """Batches of keys for one rank, beginning where the run stands.
+
+    The global order is cut into blocks of ``world * batch_size``; a rank takes its slice of each block, so the block is
+    the same whatever the number of ranks it is cut for. The incomplete block at the end of an epoch is left out.
+
+    Args:
+        plan: the global order.
+        batch_size: examples per batch and rank.
+        rank: number of this process.
+        world: number of processes.
+        start: micro-batches this rank has already done in the whole run; asked at every ``iter()``.
+        total: micro-batches of the whole run, over as many epochs as it takes, so that a window of accumulated
+            gradients never ends early at an epoch's border; None stops at the end of the epoch.
+
+    Raises:
+        UserError: the epoch is smaller than one block.
+    """
+
+    def __init__(
+        self,
+        plan: TrainPlan,
+        batch_size: int,
+        rank: int,
+        world: int,
+        start: Callable[[], int],
+        total: int | None = None,
+    ) -> None:
+        self.plan, self.batch_size, self.rank, self.world, self.start = plan, batch_size, rank, world, start
+        self.total = total
+        self.per_epoch = len(plan) // (batch_size * world)
+        if not self.per_epoch:
+            raise UserError(
+                f"an epoch of {len(plan)} examples has no complete batch ({world} x {batch_size}); "
+                "raise loader.epoch_size or lower loader.batch_size"
+            )
+
+    def __len__(self) -> int:
+        """Batches in the whole run, or in a whole epoch, wherever the run stands in it."""
+        return self.per_epoch if self.total is None else self.total
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        done = self.start()  # asked now, not at the first next(): the loader prefetches
+        end = (done // self.per_epoch + 1) * self.per_epoch if self.total is None else self.total
+        return self._from(done, end)
+
+    def _from(self, done: int, end: int) -> Iterator[list[Key]]:
+        while done < end:
+            epoch, first = divmod(done, self.per_epoch)
+            last = min(self.per_epoch, first + end - done)
+            yield from self._blocks(epoch, first, last)
+            done += last - first
+
+    def _blocks(self, epoch: int, first: int, last: int) -> Iterator[list[Key]]:
+        order = self.plan.order(epoch)
+        for block in range(first, last):
+            place = (block * self.world + self.rank) * self.batch_size
+            yield [Key(task, epoch, i, d) for task, i, d in order[place : place + self.batch_size]]
+
+
+class Merged(Sampler[list[Key]]):
+    """Every `count` batches as one, in the same order; a rest at the end is left out."""
+
+    def __init__(self, batches: TrainBatches, count: int) -> None:
+        self.batches, self.count = batches, count
+
+    def __len__(self) -> int:
+        return len(self.batches) // self.count
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        parts = iter(self.batches)  # now: it asks where the run stands
+        return ([key for part in group for key in part] for group in zip(*[parts] * self.count, strict=False))
+
+
+class EvalBatches(Sampler[list[Key]]):
+    """Every pair of every task `draws` times, in a fixed order; rank r takes places r, r + world, ...: none twice.
+
+    Args:
+        sizes: pairs per task.
+        draws: times each pair is shown, with a degradation and prompt of its own.
+        batch_size: examples per batch; the last one may be smaller.
+        rank: number of this process.
+        world: number of processes.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], draws: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        places = [Key(task, 0, i, d) for task, size in sizes.items() for d in range(draws) for i in range(size)]
+        self.keys, self.batch_size = places[rank::world], batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.keys) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return (self.keys[i : i + self.batch_size] for i in range(0, len(self.keys), self.batch_size))

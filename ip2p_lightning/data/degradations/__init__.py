@@ -1,0 +1,1 @@
+"""Degradations: functions of a clean image and a random generator."""

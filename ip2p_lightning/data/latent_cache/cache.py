@@ -1,0 +1,188 @@
+"""What of a run is cached, how large that is, and the objects that do it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.dataset import TaskDatasets
+from ip2p_lightning.data.latent_cache.code_version import code_version
+from ip2p_lightning.data.latent_cache.content_key import Contents
+from ip2p_lightning.data.latent_cache.encode import CachedBatches, Filler
+from ip2p_lightning.data.latent_cache.examples import CachedTask, CachedTasks, Codec
+from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, samples_of, settings_of
+from ip2p_lightning.data.latent_cache.shared_memory import in_memory
+from ip2p_lightning.data.latent_cache.store import Space
+from ip2p_lightning.data.transforms import View
+from ip2p_lightning.system.file_digests import MEMO, Digests
+
+FORMAT = 1  # of the files; raise it when their meaning changes
+
+
+@dataclass
+class Share:
+    """What is cached of one task: its pairs, its stored views per pair, and why nothing is where that is so."""
+
+    task: str
+    pairs: int
+    views: int
+    reason: str = ""
+
+
+class Cache:
+    """The training examples of a data module, by way of a cache.
+
+    Args:
+        settings: see there.
+        data: the module; its training split is open.
+        autoencoder: encodes what is missing.
+        samples: examples that the whole run will see, for ``auto``.
+        kept: why ``auto`` caches nothing, or "": what it chose when the run began; None: it chooses now.
+    """
+
+    def __init__(
+        self, settings: Settings, data: Any, autoencoder: Any, samples: int = 0, kept: str | None = None
+    ) -> None:
+        self.settings, self.autoencoder, self._data = settings, autoencoder, data
+        base: TaskDatasets = data.datasets("train")
+        self._view = next(iter(base.tasks.values())).view
+        side = self._view.size // autoencoder.factor
+        self.codec = Codec(autoencoder.channels, side, autoencoder.deterministic, DTYPES[settings.dtype])
+        self.shares = [self._share(name, task) for name, task in base.tasks.items()]
+        self.reason = self._refusal(samples, kept)
+        if not self.reason:
+            root = in_memory() if settings.mode == "ram" else Path(settings.folder).expanduser()
+            self.space = self._space(root)
+            self.space.create()
+            self.contents = Contents(Digests(root / MEMO))
+            self.filler = Filler(self.space, self.codec, autoencoder)
+            self.tasks = CachedTasks(base, {share.task: self._task(base, share) for share in self.shares})
+
+    def batches(self, dataset: TaskDatasets, keys: Any, loader: Loader) -> CachedBatches:
+        """In place of `Batches`."""
+        return CachedBatches(self.tasks, keys, loader, self.filler)
+
+    @property
+    def entries(self) -> int:
+        """Pairs times views."""
+        return sum(share.pairs * share.views for share in self.shares if not share.reason)
+
+    @property
+    def bytes(self) -> int:
+        """Size when full."""
+        return self.entries * (self.codec.payload + self.space.index.width)
+
+    def summary(self) -> str:
+        """What is cached and what is not, in one line."""
+        if self.reason:
+            return f"cache: off ({self.reason})"
+        told = [
+            f"{s.task}: {s.reason}" if s.reason else f"{s.task}: {s.pairs} pairs x {s.views} views" for s in self.shares
+        ]
+        there = len(self.space)
+        return (
+            f"cache: {self.space.folder} ({'; '.join(told)}), {there} of {self.entries} entries there, "
+            f"{self.bytes / 1e6:,.0f} MB when full"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """For ``status.json``."""
+        if self.reason:
+            return {"mode": "off", "reason": self.reason}
+        counts = {"damaged": self.space.damaged + self.space.index.damaged}
+        counts |= {"changed_sources": len(self.filler.changed | self._data.changed)}
+        tasks = {s.task: s.reason or f"{s.views} views" for s in self.shares}
+        return {"folder": str(self.space.folder), "tasks": tasks} | asdict(self.filler.counts) | counts
+
+    def _share(self, name: str, task: Any) -> Share:
+        drawn = hasattr(task.pairs, "make")
+        flips = (task.view.flip > 0) + (task.view.flip < 1)
+        share = Share(name, len(task.pairs), self._crops(task) * flips)
+        if not hasattr(task.pairs, "sources"):
+            share.reason = "its source does not say what its pairs are made from"
+        elif drawn and not self.settings.draws:
+            share.reason = "made anew for every example"
+        return share
+
+    def _crops(self, task: Any) -> int:
+        if hasattr(task.pairs, "make"):
+            return max(1, self.settings.draws)
+        return 1 if is_fixed(task.view) else self.settings.variants
+
+    def _task(self, base: TaskDatasets, share: Share) -> CachedTask:
+        task = base.tasks[share.task]
+        return CachedTask(task, None if share.reason else self.space, self._crops(task), self.contents, self.codec)
+
+    def _space(self, root: Path) -> Space:
+        return Space(root, self._description(), self.codec.payload)
+
+    def _refusal(self, samples: int, kept: str | None) -> str:
+        """Why nothing is cached, "" where something is."""
+        if all(share.reason for share in self.shares):
+            return "; ".join(f"{share.task}: {share.reason}" for share in self.shares)
+        if self.settings.mode != "auto":
+            return ""
+        if kept is not None:
+            return kept
+        if self.autoencoder.model is None:
+            return "encoding costs nothing with this autoencoder"
+        if samples < 2 * self.entries:
+            return f"{samples} examples would use {self.entries} entries less than twice each"
+        return self._too_large(Path(self.settings.folder).expanduser())
+
+    def _too_large(self, root: Path) -> str:
+        """Why the disk has no room for what is not there yet, "" where it has."""
+        free = _free(root)
+        missing = self.entries
+        if missing * self.codec.payload > free / 2:  # whose entries those there are, only reading all sources would say
+            missing -= min(missing, len(self._space(root)))
+        needed = missing * self.codec.payload
+        if needed > free / 2:
+            return f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {self.settings.folder}"
+        return ""
+
+    def _description(self) -> dict[str, Any]:
+        """All that decides an entry, apart from the pair and its view."""
+        shown = self._view
+        return {
+            "autoencoder": self.autoencoder.digest(),
+            "size": shown.size,
+            "resize": list(shown.resize) if shown.resize else None,
+            "crop": shown.crop,
+            "dtype": self.settings.dtype,
+            "precision": self.settings.precision,  # not the device: what a CPU made serves a GPU
+            "format": FORMAT,
+            "code": code_version(self.autoencoder),
+        }
+
+
+def is_fixed(shown: View) -> bool:
+    """Whether a view has one crop only."""
+    return shown.crop == "center" and (shown.resize is None or shown.resize[0] == shown.resize[1])
+
+
+def cached(
+    config: Mapping[str, Any], data: Any, autoencoder: Any, ranks: int = 1, noted: Mapping[str, Any] | None = None
+) -> Cache | None:
+    """Put a cache between a data module and its training batches, as a checked config says; None where it is off.
+
+    `noted`: the `state` of the run's cache when it began.
+    """
+    settings = settings_of(config)
+    if settings.mode == "off":
+        return None
+    kept = noted.get("reason", "") if noted else None
+    cache = Cache(settings, data, autoencoder, samples_of(config, ranks), kept)
+    if not cache.reason:
+        data.cache = cache.batches
+    return cache
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.absolute().parent
+    return shutil.disk_usage(path).free

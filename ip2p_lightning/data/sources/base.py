@@ -1,0 +1,75 @@
+"""What a source of pairs promises, and what may make one side of a pair from the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from ip2p_lightning.data.image import Image
+from ip2p_lightning.data.transforms import View
+from ip2p_lightning.errors import UserError, suggest
+from ip2p_lightning.system.file_digests import Digests
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+class Maker(Protocol):
+    """A degradation or a teacher: one side of a pair from the other.
+
+    The class attribute ``makes`` says which: "original" (a degradation, the default) or "edited" (a teacher).
+    """
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        """``[H W 3]`` float32 in [0, 1] to the same; a pure function of the two arguments."""
+
+
+class Pairs(Protocol):
+    """The pairs of one split."""
+
+    def __len__(self) -> int: ...
+
+    def id(self, i: int) -> str:
+        """Name of pair `i`, unique within the split, the same on every machine."""
+
+    def prompt(self, i: int) -> str | None:
+        """The pair's own instruction; None where the task's pool is to be drawn from."""
+
+    def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
+        """``(original, edited)`` as `view` shows them: a pure function of the arguments. float32 in [0, 1]; uint8 too.
+
+        Raises:
+            DataError: a file cannot be read, or the two sizes differ.
+        """
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """The files, or the encoded images, that pair `i` is made from: what a cache goes by."""
+
+    def contents(self, digests: Digests) -> dict[str, str]:
+        """Hash of everything the pairs are made from, by name: equal only where all pairs are equal."""
+
+
+class Source(Protocol):
+    """Where pairs come from."""
+
+    def pairs(self, split: Split, make: Maker | None = None) -> Pairs:
+        """The pairs of a split; `make` is called by sources that hold one side only, and ignored by the others.
+
+        Raises:
+            DataError: nothing there, or something unmatched.
+            UserError: `make` is needed and missing, or the source cannot be found.
+        """
+
+
+def makes(make: Maker) -> Literal["original", "edited"]:
+    """Which side of a pair `make` returns."""
+    return getattr(make, "makes", "original")
+
+
+def checked_split(split: str) -> Split:
+    """`split`, or a `UserError` if there is no such split."""
+    if split not in SPLITS:
+        raise UserError(f"unknown split '{split}'{suggest(split, SPLITS) or ': train, val or test'}")
+    return split  # type: ignore[return-value]

@@ -1,0 +1,183 @@
+"""Datasets of the Hugging Face hub: by id, saved to disk, or as a folder of Parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from ip2p_lightning.data.image import Image, open_image
+from ip2p_lightning.data.sources.base import Maker, Split, checked_split
+from ip2p_lightning.data.sources.fingerprints import file_hashes, text_hash
+from ip2p_lightning.data.sources.folder import check_sizes
+from ip2p_lightning.data.sources.hub_tables import load_tables, own_split, train_split
+from ip2p_lightning.data.sources.splits import checked_fractions, split_groups
+from ip2p_lightning.data.transforms import View
+from ip2p_lightning.errors import DataError, UserError, suggest
+from ip2p_lightning.system.file_digests import Digests
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Columns(NamedTuple):
+    """Where a dataset keeps what."""
+
+    original: str = "original"
+    edited: str = "edited"
+    prompt: str | None = "prompt"
+    group: str | None = None
+
+
+KNOWN = {
+    "instruction-tuning-sd/cartoonization": Columns("original_image", "cartoonized_image", "edit_prompt"),
+    "instruction-tuning-sd/low-level-image-proc": Columns("input_image", "ground_truth_image", "instruction"),
+    "timbrooks/instructpix2pix-clip-filtered": Columns(
+        "original_image", "edited_image", "edit_prompt", "original_prompt"
+    ),
+    "fusing/instructpix2pix-1000-samples": Columns("input_image", "edited_image", "edit_prompt"),
+}
+"""Datasets whose columns need not be given."""
+
+
+class HubDataset:
+    """Pairs in a `datasets` dataset.
+
+    A hub split named as ours (or "validation", or "dev") is used as it is; without one, "train" is divided by hash.
+
+    Args:
+        name: a hub id such as ``instruction-tuning-sd/cartoonization``, a folder written by ``save_to_disk``, or a
+            folder of Parquet files (their names begin with the split's, else all are train).
+        original: column of the image before the edit; None: known for four datasets, else "original".
+        edited: column of the image after it; None: as above, else "edited".
+        prompt: column of the instruction; None: as above, else "prompt" where there is one.
+        group: column whose equal values keep rows in one split; None: as above, else every row by itself.
+        prompts: "own" uses the dataset's instructions, "pool" the task's.
+        revision: commit, tag or branch of a hub dataset; None: its newest.
+        val: fraction of "train" for validation if there is no such split, within [0, 1).
+        test: fraction of it for testing, likewise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        original: str | None = None,
+        edited: str | None = None,
+        prompt: str | None = None,
+        group: str | None = None,
+        prompts: Literal["own", "pool"] = "own",
+        revision: str | None = None,
+        val: float = 0.1,
+        test: float = 0.1,
+    ) -> None:
+        checked_fractions("HubDataset", val, test)
+        if prompts not in ("own", "pool"):
+            raise UserError(f"HubDataset.prompts={prompts}: give own or pool")
+        known = KNOWN.get(name, Columns())
+        self.name, self.revision, self.prompts, self.val, self.test = name, revision, prompts, val, test
+        self.columns = Columns(
+            original or known.original, edited or known.edited, prompt or known.prompt, group or known.group
+        )
+        self._prompt_wanted = prompt is not None or name in KNOWN
+        self._tables: dict[str, Dataset] = {}
+
+    def pairs(self, split: Split, make: Maker | None = None) -> HubPairs:
+        """The rows of a split; `make` is not used, both sides are here.
+
+        Raises:
+            UserError: the dataset cannot be found or loaded (offline, for instance).
+            DataError: a column is missing or holds no images, or the split is empty.
+        """
+        checked_split(split)
+        self._tables = self._tables or load_tables(self.name, self.revision)
+        own = own_split(self._tables, split)
+        table = self._tables[own or train_split(self._tables, self.name)]
+        columns = self._checked(table)
+        rows = self._rows(table, split, own is not None)
+        if not len(rows):
+            raise DataError(f"{self.name}: no row for split '{split}'")
+        return HubPairs(_undecoded(table, columns), rows, columns, self.name, own or "train")
+
+    def _rows(self, table: Dataset, split: Split, own: bool) -> np.ndarray:
+        """Row numbers of a split: all of its own table, less what train has to give to splits without a table."""
+        taken = {s: 0.0 if own_split(self._tables, s) else getattr(self, s) for s in ("val", "test")}
+        if own and (split != "train" or not any(taken.values())):
+            return np.arange(len(table))
+        group = self.columns.group
+        groups = [str(value) for value in (table[group] if group else range(len(table)))]
+        place = split_groups(groups, taken["val"], taken["test"], self.name)
+        return np.array([i for i, g in enumerate(groups) if place[g] == split], dtype=np.int64)
+
+    def _checked(self, table: Dataset) -> Columns:
+        columns = self.columns
+        if self.prompts == "pool" or (columns.prompt not in table.column_names and not self._prompt_wanted):
+            columns = columns._replace(prompt=None)
+        for column in filter(None, columns):
+            if column not in table.column_names:
+                near = suggest(column, table.column_names)
+                raise DataError(f"{self.name}: no column '{column}', it has {', '.join(table.column_names)}{near}")
+        for column in (columns.original, columns.edited):
+            kind = type(table.features[column]).__name__
+            if kind != "Image":
+                raise DataError(f"{self.name}: column '{column}' holds {kind}, not images")
+        return columns
+
+
+def _undecoded(table: Dataset, columns: Columns) -> Dataset:
+    """Only the columns needed, images as bytes: they are decoded by our own rules."""
+    import datasets
+
+    table = table.select_columns(list(dict.fromkeys(filter(None, columns[:3]))))
+    for column in (columns.original, columns.edited):
+        table = table.cast_column(column, datasets.Image(decode=False))
+    return table
+
+
+class HubPairs:
+    """Rows of a dataset's split."""
+
+    def __init__(self, table: Dataset, rows: np.ndarray, columns: Columns, name: str, split: str) -> None:
+        self._table, self._rows, self._columns, self._name, self._split = table, rows, columns, name, split
+        self._prompts = table.select_columns([columns.prompt]) if columns.prompt else None  # asked without the images
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def id(self, i: int) -> str:
+        """Split and row number in the dataset."""
+        return f"{self._split}/{int(self._rows[i])}"
+
+    def prompt(self, i: int) -> str | None:
+        """The row's instruction, if it has one and it is wanted."""
+        if self._prompts is None:
+            return None
+        value = self._prompts[int(self._rows[i])][self._columns.prompt]
+        return value if isinstance(value, str) and value.strip() else None
+
+    def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
+        """``(original, edited)``; `DataError` naming the row if one cannot be decoded or the sizes differ."""
+        row = self._table[int(self._rows[i])]
+        name = f"{self._name}, {self.id(i)}"
+        images = [self._decode(row, column, name) for column in (self._columns.original, self._columns.edited)]
+        check_sizes(*images, name)
+        original, edited = view(images, rng)
+        return original, edited
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """Both encoded images, or their files."""
+        row = self._table[int(self._rows[i])]
+        stored = (row[self._columns.original] or {}, row[self._columns.edited] or {})
+        return tuple(image.get("bytes") or Path(image.get("path") or "") for image in stored)
+
+    def contents(self, digests: Digests) -> dict[str, str]:
+        """Hashes of the Arrow files behind the rows, and of which rows they are."""
+        files = [entry["filename"] for entry in self._table.cache_files]
+        rows = {f"rows of {self._split}": text_hash(self._rows.tolist(), self._columns)}
+        return rows | file_hashes({f"file {number}": path for number, path in enumerate(files)}, digests)
+
+    def _decode(self, row: dict[str, Any], column: str, name: str) -> np.ndarray:
+        stored, where = row[column], f"{name}, column '{column}'"
+        if not stored or not (stored.get("bytes") or stored.get("path")):
+            raise DataError(f"{where}: no image")
+        return open_image(stored.get("bytes") or stored["path"], name=where)

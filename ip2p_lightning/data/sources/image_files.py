@@ -1,0 +1,95 @@
+"""Image files on disk: finding them, naming them, and keeping the decoded ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ip2p_lightning.data.image import SUFFIXES, open_image
+from ip2p_lightning.data.sources.base import SPLITS, Split
+from ip2p_lightning.errors import DataError, StorageError, UserError
+from ip2p_lightning.system.file_digests import State, state_of
+
+
+def checked_folder(path: str | os.PathLike[str], what: str) -> Path:
+    """`path` as a folder that exists, or a `UserError` that says what it was wanted for."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{what} {folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    return folder
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every image file below `folder`, sorted by name; hidden files and folders are left out."""
+    try:
+        return sorted(_walk(folder), key=lambda path: path.as_posix())
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from None
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):  # a linked folder could lead round in a circle
+            yield from _walk(Path(entry.path))
+        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            yield Path(entry.path)
+
+
+def split_folder(root: Path, split: Split) -> Path | None:
+    """``root/split`` where the root is divided into train, val and test folders; None where it is not.
+
+    Raises:
+        DataError: it is divided, but not for this split.
+    """
+    if not any((root / name).is_dir() for name in SPLITS):
+        return None
+    if not (root / split).is_dir():
+        raise DataError(f"{root}: has no '{split}' folder beside its other splits")
+    return root / split
+
+
+class ImageStore:
+    """Decoded images, kept as uint8 until `budget` bytes are full; those that come later are decoded at each call."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self._left = budget, budget
+        self._kept: dict[Path, tuple[State, np.ndarray]] = {}
+
+    def __reduce__(self) -> tuple[type[ImageStore], tuple[int]]:
+        return ImageStore, (self.budget,)  # another process decodes for itself
+
+    def open(self, path: Path) -> np.ndarray:
+        """The image at `path`, ``[H W 3]`` uint8, not to be written to. Raises `DataError` as `open_image` does."""
+        try:
+            state = state_of(path)  # before the decoding: a file that changes meanwhile is decoded anew
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from None
+        kept = self._kept.get(path)
+        if kept is not None and kept[0] == state:
+            return kept[1]
+        image = open_image(path)
+        image.setflags(write=False)
+        self._left += kept[1].nbytes if kept is not None else 0
+        self._kept.pop(path, None)
+        if image.nbytes <= self._left:
+            self._left -= image.nbytes
+            self._kept[path] = state, image
+        return image
+
+
+@lru_cache(maxsize=16)
+def _shared(budget: int) -> ImageStore:
+    return ImageStore(budget)
+
+
+def image_store(memory: float, owner: str) -> ImageStore:
+    """The process's store of `memory` megabytes; sources of one budget share it, as tasks on the same photos do."""
+    if not 0 <= memory < float("inf"):
+        raise UserError(f"{owner}.memory={memory}: give megabytes, 0 or more")
+    return _shared(int(memory * 2**20))

@@ -1,0 +1,129 @@
+"""Clean photos, from which a degradation or a teacher makes the other side of the pair."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from ip2p_lightning.data.image import Image
+from ip2p_lightning.data.sources.base import Maker, Split, checked_split, makes
+from ip2p_lightning.data.sources.fingerprints import file_hashes
+from ip2p_lightning.data.sources.image_files import ImageStore, checked_folder, image_store, images_below, split_folder
+from ip2p_lightning.data.sources.splits import checked_fractions, fingerprint, split_groups
+from ip2p_lightning.data.transforms import View, as_float
+from ip2p_lightning.errors import DataError, UserError
+from ip2p_lightning.system.file_digests import Digests
+
+# The colour photographs in the scikit-image wheel. The two motorcycles are one scene: both are in train.
+INSTALLED: dict[str, tuple[str, ...]] = {
+    "train": (
+        "chelsea.png",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+        "ihc.png",
+        "retina.jpg",
+        "hubble_deep_field.jpg",
+    ),
+    "val": ("rocket.jpg",),
+    "test": ("astronaut.png", "coffee.png"),
+}
+
+
+class Photos:
+    """Clean photos; the task's degradation or teacher makes the other side from each crop.
+
+    Args:
+        root: a folder; every image file below it is used. If it has folders named train, val and test, these are the
+            splits; otherwise photos are split by their content's hash, so that copies stay together and no photo is in
+            two splits. None: nine photos that come with scikit-image, in fixed splits (6 train, 1 val, 2 test).
+        val: fraction of the photos in `root` for validation, within [0, 1).
+        test: fraction of them for testing, within [0, 1).
+        memory: megabytes of decoded photos kept, per process and shared between sources.
+    """
+
+    def __init__(self, root: str | None = None, val: float = 0.1, test: float = 0.1, memory: float = 512) -> None:
+        checked_fractions("Photos", val, test)
+        self.root, self.val, self.test = root, val, test
+        self._store = image_store(memory, "Photos")
+        self._splits: dict[str, list[Path]] = {}
+
+    def pairs(self, split: Split, make: Maker | None = None) -> PhotoPairs:
+        """The photos of a split, with `make`.
+
+        Raises:
+            UserError: no `make`, no such folder, or scikit-image lacks its photos.
+            DataError: no photo for this split.
+        """
+        checked_split(split)
+        if make is None:
+            raise UserError(
+                "Photos hold one side of a pair only: give the task a degradation or a teacher, or use data=folder"
+            )
+        base = _installed_folder() if self.root is None else checked_folder(self.root, "Photos.root")
+        return PhotoPairs(base, self._files(base, split), make, self._store)
+
+    def _files(self, base: Path, split: Split) -> list[Path]:
+        if self.root is None:
+            return [base / name for name in INSTALLED[split]]
+        own = split_folder(base, split)
+        files = images_below(own) if own else self._hashed(base).get(split, [])
+        if not files:
+            raise DataError(f"{own or base}: no photo for '{split}' (looked for PNG, JPEG, WebP, BMP, TIFF and GIF)")
+        return files
+
+    def _hashed(self, base: Path) -> dict[str, list[Path]]:
+        if not self._splits:
+            prints = {path: fingerprint(path) for path in images_below(base)}
+            if prints:
+                place = split_groups(list(prints.values()), self.val, self.test, str(base))
+                for path, group in prints.items():
+                    self._splits.setdefault(place[group], []).append(path)
+        return self._splits
+
+
+def _installed_folder() -> Path:
+    spec = importlib.util.find_spec("skimage")  # finds the package without importing it
+    folder = Path(next(iter(spec.submodule_search_locations or []), "")) / "data" if spec else None
+    missing = [n for names in INSTALLED.values() for n in names if folder is None or not (folder / n).is_file()]
+    if folder is None or missing:
+        which = f"lacks {missing[0]}" if folder else "is not installed"
+        raise UserError(f"the photos of scikit-image: the package {which}; install scikit-image, or set data.root=DIR")
+    return folder
+
+
+class PhotoPairs:
+    """Photos of one split and what is made from them."""
+
+    def __init__(self, base: Path, files: list[Path], make: Maker, store: ImageStore) -> None:
+        self._base, self._files, self._make, self._store = base, files, make, store
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def id(self, i: int) -> str:
+        """Path below the root, with forward slashes."""
+        return self._files[i].relative_to(self._base).as_posix()
+
+    def prompt(self, i: int) -> None:
+        """None: photos have no instruction of their own."""
+
+    def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
+        """``(original, edited)``. The maker works on the crop: it costs what the crop costs, not the photo."""
+        photo = as_float(view([self._store.open(self._files[i])], rng)[0])
+        made = self._make(photo, rng)
+        return (photo, made) if makes(self._make) == "edited" else (made, photo)
+
+    @property
+    def make(self) -> Maker:
+        """What makes the other side of each pair."""
+        return self._make
+
+    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+        """The photo's file."""
+        return (self._files[i],)
+
+    def contents(self, digests: Digests) -> dict[str, str]:
+        """Hash of every photo."""
+        return file_hashes({self.id(i): path for i, path in enumerate(self._files)}, digests)

@@ -1,0 +1,100 @@
+"""The model card of an exported run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+from ip2p_lightning.evaluation import scores_file
+
+PAGE = """---
+library_name: diffusers
+pipeline_tag: image-to-image
+tags: [instruct-pix2pix, image-editing]
+---
+
+# {name}
+
+Follows editing instructions on photos. Trained with ip2p-lightning.
+
+```python
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline
+
+{load}
+edit = pipeline("{prompt}", photo, {settings}, generator=torch.Generator().manual_seed(0)).images[0]
+```
+
+| | |
+|---|---|
+| base model | {base} |
+| tasks | {tasks} |
+| step | {step} |
+| weights | {weights} |
+| sha256 of the weights | `{digest}` |
+| code | {commit} |
+| written by | `{typed}` |
+
+The terms of the base model apply to these weights. The safety checker is not part of this folder.
+
+## Scores
+
+{table}
+
+## Prompts
+
+{prompts}
+
+## Config
+
+```json
+{config}
+```
+"""
+
+LOAD = 'pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("DIR")'
+LOAD_ADAPTER = """pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("{base}")
+pipeline.load_lora_weights("DIR")  # needs peft"""
+
+
+def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
+    """The card of an opened run, as Markdown."""
+    from ip2p_lightning.config.build import task_names
+    from ip2p_lightning.runs.folder import read_status
+
+    config, sampler = opened.config, opened.module.sampler
+    settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}
+    settings |= {"image_guidance_scale": sampler.image_scale}
+    pools = {name: _sentences(config, name) for name in task_names(config)}
+    return PAGE.format(
+        load=LOAD_ADAPTER.format(base=config["model"]["path"]) if getattr(opened.module.unet, "lora", None) else LOAD,
+        name=opened.folder.resolve().name,
+        prompt=next((pool[0] for pool in pools.values() if pool), "INSTRUCTION").replace('"', "'"),
+        settings=", ".join(f"{k}={v:g}" for k, v in settings.items()),
+        base=config["model"].get("path") or "none: random weights",
+        tasks=", ".join(pools),
+        step=opened.step,
+        weights={"ema": "averaged (EMA)", "raw": "raw"}[opened.weights],
+        digest=digest["sha256"],
+        commit=read_status(opened.folder).get("commit") or "unknown",
+        typed=typed,
+        table=_score_table(opened.folder / "scores.csv"),
+        prompts="\n".join(f"- {name}: {'; '.join(pool[:10]) or '(none)'}" for name, pool in pools.items()),
+        config=json.dumps(config, indent=2),
+    )
+
+
+def _sentences(config: Mapping[str, Any], task: str) -> list[str]:
+    node = config["task"].get("tasks", {}).get(task, config["task"])
+    return list((node.get("prompts") or {}).get("prompts", []))
+
+
+def _score_table(path: Any) -> str:
+    rows = scores_file.read(path)
+    if not rows:
+        return "Not evaluated yet: `ip2p-evaluate RUN`."
+    shown = [{column: row[column] for column in scores_file.COLUMNS[1:]} for row in rows]
+    return tabulate(shown, "keys", tablefmt="pipe", disable_numparse=True)

@@ -1,0 +1,115 @@
+"""Photos of any size: which are edited, where the edits go, and how they fit a model that takes multiples only."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ip2p_lightning.data.image import SUFFIXES
+from ip2p_lightning.data.sources.manifest_reader import cell, records
+from ip2p_lightning.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+class Job(NamedTuple):
+    """One edit: a photo, where the edit goes, and the instruction."""
+
+    photo: Path
+    out: Path
+    prompt: str
+
+
+def asked(names: Sequence[str], prompt: str) -> list[tuple[Path, str]]:
+    """The photos of files, folders and globs, each with the one instruction.
+
+    Raises:
+        DataError: a name that stands for no photo.
+    """
+    return [(photo, prompt) for photo in dict.fromkeys(photo for name in names for photo in _expand(name))]
+
+
+def listed(path: Path) -> list[tuple[Path, str]]:
+    """The photos and instructions of a ``.csv`` or ``.jsonl`` file with the fields ``photo`` and ``prompt``.
+
+    A photo's path is relative to the file's folder, or absolute; it may come with several instructions.
+
+    Raises:
+        UserError: no such file, or of another kind.
+        DataError: a line without a photo that exists, or without an instruction; or no line at all.
+    """
+    found: list[tuple[Path, str]] = []
+    for number, record in records(path):
+        where = f"{path}, line {number}"
+        photo = path.parent / Path(cell(record, "photo", where)).expanduser()
+        if not photo.is_file():
+            raise DataError(f"{where}: '{record['photo']}': no such file")
+        found.append((photo, cell(record, "prompt", where).strip()))
+    if not found:
+        raise DataError(f"{path}: no line with a photo and a prompt")
+    return list(dict.fromkeys(found))
+
+
+def plan(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite: bool) -> list[Job]:
+    """Which photo goes where; decided, and refused, before any model is loaded.
+
+    Edits of a photo with several instructions are numbered in their order: NAME-1, NAME-2, ...
+
+    Raises:
+        UserError: an output that exists, is named twice or is a photo to be edited.
+    """
+    if out is not None and out.suffix.lower() in SUFFIXES and not out.is_dir():
+        if out.suffix.lower() != ".png" or len(wanted) > 1:
+            raise UserError(
+                f"-o {out}: edits are written as PNG; give FILE.png for one image, a folder for {len(wanted)}"
+            )
+        jobs = [Job(wanted[0][0], out, wanted[0][1])]
+    else:
+        jobs = [Job(photo, _out(photo, number, out), prompt) for photo, number, prompt in _numbered(wanted)]
+    _check_outputs(jobs, overwrite)
+    return jobs
+
+
+def _numbered(wanted: Sequence[tuple[Path, str]]) -> Iterator[tuple[Path, int | None, str]]:
+    counts, seen = Counter(photo for photo, _ in wanted), Counter[Path]()
+    for photo, prompt in wanted:
+        seen[photo] += 1
+        yield photo, seen[photo] if counts[photo] > 1 else None, prompt
+
+
+def _out(photo: Path, number: int | None, folder: Path | None) -> Path:
+    stem = photo.stem if number is None else f"{photo.stem}-{number}"
+    return photo.with_name(f"{stem}-edit.png") if folder is None else folder / f"{stem}.png"
+
+
+def _expand(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()]
+        found = [p for p in inside if not p.name.endswith("-edit.png")]
+        reason = "holds no images"
+    else:
+        found = [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]  # noqa: PTH207 absolute too
+        reason = "no such file, folder or glob"
+    if not found:
+        raise DataError(f"{name}: {reason}")
+    return found
+
+
+def _check_outputs(jobs: Sequence[Job], overwrite: bool) -> None:
+    photos = {job.photo.resolve() for job in jobs}
+    seen: dict[Path, Path] = {}
+    for photo, out, _ in jobs:
+        if out.resolve() in photos:
+            raise UserError(f"{out} is a photo to be edited; give another -o")
+        if out in seen:
+            raise UserError(f"{seen[out]} and {photo} would both be written to {out}; edit them in two calls")
+        if out.exists() and not (overwrite and out.is_file()):
+            raise UserError(f"{out} exists; give --overwrite or another -o")
+        seen[out] = photo

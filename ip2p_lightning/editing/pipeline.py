@@ -1,0 +1,160 @@
+"""diffusers' InstructPix2Pix pipeline, opened as an `EditDiffusion` (one path for runs and baselines), and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.networks.digest import weight_digest
+from ip2p_lightning.networks.pretrained import is_hub_id
+
+INDEX = "model_index.json"
+ADAPTER = "pytorch_lora_weights.safetensors"
+PIPELINE = "StableDiffusionInstructPix2PixPipeline"
+
+
+def is_pipeline(path: str | Path) -> bool:
+    """Whether `path` is a diffusers folder, or reads like a hub id."""
+    place = Path(path)
+    if place.exists() or (place.parent.name and place.parent.is_dir()):  # runs/dmeo is a slip, not a hub id
+        return (place / INDEX).is_file()
+    return is_hub_id(str(path))
+
+
+def open_pipeline(path: str) -> Any:
+    """The model of a diffusers InstructPix2Pix checkpoint, its scheduler as far as we have it.
+
+    Raises:
+        UserError: weights that are missing, or a model that is shown no image.
+        DamagedError: weights that cannot be read.
+    """
+    from ip2p_lightning.diffusion import DiffusionSampler, checkpoint_schedule
+    from ip2p_lightning.networks import ClipText, load_unet
+    from ip2p_lightning.training.module import EditDiffusion
+
+    unet = load_unet(path)
+    if not unet.conv_in.weight[:, unet.config.out_channels :].any():  # widened just now: it ignores the photo
+        raise UserError(
+            f"{path} is a text-to-image model, shown no photo; fine-tune it first (ip2p-train model=local "
+            f"model.path={path}) or give an InstructPix2Pix checkpoint"
+        )
+    schedule = checkpoint_schedule(path)
+    sampler = DiffusionSampler(_scheduler(schedule), checkpoint=schedule)
+    return EditDiffusion(unet, _autoencoder(path), ClipText(path), objective_of(schedule, path), sampler, ema=None)
+
+
+def objective_of(schedule: Mapping[str, Any], path: str) -> Any:
+    """The objective that a checkpoint's scheduler config says it was trained with.
+
+    Raises:
+        UserError: one that we do not have.
+    """
+    from ip2p_lightning.diffusion import DiffusionObjective
+
+    names = {"num_train_timesteps": "timesteps", "prediction_type": "prediction"}
+    names |= {name: name for name in ("beta_start", "beta_end", "beta_schedule")}
+    names["rescale_betas_zero_snr"] = "zero_terminal_snr"
+    if schedule.get("trained_betas") is not None:
+        raise UserError(f"{path}: a scheduler with trained_betas is not supported")
+    return DiffusionObjective(**{ours: schedule[theirs] for theirs, ours in names.items() if theirs in schedule})
+
+
+def _scheduler(schedule: Mapping[str, Any]) -> str:
+    from ip2p_lightning.diffusion.samplers import SCHEDULERS
+
+    ours = {theirs: name for name, theirs in SCHEDULERS.items()}
+    return ours.get(schedule.get("_class_name", ""), "ddim")
+
+
+def _autoencoder(path: str) -> Any:
+    from diffusers import AutoencoderKL
+
+    from ip2p_lightning.networks import TAESD, KLAutoencoder
+
+    try:
+        kind = AutoencoderKL.load_config(path, subfolder="vae").get("_class_name")
+    except OSError:
+        kind = None  # KLAutoencoder words what is missing
+    return TAESD(path, subfolder="vae") if kind == "AutoencoderTiny" else KLAutoencoder(path)
+
+
+def write_pipeline(module: Any, folder: Path) -> dict[str, Any]:
+    """Write all parts of a stock pipeline.
+
+    Returns:
+        The digest of its weights, also written to ``weights.json``.
+    """
+    from ip2p_lightning.system.files import write_json
+
+    module.unet.save_pretrained(folder / "unet", safe_serialization=True)
+    module.autoencoder.save(folder / "vae")
+    module.text_encoder.save(folder)
+    (folder / "scheduler").mkdir()
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config(module.sampler, module.objective))
+    write_json(folder / INDEX, _index(module))
+    digest = weight_digest(weights_of(module))
+    write_json(folder / "weights.json", digest)
+    return digest
+
+
+def write_adapter(module: Any, folder: Path) -> dict[str, Any]:
+    """Write a module's low-rank adapters as a pipeline's ``load_lora_weights`` reads them; returns their digest.
+
+    Raises:
+        UserError: more than the adapters was trained.
+    """
+    from diffusers import StableDiffusionInstructPix2PixPipeline as Pipeline
+
+    from ip2p_lightning.system.files import write_json
+
+    weights, settings = module.unet.lora.adapters(module.unet)
+    Pipeline.save_lora_weights(folder, weights, unet_lora_adapter_metadata=settings, weight_name=ADAPTER)
+    digest = weight_digest(weights)
+    write_json(folder / "weights.json", digest)
+    return digest
+
+
+def weights_of(module: Any) -> dict[str, Any]:
+    """All tensors of a pipeline, by part and name."""
+    parts = {"unet": module.unet, "vae": module.autoencoder.model, "text_encoder": module.text_encoder.model}
+    return {f"{part}.{name}": w for part, model in parts.items() for name, w in model.state_dict().items()}
+
+
+def _index(module: Any) -> dict[str, Any]:
+    import diffusers
+
+    from ip2p_lightning.diffusion.samplers import SCHEDULERS
+
+    return {
+        "_class_name": PIPELINE,
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", SCHEDULERS[module.sampler.scheduler]],
+        "text_encoder": ["transformers", type(module.text_encoder.model).__name__],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", type(module.unet).__name__],
+        "vae": ["diffusers", type(module.autoencoder.model).__name__],
+    }
+
+
+def scheduler_config(sampler: Any, objective: Any) -> dict[str, Any]:
+    """What every scheduler must know to sample this model, and nothing that one class takes for granted.
+
+    A scheduler's own ``save_pretrained`` would write its class's defaults (``timestep_spacing``) as if the model asked
+    for them, and a user who changes the scheduler would get another class's.
+    """
+    import diffusers
+
+    from ip2p_lightning.diffusion.samplers import SCHEDULERS
+
+    config: dict[str, Any] = {"_class_name": SCHEDULERS[sampler.scheduler], "_diffusers_version": diffusers.__version__}
+    for name in SCHEDULERS:
+        built = type(sampler)(**(vars(sampler) | {"scheduler": name})).build(objective).config
+        hidden = {*built.get("_use_default_values", ()), "trained_betas"}
+        config |= {k: v for k, v in built.items() if k not in hidden and not k.startswith("_")}
+    return config

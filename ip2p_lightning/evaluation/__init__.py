@@ -1,0 +1,1 @@
+"""Metrics, scores of a run, reports over many runs."""

@@ -1,0 +1,167 @@
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from ip2p_lightning.evaluation.report.configurations import MEAN, Comparison, Section, per_run
+
+NONE = "–"
+SPLITS = {"test": "held-out photos (test)", "val": "validation photos (val)", "train": "training photos (train)"}
+PROMPTS = {"heldout": "held-out instructions", "seen": "instructions of the training pool"}
+IDENTITY = "*identity* is the original as it is, *gain* the model minus that, run by run."
+
+
+def as_markdown(found: Comparison, plot: str | None) -> str:
+    """Scores, costs, failures, commands; the same runs give the same text.
+
+    Args:
+        found: from `compare`.
+        plot: file name of the picture, where there is one.
+    """
+    summary = f"{(found.runs['state'] == 'complete').sum()} of {len(found.runs)} runs complete"
+    if found.shared:
+        summary += "; all with " + " ".join(f"`{key}={value}`" for key, value in found.shared.items())
+    parts = [summary + "."]
+    for section in found.sections():
+        parts += _section(found.section(section), where(section))
+        if plot:
+            parts.append(f"![PSNR of each configuration per task, and gain against cost]({plot})")
+            plot = None
+    if not found.sections():
+        parts.append("No scores yet: none of the complete runs was validated, or evaluated by ip2p-evaluate.")
+    return "\n\n".join([*parts, *_cost(found.runs), *_failed(found.runs), *_runs(found.runs)]) + "\n"
+
+
+def where(section: Section) -> str:
+    """A section in words."""
+    split, prompts = section
+    return f"{SPLITS.get(split, split)}, {PROMPTS.get(prompts, prompts)}"
+
+
+def _section(rows: pd.DataFrame, title: str) -> list[str]:
+    counts = sorted(set(rows["n"]) - {0})
+    images = f"; {' or '.join(map(str, counts))} images a task and run" if counts else ""
+    psnr, ssim = (per_run(rows, score) for score in ("psnr", "ssim"))
+    seeds = rows[rows["method"] == "model"].groupby("configuration", observed=True)["seed"].agg(_listed)
+    head = ["configuration", "seeds", *psnr["model"].columns]
+    similar = [[label, seeds[label], *texts] for label, texts in _texts(ssim["model"], ".3f").items()]
+    return [
+        f"### PSNR on {title}",
+        f"In dB, mean over the runs of a configuration and (lowest–highest){images}. {IDENTITY}",
+        _table(head, _psnr_rows(psnr, seeds)),
+        f"### SSIM on {title}",
+        _table(head, [_baseline(ssim, ".3f"), *similar]),
+    ]
+
+
+def _psnr_rows(tables: Mapping[str, pd.DataFrame], seeds: Mapping[str, str]) -> list[list[str]]:
+    identity, own = _texts(tables["identity"]), _own_baseline(tables["identity"])
+    gain, wrong = _texts(tables["gain"], "+.2f"), _texts(tables["wrong_instruction"])
+    rows = [] if own else [_baseline(tables, ".2f")]
+    for label, model in _best_in_bold(tables["model"]).items():
+        if own:
+            rows.append([f"{label}: identity", seeds[label], *identity.get(label, [])])
+        rows += [[f"**{label}**", seeds[label], *model], ["&emsp;gain", "", *gain[label]]]
+        if label in wrong:
+            rows.append(["&emsp;wrong instruction", "", *wrong[label]])
+    return rows
+
+
+def _texts(table: pd.DataFrame, form: str = ".2f") -> dict[str, list[str]]:
+    """The row of each configuration."""
+    groups = table.groupby(level="configuration", observed=True)
+    return {label: [_spread(group[task], form) for task in table] for label, group in groups}
+
+
+def _spread(values: pd.Series, form: str) -> str:
+    """The mean, with the range in brackets where there is one."""
+    values = values.dropna().astype(float)
+    if values.empty:
+        return NONE
+    mean, low, high = (format(x, form) for x in (values.mean(), values.min(), values.max()))
+    return mean if low == high else f"{mean} ({low}{' to ' if form.startswith('+') else '–'}{high})"
+
+
+def _best_in_bold(table: pd.DataFrame) -> dict[str, list[str]]:
+    means = table.groupby(level="configuration", observed=True).mean()
+    best = means.eq(means.max()) & (len(means) > 1)
+    return {
+        label: [f"**{text}**" if bold else text for text, bold in zip(texts, best.loc[label], strict=True)]
+        for label, texts in _texts(table).items()
+    }
+
+
+def _own_baseline(identity: pd.DataFrame) -> bool:
+    """Whether the configurations have different data: the identity baseline then scores differently in each."""
+    means = identity.drop(columns=MEAN).groupby(level="configuration", observed=True).mean()
+    return bool((means.max() - means.min()).max() > 0.005)
+
+
+def _baseline(tables: Mapping[str, pd.DataFrame], form: str) -> list[str]:
+    return ["identity", "", *(_spread(tables["identity"][task], form) for task in tables["identity"])]
+
+
+def _cost(runs: pd.DataFrame) -> list[str]:
+    forms = {"step": ".0f", "images": ".0f", "seconds": ".0f", "speed": ".1f", "peak_memory_mb": ".0f"}
+    groups = runs.assign(speed=runs["images"] / runs["seconds"]).groupby("configuration", observed=True)
+    rows = [[label, str(len(group)), *(_spread(group[c], f) for c, f in forms.items())] for label, group in groups]
+    head = ["configuration", "runs", "steps", "images", "seconds", "images/s", "peak memory, MB"]
+    return ["### Cost", "Of one run: training with its validations.", _table(head, rows)] if rows else []
+
+
+def _failed(runs: pd.DataFrame) -> list[str]:
+    groups = runs[runs["state"] != "complete"].groupby(["state", "reason"])["run"]
+    rows = [[*key, str(len(names)), ", ".join(f"`{name}`" for name in names)] for key, names in groups]
+    return ["### Not complete", _table(["state", "reason", "runs", "which"], rows)] if rows else []
+
+
+def _runs(runs: pd.DataFrame) -> list[str]:
+    table = runs.assign(run="`" + runs["run"] + "`")[["run", "state", "seed", "step", "commit"]]
+    blocks = ["### Runs", _table(list(table.columns), table.astype(object).fillna(NONE).values.tolist())]
+    commands = dict.fromkeys(typed(command) for command in runs["command"].dropna())
+    return [*blocks, "```sh\n" + "\n".join(commands) + "\n```"] if commands else blocks
+
+
+def typed(command: str) -> str:
+    """A job's command as a person would type it: without the launcher's absolute paths."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    text = " ".join(words).replace("python -m ip2p_lightning.cli.train", "ip2p-train", 1)
+    if not text.startswith("ip2p-train"):
+        return command
+    words = words[3:] if words[0] != "ip2p-train" else words[1:]
+    short, kept = {"--config-name": "-cn", "--config-dir": "-cd"}, ["ip2p-train"]
+    launched = "hydra.mode=RUN" in words
+    for before, word in zip(["", *words], words, strict=False):
+        if word == "hydra.mode=RUN" or (launched and word.startswith("hydra.run.dir=")):
+            continue
+        if word == "train" and before == "--config-name":
+            kept.pop()
+            continue
+        kept.append(short.get(word, _from_here(word) if before == "--config-dir" else word))
+    return shlex.join(kept)
+
+
+def _from_here(path: str) -> str:
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def _listed(seeds: pd.Series) -> str:
+    return ", ".join(sorted(set(map(str, seeds))))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; numbers stand to the right of the first column."""
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)

@@ -1,0 +1,85 @@
+"""``scores.csv``: a run's mean scores, one row per method, task, split and kind of prompts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tabulate import tabulate
+
+from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.system.files import write_atomic
+
+COLUMNS = ("run", "method", "task", "split", "prompts", "psnr", "ssim", "n")
+KEY = ("method", "task", "split", "prompts")
+METHODS = ("model", "identity", "wrong_instruction")  # identity: the original, unedited, is the baseline
+
+
+def means(rows: Iterable[Mapping[str, Any]], **same: str) -> list[dict[str, str]]:
+    """One row per task and method, in order of first appearance; `same` are columns that all rows share."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["method"]), []).append(row)
+    return [
+        {
+            **same,
+            "method": method,
+            "task": task,
+            "psnr": f"{fmean(row['psnr'] for row in group):.4f}",
+            "ssim": f"{fmean(row['ssim'] for row in group):.5f}",
+            "n": str(len(group)),
+        }
+        for (task, method), group in groups.items()
+    ]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``scores.csv``, [] where there is none.
+
+    Raises:
+        DamagedError: it is not one.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        table = csv.DictReader(file)
+        rows = list(table)
+    if tuple(table.fieldnames or ()) != COLUMNS or any(None in row or None in row.values() for row in rows):
+        raise DamagedError(f"{path} is no table of {','.join(COLUMNS)}; move it away, or begin anew with --overwrite")
+    return rows
+
+
+def merge(path: Path, rows: Sequence[Mapping[str, str]], afresh: bool = False) -> None:
+    """Put `rows` into the table: those with the same key are replaced in place, others stay, new ones come last."""
+    new = {tuple(row[k] for k in KEY): row for row in rows}
+    table = [] if afresh else read(path)
+    merged = [new.pop(tuple(row[k] for k in KEY), row) for row in table]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*merged, *new.values()])
+    write_atomic(path, text.getvalue().encode())
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line, atomically."""
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def as_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Per task, aligned for a terminal: identity, model, gain and wrong instruction in dB, and SSIM."""
+    psnr = {(row["task"], row["method"]): float(row["psnr"]) for row in rows}
+    ssim = {(row["task"], row["method"]): float(row["ssim"]) for row in rows}
+    head = ["task", "images", "identity", "model", "gain", "wrong instruction", "SSIM identity", "model"]
+    lines = []
+    for task, count in {row["task"]: row["n"] for row in rows}.items():
+        identity, model, wrong = (psnr[task, method] for method in ("identity", "model", "wrong_instruction"))
+        decibels = (f"{identity:.2f} dB", f"{model:.2f} dB", f"{model - identity:+.2f} dB", f"{wrong:.2f} dB")
+        lines.append((task, count, *decibels, f"{ssim[task, 'identity']:.3f}", f"{ssim[task, 'model']:.3f}"))
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(lines, head, tablefmt="plain", colalign=align, disable_numparse=True)

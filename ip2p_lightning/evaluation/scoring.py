@@ -1,0 +1,101 @@
+"""A model edits the pairs of a split, once with an instruction of the task and once with a wrong one, and is scored."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ip2p_lightning.evaluation.scores_file import METHODS
+
+
+def wrong_pools(data: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """For each task the prompt pool of another: the next task's; for a lone task, that of another in the config."""
+    pools = {name: task.prompts for name, task in data.active.items()}
+    names = list(pools)
+    if len(names) > 1:
+        return {name: pools[names[(i + 1) % len(names)]] for i, name in enumerate(names)}
+    from ip2p_lightning.config.build import build
+
+    others = (node for name, node in config["prompts"].items() if name not in names and isinstance(node, Mapping))
+    return {names[0]: build(next(others))}
+
+
+def scored(editor: Any, batches: Any, wrong: Mapping[str, Any], args: argparse.Namespace) -> Iterator[Any]:
+    """Of each example, one at a time: the example, its rows per method, and the images of the methods.
+
+    Args:
+        editor: a `BatchEditor`.
+        batches: of ``data.evaluation``.
+        wrong: from `wrong_pools`.
+        args: split, prompts and seed, as ``ip2p-evaluate`` has them.
+    """
+    from ip2p_lightning.data.example import EditExample
+
+    draws: dict[tuple[str, str], int] = {}
+    for batch in _shown(batches, editor):
+        keys = [_key(args, task, name, draws) for task, name in zip(batch.task, batch.id, strict=True)]
+        said = {"model": list(batch.prompt), "identity": [""] * len(keys)}
+        said["wrong_instruction"] = _wrong(batch, wrong, keys, args.prompts)
+        edits = _edits(editor, batch.original, said, keys)
+        images = {method: edits.get(method, batch.original) for method in METHODS}
+        values = _values(editor, images, batch.edited)
+        for i, name in enumerate(batch.id):
+            example = EditExample(batch.original[i], batch.edited[i], batch.prompt[i], batch.task[i], name)
+            rows = [
+                {"draw": keys[i][-1], "method": m, "prompt": said[m][i], "psnr": p[i], "ssim": s[i]}
+                for m, (p, s) in values.items()
+            ]
+            yield example, rows, {m: x[i] for m, x in images.items()}
+
+
+def _values(editor: Any, images: Mapping[str, Any], truth: Any) -> dict[str, tuple[list[float], list[float]]]:
+    """PSNR and SSIM of each method's images."""
+    import torch
+
+    from ip2p_lightning.evaluation.metrics import psnr, ssim
+
+    device, found = editor.module.device, {}
+    with torch.no_grad(), editor.clock("score"):
+        truth = truth.to(device)
+        for method, x in images.items():
+            found[method] = psnr(x.to(device), truth).tolist(), ssim(x.to(device), truth).tolist()
+    return found
+
+
+def _shown(batches: Any, editor: Any) -> Iterator[Any]:
+    """The batches, and a bar over them that moves with every step of the sampler."""
+    from tqdm.auto import tqdm
+
+    form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} batches [{elapsed}<{remaining}]"
+    with tqdm(total=len(batches), desc="evaluate", bar_format=form, disable=None, leave=False) as bar:
+        for batch in batches:
+            whole = 2 * len(batch.id)  # once with an instruction of its task, once with a wrong one
+            editor.progress = lambda images, whole=whole: bar.update(images / whole)
+            yield batch
+
+
+def _key(args: argparse.Namespace, task: str, name: str, draws: dict[tuple[str, str], int]) -> tuple[Any, ...]:
+    """The key of an example's randomness: the same whatever the batches are."""
+    draw = draws[task, name] = draws.get((task, name), -1) + 1
+    return (args.seed, "evaluate", args.split, task, name, draw)
+
+
+def _edits(editor: Any, original: Any, said: Mapping[str, list[str]], keys: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """The edits with the right and with the wrong instruction, of images that are encoded once."""
+    from ip2p_lightning.rng import seed_of
+
+    module, seeds = editor.module, [seed_of(*key) for key in keys]
+    with editor.clock("encode"):
+        seen = module.autoencoder.moments(original.to(module.device))
+    return {method: editor.edit(seen, said[method], seeds) for method in ("model", "wrong_instruction")}
+
+
+def _wrong(batch: Any, pools: Mapping[str, Any], keys: list[tuple[Any, ...]], prompts: str) -> list[str]:
+    from ip2p_lightning.rng import numpy_rng
+
+    found = []
+    for task, key in zip(batch.task, keys, strict=True):
+        held_out = prompts == "heldout" and bool(pools[task].held_out)
+        found.append(pools[task].draw(numpy_rng(*key, "wrong"), held_out=held_out))
+    return found

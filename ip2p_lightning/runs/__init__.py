@@ -1,0 +1,1 @@
+"""A run's folder: config, status, checkpoints, and whether it may be continued."""

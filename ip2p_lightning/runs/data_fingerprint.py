@@ -1,0 +1,89 @@
+"""What a run's data consisted of when it began: other data does not continue it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
+from ip2p_lightning.errors import DataError
+from ip2p_lightning.runs.checkpoint import FOLDER
+from ip2p_lightning.runs.folder import RunFolder
+from ip2p_lightning.system.checksums import read_sealed, write_sealed
+from ip2p_lightning.system.files import probe
+
+DATA = "data.json"
+
+
+def left_out(run: RunFolder, fresh: bool) -> set[str]:
+    """Names of the pairs that the run could not read and went on without; a fresh one has none."""
+    record = run.path / RECORD
+    if fresh:
+        record.unlink(missing_ok=True)
+    return {entry["id"] for entry in BadPairs(record, 0).lines()}
+
+
+def adopt_data(
+    run: RunFolder,
+    contents: Mapping[str, Mapping[str, str]],
+    fresh: bool,
+    allow: Sequence[str],
+    bad: Collection[str] = (),
+) -> None:
+    """Record what the run's data consists of, or hold it against what it was when the run began.
+
+    Args:
+        run: held by this process.
+        contents: hashes by ``task/split`` and name.
+        fresh: the run begins now; whatever an earlier start left is replaced.
+        allow: with ``data`` in it, other data is recorded and accepted.
+        bad: pairs that may have changed: the run leaves them out.
+
+    Raises:
+        DataError: the data changed; the line names what.
+        StorageError: the folder cannot be written.
+    """
+    probe(run.path / FOLDER)
+    new = {place: _summed(hashes) for place, hashes in contents.items()}
+    path = run.path / DATA
+    old = read_sealed(path) if path.exists() else new
+    if old != new and not fresh and "data" not in allow:
+        places = sorted(old.keys() | new.keys())
+        changes = list(filter(None, (_data_change(place, old.get(place), new.get(place), bad) for place in places)))
+        if not changes:
+            return  # what the run began with stays on record
+        raise DataError(
+            f"{run.path}: the data is not what this run began with: {'; '.join(changes)}; put it back, "
+            "allow it with 'resume_allow=[data]' or choose another hydra.run.dir"
+        )
+    if old != new or not path.exists():
+        write_sealed(path, new)
+
+
+def _summed(hashes: Mapping[str, str], limit: int = 2000) -> dict[str, Any]:
+    """One hash over all; the parts too where they are few enough to be named when one changes."""
+    whole = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return {"sha256": whole, "count": len(hashes), "parts": dict(hashes) if len(hashes) <= limit else {}}
+
+
+def _data_change(place: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, bad: Collection[str]) -> str:
+    if old == new:
+        return ""
+    if old is None or new is None:
+        return f"{place} {'is new' if old is None else 'is gone'}"
+    a, b = old["parts"], new["parts"]
+    different = [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
+    named = [name for name in different if name not in b or name not in a or _pair(name) not in bad]
+    if different and not named:
+        return ""
+    words = {True: "added", False: "changed"}
+    told = [f"{name} {'removed' if name not in b else words[name not in a]}" for name in named[:3]]
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return f"{place}: {', '.join(told) or 'content changed'}{more} ({old['count']} -> {new['count']} parts)"
+
+
+def _pair(name: str) -> str:
+    """The pair that a part belongs to."""
+    return name.removesuffix(" (original)").removesuffix(" (edited)")

@@ -1,0 +1,132 @@
+"""A run is a folder: config, status, metrics, checkpoints, TensorBoard's file, pictures."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import subprocess
+import sys
+import time
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.errors import DamagedError, UserError
+from ip2p_lightning.system.checksums import beginnings, read_sealed, write_sealed
+from ip2p_lightning.system.files import storage_errors
+
+CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
+WRITTEN = (METRICS, "samples*.jsonl", "events.out.tfevents*", "samples/*.png")  # grow, but never change
+
+
+@dataclass
+class RunFolder:
+    """A run's folder, held by this process.
+
+    Args:
+        path: the folder.
+        lock: open handle whose lock ends with the process, however it ends.
+    """
+
+    path: Path
+    lock: Any = field(default=None, repr=False)
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Replace ``status.json``: state is running, preempted, pruned, failed or complete.
+
+        A run that ends records the sha256 of what it wrote so far (``files``), for ``ip2p-inspect verify``.
+        """
+        status = read_status(self.path)
+        if state != "running":
+            more["files"] = beginnings(self.path, WRITTEN)
+        status.update(
+            state=state, pid=os.getpid(), host=platform.node(), updated=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more
+        )
+        write_sealed(self.path / STATUS, status)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """A run's status, {} where there is none yet."""
+    try:
+        return read_sealed(Path(folder) / STATUS)
+    except FileNotFoundError:
+        return {}
+    except DamagedError:
+        return {"state": "failed", "reason": f"{STATUS} is not readable"}
+
+
+def note(folder: Path, **more: Any) -> None:
+    """Add to ``status.json`` without a say in the run's state."""
+    write_sealed(Path(folder) / STATUS, read_status(folder) | more)
+
+
+def claim(folder: Path) -> RunFolder:
+    """Hold `folder` for this process; where a live process holds it, a sibling ``folder@2``, ``@3``, ...
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    for number in range(1, 1000):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}@{number}")
+        with storage_errors(candidate):
+            candidate.mkdir(parents=True, exist_ok=True)
+            lock = (candidate / LOCK).open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        # a loader's worker that outlives us must not hold the folder; weak, or this process would hold it for ever
+        os.register_at_fork(after_in_child=_closing(weakref.ref(lock)))
+        return RunFolder(candidate, lock)
+    raise UserError(f"{folder}: a thousand live runs hold it and its siblings; end some of them")
+
+
+def _closing(held: Any) -> Any:
+    """What closes a weakly held file, if it is still there."""
+
+    def close() -> None:
+        file = held()
+        if file is not None:
+            file.close()
+
+    return close
+
+
+def read_config(folder: Path, limit: int = 4_000_000) -> dict[str, Any]:
+    """A run's config: plain JSON of at most `limit` bytes, so nothing in it can run or swell.
+
+    Raises:
+        UserError: not a run.
+        DamagedError: the config does not read.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}; give the folder that ip2p-train printed")
+    if path.stat().st_size > limit:
+        raise DamagedError(f"{path} has {path.stat().st_size} bytes, more than {limit}")
+    return read_sealed(path)
+
+
+def commit() -> str | None:
+    """The git commit of the code, with ``+`` where the tree is changed; None outside a checkout."""
+    try:
+        here = Path(__file__).parent
+        git = ["git", "-C", str(here)]
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        return (name.stdout.strip() + ("+" if dirty.stdout.strip() else "")) if name.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def command() -> str:
+    """The command line of this process, as one would type it."""
+    import shlex
+
+    program, package = Path(sys.argv[0]), Path(__file__).parents[1]
+    ours = program.suffix == ".py" and program.is_relative_to(package)
+    name = f"python -m {'.'.join(program.with_suffix('').relative_to(package.parent).parts)}" if ours else program.name
+    return shlex.join([*name.split(), *sys.argv[1:]])

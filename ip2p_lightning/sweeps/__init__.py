@@ -1,0 +1,1 @@
+"""Many runs: launchers for this machine and SLURM, and the Optuna search."""

@@ -1,0 +1,45 @@
+"""The jobs of a sweep as a table: the overrides in which they differ, their states and reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.sweeps.job import GOOD, LOG, Job
+
+
+def titled(jobs: Sequence[Job]) -> list[Job]:
+    """Call each job by the overrides that not all of them share."""
+    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    for job in jobs:
+        job.title = " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
+    return list(jobs)
+
+
+def refuse_shared(jobs: Sequence[Job], earlier: Sequence[Job]) -> None:
+    """Raise UserError where a folder would be that of two jobs; one of an `earlier` batch may be tried again."""
+    first_in: dict[Path, Job] = {}
+    for job in titled([*earlier, *jobs]):
+        other = first_in.setdefault(job.folder, job)
+        if other is job or (other.overrides == job.overrides and other in earlier):
+            continue
+        if other.overrides == job.overrides:
+            raise UserError(f"jobs {other.number} and {job.number} are the same ({job.title}); give each value once")
+        raise UserError(
+            f"jobs {other.number} ({other.title}) and {job.number} ({job.title}) would share the folder "
+            f"{job.folder.name}: a name shows no key of hydra.job.config.override_dirname.exclude_keys, and _ for "
+            "characters such as /; name folders by number: 'hydra.sweep.subdir=${hydra.job.num}'"
+        )
+
+
+def table(jobs: Sequence[Job]) -> str:
+    """States, reasons and logs of a sweep's jobs, aligned."""
+    rows = []
+    for job in titled(jobs):
+        log = f" (log: {job.folder / LOG})" if job.state not in GOOD and not job.failure else ""
+        rows.append((job.number, job.state, job.title, job.reason + log))
+    head = ["job", "state", "overrides", "reason"]
+    return tabulate(rows, head, tablefmt="plain", disable_numparse=True)

@@ -1,0 +1,79 @@
+"""When checkpoints are written, and how many are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.runs.checkpoint import FOLDER, checkpoints, identify, load, save, sidecar
+from ip2p_lightning.system.files import require_space, sweep_temporaries
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints through `save` and `load`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return load(path, map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        sidecar(Path(path)).unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(Callback):
+    """Save every `every` optimizer steps, at a step's boundary, and keep the newest `keep`.
+
+    Args:
+        folder: the run's folder.
+        every: optimizer steps between checkpoints.
+        keep: how many stay; at least 2, so that a damaged one has a predecessor.
+
+    Raises:
+        UserError: an argument out of range.
+    """
+
+    def __init__(self, folder: Path, every: int = 200, keep: int = 2) -> None:
+        if every < 1 or keep < 2:
+            raise UserError(f"save_every={every} keep={keep}: give save_every >= 1 and keep >= 2")
+        self.folder, self.every, self.keep = Path(folder) / FOLDER, every, keep
+        self.saved_step = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            sweep_temporaries(self.folder)
+            # parameters, two moments, gradients are not saved, the average: four times the weights, and one to spare
+            weights = sum(p.numel() * p.element_size() for p in pl_module.parameters() if p.requires_grad)
+            require_space(self.folder, 5 * weights)
+            identify(self.folder)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_step = trainer.global_step  # restored by now: what was loaded must not be saved again mid-window
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step != self.saved_step and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self.saved_step:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Save now; only at the end of an optimizer step, where no gradient is half-accumulated."""
+        self.saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            before = [path.stat().st_size for path in checkpoints(self.folder.parent)[:1] if path.is_file()]
+            require_space(self.folder, sum(before))
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
+        if trainer.is_global_zero:
+            self._forget_old()
+
+    def _forget_old(self) -> None:
+        for path in checkpoints(self.folder.parent)[self.keep :]:
+            SafeCheckpointIO().remove_checkpoint(path)

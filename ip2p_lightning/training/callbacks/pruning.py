@@ -1,0 +1,72 @@
+"""A run as a trial of an Optuna study: it reports each validation, and stops when the study's pruner says so.
+
+The environment names the study, the file ``trial.json`` in the run's folder the trial: the config does not change, so a
+trial's run is the run that the same overrides train by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from ip2p_lightning.errors import PrunedError
+from ip2p_lightning.runs.optuna_study import STUDY, TRIAL, import_optuna, make_pruner, open_storage
+
+
+def pruning(folder: Path, scores: Any) -> list[Callback]:
+    """The callback of a trial; none for a run that is not one."""
+    if STUDY not in os.environ or not (folder / TRIAL).exists():
+        return []
+    study = json.loads(os.environ[STUDY])
+    trial = json.loads((folder / TRIAL).read_text())
+    return [Pruning(study, trial["number"], scores)] if trial["study"] == study["study"] else []
+
+
+class Pruning(Callback):
+    """Reports to the study after each validation.
+
+    Args:
+        study: storage, study, metric, pruner, startup, warmup.
+        number: the trial's.
+        scores: has the last validation's metrics in ``latest``.
+
+    Raises:
+        PrunedError: from within the fit, on every rank.
+    """
+
+    def __init__(self, study: dict[str, Any], number: int, scores: Any) -> None:
+        self.study, self.number, self.scores = study, number, scores
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.state.fn != "fit" or trainer.global_step >= trainer.max_steps:
+            return  # a run that has come to its end is kept
+        stop = self._report(trainer.global_step) if trainer.is_global_zero else False
+        if trainer.world_size > 1:
+            stop = trainer.strategy.broadcast(stop, src=0)
+        if stop:
+            metric = self.study["metric"]
+            value = self.scores.latest[metric]
+            raise PrunedError(f"trial {self.number}: {metric} = {value:.4f} at step {trainer.global_step}")
+
+    def _report(self, step: int) -> bool:
+        """Store the value once (a continued run validates a step again), ask the pruner."""
+        value = self.scores.latest.get(self.study["metric"])
+        if value is None:
+            return False
+        optuna = import_optuna()
+        storage = open_storage(self.study["storage"])
+        study = optuna.load_study(
+            study_name=self.study["study"],
+            storage=storage,
+            pruner=make_pruner(self.study["pruner"], self.study["startup"], self.study["warmup"]),
+        )
+        trial = next(t for t in study.get_trials(deepcopy=False) if t.number == self.number)
+        if trial.state.is_finished():  # told already, e.g. by hand
+            return False
+        if step not in trial.intermediate_values:
+            storage.set_trial_intermediate_value(trial._trial_id, step, value)
+        return bool(study.pruner.prune(study, storage.get_trial(trial._trial_id)))

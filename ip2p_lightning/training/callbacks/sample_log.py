@@ -1,0 +1,30 @@
+"""Which examples each training step saw: proof that no kill loses or repeats one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from ip2p_lightning.system.files import append_line
+
+
+class SampleLog(Callback):
+    """A line for each micro-batch in ``samples.jsonl`` (of rank r > 0: ``samples-rank{r}.jsonl``), as it begins.
+
+    ``step`` is the optimizer step it belongs to, from 1 as in ``metrics.jsonl``; ``micro_step`` counts from 1 over the
+    whole run. What a continued run does again it writes again: of lines with one ``micro_step`` any is right.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        rank = trainer.global_rank
+        place = {"step": trainer.global_step + 1, "micro_step": pl_module.micro_step, "rank": rank}
+        shown = {"tasks": list(batch.task), "ids": list(batch.id), "prompts": list(batch.prompt)}
+        append_line(self.folder / (f"samples-rank{rank}.jsonl" if rank else "samples.jsonl"), place | shown)

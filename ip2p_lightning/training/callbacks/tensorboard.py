@@ -1,0 +1,140 @@
+"""What TensorBoard needs to compare runs: the HPARAMS tab, charts per task, and the prompts in the projector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from ip2p_lightning.config.overrides import Scalar, hyperparameters
+from ip2p_lightning.runs.folder import STATUS, read_status
+
+POINTS = 300  # prompts in the projector: as many as one can look at
+
+
+class Board(Callback):
+    """Writes, from rank 0, what belongs to a run as a whole.
+
+    Args:
+        folder: the run's; its status tells the overrides.
+        pools: the prompt pool of each task, for the projector; {} for none.
+    """
+
+    def __init__(self, folder: Path, pools: Mapping[str, Any]) -> None:
+        self.folder, self.pools = Path(folder), dict(pools)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        for writer in _writers(trainer):
+            tasks = pl_module.tasks or ["all"]
+            known: dict[str, Scalar] = {}
+            for folder in siblings(self.folder):
+                known |= hyperparameters(read_status(folder))
+            _write_session(writer, self.folder, known, metric_tags(tasks))
+            writer.add_custom_scalars(layout(tasks))
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        for writer in _writers(trainer):
+            if self.pools and not _is_sharded(trainer):
+                prompts = list(spread(self.pools, POINTS))
+                states = pooled(pl_module, [row[2] for row in prompts])
+                words = {"metadata": [list(row) for row in prompts], "metadata_header": ["task", "pool", "prompt"]}
+                writer.add_embedding(states, **words, tag="prompts", global_step=trainer.global_step)
+            _write_end(writer)
+
+
+def siblings(folder: Path) -> list[Path]:
+    """The runs beside a run, itself included, by name."""
+    return sorted(path.parent for path in Path(folder).absolute().parent.glob(f"*/{STATUS}"))
+
+
+def metric_tags(tasks: Sequence[str]) -> list[str]:
+    """The columns of the HPARAMS tab, the most wanted first: it shows the first few unasked."""
+    each = [f"val/{name}/{task}" for name in ("psnr", "ssim") for task in tasks]
+    costs = ["train/images_per_s", "train/peak_memory_mb"]
+    return ["val/psnr", *each[: len(tasks)], *costs, "val/ssim", *each[len(tasks) :]]
+
+
+def layout(tasks: Sequence[str]) -> dict[str, Any]:
+    """Custom scalars: per task its loss, and its PSNR and SSIM beside those of the identity baseline."""
+
+    def charts(loss: str, ending: str) -> dict[str, Any]:
+        found = {"training loss": ["Multiline", [f"{loss}$"]]}  # tags are patterns that need match the start only
+        for name in ("psnr", "ssim"):
+            found[f"{name.upper()}, model and identity"] = [
+                "Multiline",
+                [f"val/{name}{ending}$", f"val/{name}_identity{ending}$"],
+            ]
+        return found
+
+    return {"all tasks": charts("train/loss", "")} | {
+        task: charts(f"train/loss/task/{task}", f"/{task}") for task in tasks
+    }
+
+
+def spread(pools: Mapping[str, Any], limit: int) -> Iterator[tuple[str, str, str]]:
+    """(task, seen or held out, prompt): at most `limit`, as many of each task, the held-out ones included."""
+    each = max(2, limit // max(1, len(pools)))
+    for task, pool in pools.items():
+        held_out = list(pool.held_out)[: each // 2]
+        yield from ((task, "seen", prompt) for prompt in list(pool.prompts)[: each - len(held_out)])
+        yield from ((task, "held out", prompt) for prompt in held_out)
+
+
+@torch.no_grad()
+def pooled(module: Any, prompts: Sequence[str]) -> Tensor:  # -> [N D]
+    """The state of each prompt's end token, which is what CLIP pools; under the averaged weights."""
+    encoder, rows = module.text_encoder, []
+    with module.averaged():
+        for prompt in prompts:  # one at a time: memory stays small, and it happens once a run
+            end = min(encoder.count(prompt), encoder.length) - 1
+            rows.append(encoder.encode([prompt])[0, end].float().cpu())
+    return torch.stack(rows)
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    if not trainer.is_global_zero:
+        return []
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _is_sharded(trainer: Trainer) -> bool:
+    """Whether no rank holds the whole model, so that rank 0 cannot encode on its own."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    return isinstance(trainer.strategy, ModelParallelStrategy)
+
+
+def _write_session(writer: Any, folder: Path, known: Mapping[str, Scalar], metrics: Sequence[str]) -> None:
+    """Declare a run to the HPARAMS tab at its start, so that one that dies is listed too.
+
+    Metrics are declared by tag and follow the live scalars. TensorBoard takes the columns from the first run it finds:
+    hence `known`, the hyperparameters of all runs so far in this folder. No domains are declared: those of the runs to
+    come are not known, and a value outside a domain would be hidden.
+    """
+    from tensorboard.plugins.hparams import summary_v2
+    from torch.utils.tensorboard.summary import hparams
+
+    chosen = hyperparameters(read_status(folder))
+    columns, _, _ = hparams(_typed(known | chosen), dict.fromkeys(metrics, 0.0))
+    file = writer._get_file_writer()
+    file.add_summary(columns)
+    file.add_summary(summary_v2.hparams_pb(_typed(chosen), trial_id=folder.name))  # its name: a row for each run
+
+
+def _typed(values: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Truth values as words: TensorBoard would plot them as 0 and 1."""
+    return {key: str(value).lower() if isinstance(value, bool) else value for key, value in values.items()}
+
+
+def _write_end(writer: Any) -> None:
+    """Mark the session as done; a failed run gets no mark, for it may go on, and TensorBoard keeps the first."""
+    from torch.utils.tensorboard.summary import hparams
+
+    _, _, success = hparams({}, {})
+    writer._get_file_writer().add_summary(success)
+    writer.flush()

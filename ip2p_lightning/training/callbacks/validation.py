@@ -1,0 +1,97 @@
+"""A validation that was due when its run was stopped or killed is made when the run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from ip2p_lightning.runs.metrics_log import has_scores
+
+
+class OwedValidation(Callback):
+    """Validates before the first step where the step that a run goes on from was due, and has no scores in the log.
+
+    A checkpoint is saved before the validation of its step, so that a kill or a stop may come between the two.
+
+    Args:
+        metrics: the run's log, one JSON object a line.
+    """
+
+    def __init__(self, metrics: Path) -> None:
+        self.metrics, self.validated, self.began = Path(metrics), -1, False
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        due = trainer.global_step and trainer.enable_validation
+        if due and (loop.total_batch_idx + 1) % trainer.val_check_batch == 0 and self.owed(trainer):
+            trainer.validating = True
+            loop.val_loop.run()  # as Lightning does between two steps
+            trainer.training = True
+        self.began = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.validated = trainer.global_step
+
+    def owed(self, trainer: Trainer) -> bool:
+        """Whether the weights of this step have no scores yet; every rank is told what rank 0 read."""
+        if self.validated == trainer.global_step:
+            return False
+        if self.began:  # the log may hold this step from weights that the run went back from
+            return True
+        return bool(trainer.strategy.broadcast(not has_scores(self.metrics, trainer.global_step), src=0))
+
+
+class ValidationScores(Callback):
+    """PSNR and SSIM per task, for the averaged model and for the identity baseline: sums over all examples and ranks.
+
+    They are logged when a validation is over, grids and all: a step that has scores in the log was wholly validated.
+    """
+
+    NAMES = ("psnr", "ssim", "psnr_identity", "ssim_identity")
+
+    def __init__(self) -> None:
+        self.swap: Any = None
+        self.latest: dict[str, float] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        # float64: sums over any number of ranks then agree to 1e-6 dB
+        shape = (len(self.NAMES) + 1, max(1, len(pl_module.tasks)))
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=pl_module.device)
+        self.swap = pl_module.averaged()
+        self.swap.__enter__()
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        for row, name in enumerate(self.NAMES):
+            self.sums[row].index_add_(0, outputs["task"], outputs[name].double())
+        self.sums[-1].index_add_(0, outputs["task"], torch.ones_like(outputs["psnr"], dtype=torch.float64))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        sums = pl_module._sum_over_ranks(self.sums).cpu()
+        tasks = pl_module.tasks or ["all"]
+        metrics = {
+            f"val/{name}/{task}": float(sums[row, i] / sums[-1, i])
+            for row, name in enumerate(self.NAMES)
+            for i, task in enumerate(tasks)
+            if sums[-1, i] > 0
+        }
+        for name in self.NAMES:
+            values = [v for key, v in metrics.items() if key.startswith(f"val/{name}/")]
+            if values:
+                metrics[f"val/{name}"] = sum(values) / len(values)
+        self.latest = metrics
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._restore()
+        for logger in trainer.loggers:
+            logger.log_metrics(self.latest, trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        if self.swap is not None:
+            self.swap.__exit__(None, None, None)
+            self.swap = None

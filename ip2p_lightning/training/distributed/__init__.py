@@ -1,0 +1,1 @@
+"""The processes of one run: ranks, their launch and their meeting point."""

@@ -1,0 +1,157 @@
+"""The Trainer of a run, and one fit of it in this process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.errors import StorageError
+from ip2p_lightning.system.allocator import keep_pages
+from ip2p_lightning.system.files import full_disk_named
+from ip2p_lightning.system.imports import uncollected
+from ip2p_lightning.system.signals import StopRequest
+from ip2p_lightning.training.distributed import environment
+from ip2p_lightning.training.trainer import _trainer
+
+
+def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | None, request: StopRequest) -> int:
+    """Train, or go on training, this process's part of a run.
+
+    Args:
+        config: checked.
+        folder: the run's.
+        data: its data module.
+        checkpoint: to go on from.
+        request: what the signal handlers write to.
+
+    Returns:
+        The optimizer step reached.
+    """
+    from ip2p_lightning.config.build import build_module
+    from ip2p_lightning.runs.folder import METRICS
+    from ip2p_lightning.system.imports import quiet_libraries
+    from ip2p_lightning.training.callbacks.validation import OwedValidation
+    from ip2p_lightning.training.memory.micro_batches import merged, settled
+
+    _quiet()
+    with uncollected():  # imports what the parts are made of
+        quiet_libraries()
+        data.merge = settled(config, folder)
+        module = build_module(_prepared(merged(config, data.merge), folder))
+    module.any_world = "world" in config["resume_allow"]
+    module.merge = data.merge
+    validation = OwedValidation(folder / METRICS)
+    trainer = _trainer(config, folder, data, request, validation)
+    if environment.rank() == 0:
+        _tell_what_is_cut(data, module.text_encoder)
+    started = time.perf_counter()
+    with _tolerating(folder, data):
+        with full_disk_named(folder), _caching(config, folder, data, module, trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        step = trainer.global_step
+        if config["val_every"] and validation.owed(trainer):
+            trainer.validate(module, datamodule=data, verbose=False)  # a run ends with the scores of its last weights
+    if trainer.is_global_zero:
+        print(f"trained to step {step} in {time.perf_counter() - started:.0f} s")
+    return step
+
+
+def _tell_what_is_cut(data: Any, encoder: Any) -> None:
+    """Say which share of a task's pool is too long for the text encoder; of a dataset's own prompts its card does."""
+    from ip2p_lightning.data.prompts import token_report
+
+    for name, task in data.active.items():
+        told = token_report(task.prompts, encoder.count, encoder.length)
+        if told:
+            print(f"prompts of {name}: {told}")
+
+
+def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Set how this device multiplies, and choose what the config leaves to it; the choice is in the status."""
+    import torch
+
+    torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
+    trainer = config["trainer"]
+    if trainer.get("accelerator") == "cpu":
+        keep_pages()
+    able = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if trainer.get("accelerator") == "cpu" and "16" in str(trainer.get("precision")) and not able:
+        print("trainer.precision: this CPU has no arithmetic in 16 bits; 32-true is 4 to 16 times faster")
+    if config["model"].get("gradient_checkpointing") != "auto":
+        return config
+    from ip2p_lightning.runs.folder import note
+    from ip2p_lightning.training.memory.estimate import decided
+
+    config = decided(config)
+    if environment.rank() == 0:
+        note(folder, gradient_checkpointing=config["model"]["gradient_checkpointing"])
+    return config
+
+
+@contextmanager
+def _tolerating(folder: Path, data: Any) -> Iterator[None]:
+    """Leave out what `loader.max_bad` allows, and say what it was; word what torch says of a worker that died."""
+    from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
+    from ip2p_lightning.runs.folder import note
+
+    bad = BadPairs(folder / RECORD, data.loader.max_bad)
+    data.bad = bad if bad.most else None
+    try:
+        yield
+    except RuntimeError as error:  # torch raises it wherever the main process happens to be
+        raise next(filter(None, map(data.explained, _chain(error))), error) from None
+    finally:
+        if environment.rank() == 0 and bad.path.exists():
+            note(folder, bad_pairs=bad.lines())
+            print(f"left out, because they could not be read: {len(bad)} pairs, listed in {bad.path}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised upon: Lightning's own teardown may fail after a worker did."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, trainer: Any) -> Iterator[None]:
+    """Train from the cache that the config names; say what it holds, and in the status what it did."""
+    from ip2p_lightning.data.latent_cache.cache import cached
+    from ip2p_lightning.runs.folder import note
+    from ip2p_lightning.training.cache_choice import KEY, noted
+
+    cache = cached(config, data, module.autoencoder, trainer.world_size, noted(folder))
+    if cache is None:
+        yield
+        return
+    if trainer.is_global_zero:
+        print(cache.summary())
+        note(folder, **{KEY: cache.state()})
+    try:
+        yield
+    finally:
+        if trainer.is_global_zero:
+            with suppress(StorageError):  # a full disk must not hide what ended the fit
+                note(folder, **{KEY: cache.state()})
+
+
+def _quiet() -> None:
+    """Say what a user can act on; Lightning's advice about loaders and hardware is not that."""
+    threading.excepthook = _quiet_thread
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(lightning|huggingface_hub)\..*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+
+
+def _quiet_thread(told: threading.ExceptHookArgs) -> None:
+    """A disk that TensorBoard's thread finds full is told in one line by the thread that trains."""
+    if not isinstance(told.exc_value, OSError):
+        threading.__excepthook__(told)

@@ -1,0 +1,262 @@
+"""The LightningModule: autoencoder, text encoder and UNet under one objective.
+
+Legend: B batch, C latent channels, H W pixels, h w latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.evaluation.metrics import psnr, ssim
+from ip2p_lightning.networks import Conditioner, apply_unet, leaner, to_channels_last
+from ip2p_lightning.rng import seed_of, torch_rng
+from ip2p_lightning.training.base_module import TrainedModule
+from ip2p_lightning.training.compile import How, compile_unet, eager
+from ip2p_lightning.training.lr_schedule import LearningRate
+
+
+class Draws(NamedTuple):
+    """The random numbers of one batch: everything else in the loss is arithmetic."""
+
+    t: Tensor  # [B]: integer steps, or times in [0, 1)
+    noise: Tensor  # [B C h w] standard normal
+    posterior: Tensor  # [B C h w] standard normal: the autoencoder's sample
+    u: Tensor  # [B] uniform in [0, 1): the conditioning dropout
+
+
+class EditDiffusion(TrainedModule):
+    """Learns p(edited | original, instruction).
+
+    Args:
+        unet: the network that is trained; called like diffusers' ``UNet2DConditionModel``.
+        autoencoder, text_encoder: see ``networks``; frozen unless ``text_encoder.trainable``.
+        objective, sampler: see ``diffusion``.
+        optimizer: called with the parameters.
+        schedule: factor on the learning rate.
+        tasks: names, for the losses per task and their normalisation.
+        seed: key of all random numbers drawn here.
+        path: where the weights came from, for the record.
+        drop: p of the three-way conditioning dropout (InstructPix2Pix, section 3.2.1); 0 = off.
+        ema: decay of the averaged weights, ramped as min(decay, (1 + n) / (10 + n)); None = no average.
+        balance_tasks: divide each task's loss by its running identity error, so that a task whose pairs lie far apart
+            does not drown the others.
+        gradient_checkpointing: recompute activations in the backward pass; ``auto`` is decided before (`estimate`).
+        channels_last: keep the unet's weights in that memory format; the same numbers, often faster.
+        compile: torch.compile of the unet in training: regional (each kind of block once), full, or graphs (full, as
+            CUDA graphs); takes minutes at the first step.
+        max_skips: non-finite optimizer steps that are skipped before training stops.
+
+    Raises:
+        UserError: parts that do not fit together.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        autoencoder: Any,
+        text_encoder: Any,
+        objective: Any,
+        sampler: Any,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        schedule: LearningRate | None = None,
+        tasks: Sequence[str] = (),
+        seed: int = 0,
+        path: str | None = None,
+        drop: float = 0.05,
+        ema: float | None = 0.9999,
+        balance_tasks: bool = False,
+        gradient_checkpointing: bool | Literal["auto"] = False,
+        channels_last: bool = False,
+        compile: How = "off",
+        max_skips: int = 3,
+    ) -> None:
+        super().__init__(optimizer, schedule, max_skips)
+        _check_fit(unet, autoencoder, text_encoder)
+        self.unet = unet
+        self.autoencoder, self.text_encoder = autoencoder, text_encoder
+        if text_encoder.trainable:
+            self.text = text_encoder.model
+        self.objective, self.sampler = objective, sampler
+        self.conditioner = Conditioner(text_encoder, p=drop, drop_image=objective.start == "noise")
+        self.tasks, self.seed, self.path = list(tasks), seed, path
+        self.balance_tasks = balance_tasks
+        if gradient_checkpointing is True:
+            unet.enable_gradient_checkpointing()
+        if channels_last:
+            to_channels_last(unet)
+        self.compiled = compile
+        self.register_buffer("identity_error", torch.zeros(max(1, len(self.tasks))))
+        self.register_buffer("identity_count", torch.zeros(max(1, len(self.tasks))))
+        self.ema = self._average(ema)
+        self.last_losses: dict[str, Any] = {}
+        self.latent_side = 0  # of the last training batch
+
+    # -- the loss ----------------------------------------------------------------------------------------------------
+
+    def draws(self, batch: EditExample, generator: torch.Generator) -> Draws:
+        """The random numbers of a batch, all from `generator`, on the module's device."""
+        count, _, height, width = batch.edited.shape
+        factor = 1 if self._is_encoded(batch.edited) else self.autoencoder.factor
+        shape = (count, self.autoencoder.channels, height // factor, width // factor)
+        return Draws(
+            t=self.objective.draw(count, generator),
+            noise=torch.randn(shape, generator=generator, device=generator.device),
+            posterior=torch.randn(shape, generator=generator, device=generator.device),
+            u=torch.rand(count, generator=generator, device=generator.device),
+        )
+
+    def loss(self, batch: EditExample, draws: Draws) -> Tensor:  # -> [B]
+        """The objective's loss of each example; nothing here is random."""
+        z_edited = self.autoencoder.sample(self._moments(batch.edited), draws.posterior)
+        image = self.autoencoder.mode(self._moments(batch.original))
+        condition = self.conditioner.drop(self.conditioner.encode(image, list(batch.prompt)), draws.u)
+        z_original = image * self.autoencoder.scaling_factor
+        loss = self.objective.loss(self._net, z_edited, condition, draws.t, draws.noise, z_original)
+        return loss / self._identity_error(batch, z_edited, z_original) if self.balance_tasks else loss
+
+    def _is_encoded(self, x: Tensor) -> bool:
+        """Whether a cache has encoded a batch's images: [B 2C h w] in place of [B 3 H W]."""
+        return x.shape[1] == 2 * self.autoencoder.channels
+
+    def _moments(self, x: Tensor) -> Tensor:  # -> [B 2C h w]
+        return x if self._is_encoded(x) else self.autoencoder.moments(x)
+
+    def _net(self, z_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+        return apply_unet(self.unet, z_t, t, condition)
+
+    def _identity_error(self, batch: EditExample, z_edited: Tensor, z_original: Tensor) -> Tensor:  # -> [B]
+        """Running mean of |edited - original|^2 over each example's task; updated in training, alike on every rank."""
+        index = self.task_index(batch)
+        if self.training:
+            with torch.no_grad():
+                error = (z_edited - z_original).float().square().flatten(1).mean(1)
+                finite = torch.isfinite(error)  # a poisoned example must not stay in the mean
+                sums = torch.zeros_like(self.identity_error).index_add_(0, index, error.where(finite, 0))
+                counts = torch.zeros_like(self.identity_count).index_add_(0, index, finite.float())
+                sums, counts = self._sum_over_ranks(torch.stack([sums, counts]))
+                # a mean over roughly the last 100 examples of the task
+                self.identity_count.copy_((self.identity_count + counts).clamp(max=100))
+                step = counts / self.identity_count.clamp(min=1)
+                mean = sums / counts.clamp(min=1)
+                self.identity_error.add_(step.clamp(max=1) * (mean - self.identity_error))
+        return self.identity_error[index].clamp(min=1e-6)
+
+    def task_index(self, batch: EditExample) -> Tensor:  # -> [B] int64
+        """Position of each example's task in `tasks`; an unknown one counts as the first."""
+        known = {name: i for i, name in enumerate(self.tasks)}
+        # made on the host and sent without waiting: torch.tensor(..., device=) would wait for the GPU in every step
+        return torch.tensor([known.get(name, 0) for name in batch.task]).to(self.device, non_blocking=True)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: EditExample, batch_idx: int) -> None:
+        # Dropout layers draw from the global generator: keyed by the micro-step, a restart repeats them exactly.
+        torch.manual_seed(seed_of(self.seed, "layers", self.global_rank, self.micro_step))
+
+    @property
+    def micro_step(self) -> int:
+        """Micro-batches begun in this run, over all restarts."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self._trainer else 0
+
+    def training_step(self, batch: EditExample, batch_idx: int) -> Tensor:
+        if self.compiled == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs wrote in the step before is done with
+        draws = self._keyed_draws(batch)
+        losses = self.loss(batch, draws)
+        self.latent_side = draws.noise.shape[-1]
+        self.last_losses = {"loss": losses.detach(), "task": self.task_index(batch), "t": draws.t}
+        self._window.append((batch.id, batch.prompt, draws.t, losses.detach()))
+        return losses.mean()
+
+    def _keyed_draws(self, batch: EditExample) -> Draws:
+        """The draws of this micro-batch; of a merged one, those that its parts would have had by themselves."""
+        size = len(batch.edited) // self.merge
+        part = batch._replace(edited=batch.edited[:size])
+        first = (self.micro_step - 1) * self.merge + 1
+        keys = [(self.seed, "train", self.global_rank, first + number) for number in range(self.merge)]
+        draws = [self.draws(part, torch_rng(*key, device=self.device)) for key in keys]
+        return Draws(*map(torch.cat, zip(*draws, strict=True)))
+
+    # -- editing -----------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        self.autoencoder.to(self.device)
+        self.text_encoder.to(self.device)
+        if stage == "fit":
+            compile_unet(self.unet, self.compiled)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        original: Tensor,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampler: Any = None,
+        clock: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:  # [B 3 H W] -> [B 3 H W]
+        """Follow an instruction on each image.
+
+        Args:
+            original: [B 3 H W] in [-1, 1], H and W multiples of the autoencoder's factor; or its moments [B 2C h w].
+            prompts: one instruction per image.
+            seeds: one seed per image: an image's edit does not depend on its neighbours in the batch.
+            sampler: in place of the configured one.
+            clock: times the parts, as `editing.timer.Clock` does; None = not timed.
+            progress: called after each step with the steps done and the steps in all.
+
+        Returns:
+            [B 3 H W] in [-1, 1].
+        """
+        timed = clock or _untimed
+        with timed("encode"):
+            image = self.autoencoder.mode(self._moments(original))
+            full = self.conditioner.encode(image, list(prompts))
+            full = full._replace(text=full.text.to(next(self.unet.parameters()).dtype))  # here, not at each step
+            null = self.conditioner.null(full)
+            # on the CPU, as diffusers' pipelines advise: a seed then gives the same pixels on every device
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with timed("sample"), eager(self.compiled), leaner(self.unet):
+            z = image * self.autoencoder.scaling_factor
+            net = clock.counting(self._net) if clock else self._net
+            z = (sampler or self.sampler).sample(net, self.objective, full, null, z, generators, progress)
+        with timed("decode"), leaner(self.autoencoder.model):
+            return self.autoencoder.decode(z).clamp(-1, 1)
+
+    def validation_step(self, batch: EditExample, batch_idx: int) -> dict[str, Tensor]:
+        """Scores of the model and of the identity baseline, per example; `callbacks` gathers them."""
+        seeds = [seed_of(self.seed, "val", task, i) for task, i in zip(batch.task, batch.id, strict=True)]
+        edit = self.edit(batch.original, batch.prompt, seeds)
+        return {
+            "task": self.task_index(batch),
+            "psnr": psnr(edit, batch.edited),
+            "ssim": ssim(edit, batch.edited),
+            "psnr_identity": psnr(batch.original, batch.edited),
+            "ssim_identity": ssim(batch.original, batch.edited),
+        }
+
+
+def _untimed(part: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _check_fit(unet: Any, autoencoder: Any, text_encoder: Any) -> None:
+    """Refuse parts whose widths disagree, by name."""
+    wanted = 2 * autoencoder.channels
+    if unet.config.in_channels != wanted:
+        raise UserError(
+            f"the unet takes {unet.config.in_channels} channels, but the autoencoder's latents and the original's need "
+            f"{wanted}; choose a unet and an autoencoder that fit"
+        )
+    width = unet.config.cross_attention_dim
+    if width != text_encoder.width:
+        raise UserError(
+            f"the unet reads text of width {width}, the text encoder writes {text_encoder.width}; choose parts that fit"
+        )

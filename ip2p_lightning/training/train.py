@@ -1,0 +1,126 @@
+"""One training run: claim its folder, resume, start its ranks, record how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, outcome, root
+
+DONE = 0
+
+
+def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> int:
+    """Train a checked config in `folder` (or a sibling, if a live run holds it).
+
+    Returns:
+        0 when the run is complete.
+
+    Raises:
+        UserError and its kin: see ``errors``.
+    """
+    from ip2p_lightning.config import build
+    from ip2p_lightning.runs import data_fingerprint, resume
+    from ip2p_lightning.runs import folder as run_folder
+    from ip2p_lightning.system.file_digests import MEMO, Digests
+    from ip2p_lightning.training import dry_run
+    from ip2p_lightning.training.distributed import environment, launch
+
+    data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
+    data.setup("fit")
+    if config["dry_run"]:
+        from ip2p_lightning.training.memory import estimate
+
+        where = dry_run.places(config)  # first: what is not there is no good config
+        print(f"{_summary(config, data)}\n{where}")
+        print(estimate.told(config))
+        return DONE
+    if environment.place() == "srun" and environment.rank() > 0:
+        return _follow(config, folder, data)
+    with launch.leading(folder):
+        run = run_folder.claim(folder)
+        checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"])
+        if resume.is_complete(run.path, config):
+            print(f"already complete: {run.path}")
+            return DONE
+        splits = ("train", "val") if config["val_every"] else ("train",)
+        bad = data_fingerprint.left_out(run, checkpoint is None)
+        memo = Path(config["cache_dir"]).expanduser() / MEMO if config["cache"] != "off" else None
+        data_fingerprint.adopt_data(
+            run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
+        )
+        _lead(config, run, data, checkpoint, folder, overrides)
+    print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
+    return DONE
+
+
+def _lead(
+    config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path, overrides: Sequence[str]
+) -> None:
+    """Train as the process that holds the run's folder and writes its status."""
+    from ip2p_lightning.runs import folder as run_folder
+    from ip2p_lightning.training.cache_choice import settle
+    from ip2p_lightning.training.distributed import environment, launch, slurm_rendezvous
+    from ip2p_lightning.training.fit import fit
+    from ip2p_lightning.training.memory.micro_batches import settled
+
+    request = _stop_request()
+    origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": list(overrides)}
+    run.write_status("running", **origin, exit_code=None, reason=None)
+    try:
+        settled(config, run.path, afresh=checkpoint is None)  # before there are ranks, which must agree
+        processes = environment.size(config["trainer"])
+        settle(config, run.path, data, max(processes, environment.world()), afresh=checkpoint is None)
+        if environment.place() == "srun":
+            slurm_rendezvous.announce(folder, run.path, checkpoint)
+        if environment.place() == "single" and processes > 1:
+            step = launch.supervise(run.path, checkpoint, processes, request)
+        else:
+            step = fit(config, run.path, data, checkpoint, request)
+    except BaseException as error:
+        _record(run, error)
+        if environment.place() == "srun":
+            launch.tell_stacks(run.path)
+        raise
+    run.write_status("complete", step=step, exit_code=DONE, reason=None)
+
+
+def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
+    """Train as another rank of an ``srun``, in the folder that rank 0 claimed."""
+    from ip2p_lightning.training.distributed import slurm_rendezvous
+    from ip2p_lightning.training.fit import fit
+
+    request = _stop_request()
+    path, checkpoint = slurm_rendezvous.await_start(folder, config["timeout"])
+    if path is None:
+        return int(checkpoint)
+    fit(config, path, data, checkpoint, request)
+    return DONE
+
+
+def _stop_request() -> Any:
+    """What this process is asked to do from now on; the tasks of an ``srun`` wait until they can agree on it."""
+    from ip2p_lightning.system.signals import StopRequest
+    from ip2p_lightning.training.distributed import environment
+
+    request = StopRequest()
+    request.patient = environment.place() == "srun"
+    request.listen()
+    return request
+
+
+def _record(run: Any, error: BaseException) -> None:
+    """Say in ``status.json`` why the run ended."""
+    code, reason = outcome(error)
+    error = root(error)
+    state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"
+    state = "pruned" if isinstance(error, PrunedError) else state
+    with contextlib.suppress(StorageError):  # a full disk must not hide what ended the run
+        run.write_status(state, reason=reason, exit_code=code)
+
+
+def _summary(config: Mapping[str, Any], data: Any) -> str:
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in data.shares.items())
+    return f"dry run: the config is good; tasks: {shares}; {config['trainer']['max_steps']} steps; nothing was trained"

@@ -1,0 +1,291 @@
+"""``ip2p-edit`` through its command: sizes, names, seeds, refusals. Pixels against diffusers: ``test_export.py``."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ip2p_lightning.cli.edit import main
+from ip2p_lightning.data.image import open_image
+from ip2p_lightning.editing.geometry import Fit
+from ip2p_lightning.errors import StorageError
+from tests.support.photos import PROMPT, edit, photo, pixels
+
+
+@pytest.mark.parametrize("model", ["tiny_run", "sd_run"])
+def test_size_and_name_are_the_photos(model, request, tmp_path):
+    run = request.getfixturevalue(model)
+    source = photo(tmp_path / "a b.jpg")
+    assert edit(run, source, PROMPT) == 0
+    assert edit(run, source, PROMPT, "-o", tmp_path / "out.png") == 0
+    assert edit(run, source, PROMPT, "-o", tmp_path / "deep" / "folder") == 0
+    made = [tmp_path / "a b-edit.png", tmp_path / "out.png", tmp_path / "deep" / "folder" / "a b.png"]
+    assert all(Image.open(path).size == (101, 67) for path in made)
+    assert all(np.array_equal(pixels(made[0]), pixels(path)) for path in made)
+
+
+def test_same_command_same_bytes(tiny_run, tmp_path):
+    words = (tiny_run, photo(tmp_path / "a.png"), PROMPT, "-o", tmp_path / "b.png", "--overwrite")
+    assert edit(*words) == 0
+    first = (tmp_path / "b.png").read_bytes()
+    assert edit(*words) == 0
+    assert (tmp_path / "b.png").read_bytes() == first
+
+
+def test_png_tells_how_it_was_made(tiny_run, tmp_path):
+    prompt = "fais-en un dessin animé, 漫画"
+    assert edit(tiny_run, photo(tmp_path / "a.png"), prompt, "--seed", 5) == 0
+    text = Image.open(tmp_path / "a-edit.png").text
+    assert text["prompt"] == prompt and text["seed"] == "5"
+    assert str(tiny_run) in text["run"] and "ema" in text["run"]
+    assert text["command"].startswith("ip2p-edit ") and prompt in text["command"]
+
+
+def test_a_turned_photo_is_edited_upright(tiny_run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = photo(tmp_path / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(open_image(turned)).save(tmp_path / "upright.png")
+    assert edit(tiny_run, turned, tmp_path / "upright.png", PROMPT) == 0
+    assert Image.open(tmp_path / "turned-edit.png").size == (67, 101)
+    assert np.array_equal(pixels(tmp_path / "turned-edit.png"), pixels(tmp_path / "upright-edit.png"))
+
+
+def test_an_edit_does_not_depend_on_its_neighbours(sd_run, tmp_path):
+    names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (65, 50), (40, 56), (64, 48)])]
+    ones = ("--batch-size", 1)
+    assert edit(sd_run, names[1], PROMPT, "-o", tmp_path / "alone", *ones) == 0
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "one", *ones) == 0
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "two", "--batch-size", 2) == 0
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "auto") == 0
+    assert np.array_equal(pixels(tmp_path / "alone" / "1.png"), pixels(tmp_path / "one" / "1.png"))
+    for name in names:
+        one, two, auto = (pixels(tmp_path / how / name.name) for how in ("one", "two", "auto"))
+        assert one.shape == two.shape == auto.shape and max(np.abs(one - two).max(), np.abs(one - auto).max()) <= 1
+
+
+def test_photos_that_the_model_sees_at_one_size_are_edited_together(sd_run, tmp_path, monkeypatch):
+    from ip2p_lightning.training.module import EditDiffusion
+
+    seen, whole = [], EditDiffusion.edit
+
+    def watched(self, x, prompts, *rest):
+        seen.append((tuple(x.shape), *prompts))
+        return whole(self, x, prompts, *rest)
+
+    monkeypatch.setattr(EditDiffusion, "edit", watched)
+    sizes = [(64, 48), (40, 56), (67, 50), (64, 48), (71, 55), (65, 48), (64, 49)]
+    names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate(sizes)]
+    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "out", "--batch-size", 4) == 0
+    assert [shape for shape, *_ in seen] == [(3, 3, 48, 64), (3, 3, 48, 64), (1, 3, 56, 40)]  # not four and two
+    assert [Image.open(tmp_path / "out" / name.name).size for name in names] == sizes
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_each_photo_with_its_own_instruction(sd_run, tmp_path, kind):
+    wanted = [("a.png", "make it, say, a cartoon"), ("b.png", PROMPT), ("a.png", PROMPT), ("a.png", PROMPT)]
+    (tmp_path / "in").mkdir()
+    for seed, name in enumerate(("a.png", "b.png")):
+        photo(tmp_path / "in" / name, (64, 48), seed)
+    table = tmp_path / "in" / f"wishes.{kind}"
+    rows = [f'{name},"{prompt}"' for name, prompt in wanted]
+    lines = [json.dumps({"photo": name, "prompt": prompt}) for name, prompt in wanted]
+    table.write_text("\n".join(["photo,prompt", *rows] if kind == "csv" else lines))
+    assert edit(sd_run, "--prompts", table, "-o", tmp_path / "out") == 0
+    made = {path.name: Image.open(path).text["prompt"] for path in (tmp_path / "out").iterdir()}
+    assert made == {"a-1.png": wanted[0][1], "a-2.png": PROMPT, "b.png": PROMPT}  # the same wish twice is one
+    for name, prompt in {"a-1": wanted[0][1], "b": PROMPT}.items():
+        lone = tmp_path / "lone" / f"{name}.png"
+        assert edit(sd_run, tmp_path / "in" / f"{name[0]}.png", prompt, "-o", lone) == 0
+        assert np.abs(pixels(lone) - pixels(tmp_path / "out" / f"{name}.png")).max() <= 1
+    assert edit(sd_run, "--prompts", table) == 0
+    assert sorted(p.name for p in (tmp_path / "in").glob("*-edit.png")) == [
+        *("a-1-edit.png", "a-2-edit.png", "b-edit.png")
+    ]
+
+
+def test_a_bad_list_of_instructions_is_refused(tmp_path, refused):
+    photo(tmp_path / "a.png")
+    table = tmp_path / "wishes.csv"
+    cases = {
+        "line 2: 'b.png': no such file": (3, "photo,prompt\nb.png,x\n"),
+        "line 3: field 'prompt' is empty": (3, "photo,prompt\na.png,x\na.png,\n"),
+        "no field 'photo', it has foto, prompt; did you mean 'foto'": (3, "foto,prompt\na.png,x\n"),
+        "no line with a photo": (3, "photo,prompt\n"),
+        "fields, the header has": (3, "photo,prompt\na.png,make it, say, a cartoon\n"),
+    }
+    for word, (expected, text) in cases.items():
+        table.write_text(text)
+        code, line = refused(main, "run", "--prompts", table)
+        assert code == expected and word in line, line
+    assert refused(main, "run", "--prompts", tmp_path / "none.csv")[0] == 2
+    assert refused(main, "run", "--prompts", tmp_path / "a.png")[0] == 2
+    code, line = refused(main, "run", tmp_path / "a.png", "--prompts", table)
+    assert code == 2 and "RUN alone" in line
+
+
+def test_throughput_is_told(sd_run, tmp_path, capsys):
+    names = [photo(tmp_path / f"{i}.png", (64, 48), i) for i in range(3)]
+    assert edit(sd_run, *names, PROMPT, "--steps", 2, "--image-scale", 1, "--throughput") == 0
+    told = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(r"3 images in [\d.]+ s: [\d.]+ images/s, [\d.]+ evaluations of the net/s", told[0])
+    for part in ("encode", "sample", "decode", "wait", "load", "save"):
+        assert re.search(rf"{part} \d+\.\d\d s", told[1]), told
+
+
+def test_settings_reach_the_sampler(sd_run, tmp_path):
+    source = photo(tmp_path / "a.png", (64, 48))
+
+    def edited(*options):
+        assert edit(sd_run, source, PROMPT, "-o", tmp_path / "o.png", "--overwrite", *options) == 0
+        return pixels(tmp_path / "o.png")
+
+    base = edited()
+    assert np.array_equal(base, edited("--steps", 4))  # the run's own
+    changed = [("--seed", 1), ("--steps", 2), ("--scheduler", "euler-a"), ("--weights", "raw"), ("--max-side", 32)]
+    for option in [*changed, ("--text-scale", 3), ("--image-scale", 3)]:
+        assert not np.array_equal(base, edited(*option)), option
+
+
+def test_folders_and_globs(tiny_run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.JPG", "c.webp"):
+        photo(tmp_path / "in" / name, (24, 16))
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    assert edit(tiny_run, tmp_path / "in", PROMPT, "-o", tmp_path / "out") == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png"]
+    assert edit(tiny_run, tmp_path / "in" / "[ab].*", "-o", tmp_path / "two", PROMPT) == 0
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["a.png", "b.png"]
+    assert edit(tiny_run, tmp_path / "in", PROMPT) == 0
+    assert edit(tiny_run, tmp_path / "in", PROMPT, "--overwrite") == 0  # edits are not edited again
+    assert len(list((tmp_path / "in").glob("*-edit.png"))) == 3
+
+
+def test_outputs_are_refused_before_a_model_is_read(tmp_path, refused, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "run"  # does not even exist
+    a, twin = photo(tmp_path / "a.png"), tmp_path / "other"
+    twin.mkdir()
+    shutil.copy(a, twin / "a.png")
+    photo(tmp_path / "a-edit.png", seed=3)
+    before = (tmp_path / "a-edit.png").read_bytes()
+    cases = {
+        "exists": (model, a, PROMPT),
+        "both be written": (model, a, twin / "a.png", PROMPT, "-o", tmp_path / "o"),
+        "is a photo to be edited": (model, a, PROMPT, "-o", tmp_path, "--overwrite"),
+        "written as PNG": (model, a, PROMPT, "-o", tmp_path / "o.jpg"),
+        "folder for 2": (model, a, twin / "a.png", PROMPT, "-o", tmp_path / "o.png"),
+        "at least one image": (model, PROMPT),
+        "is the instruction": (model, a, a),
+        "' is neither a run": (model, a, PROMPT, "-o", tmp_path / "o"),
+        "'runs/demo' is neither": ("runs/demo", a, PROMPT, "-o", tmp_path / "o"),
+        "unrecognized": (model, a, PROMPT, "--step", 3),
+        "whole number": (model, a, PROMPT, "--batch-size", 0),
+        "whole number of": (model, a, PROMPT, "--batch-size", "all"),
+    }
+    for word, words in cases.items():
+        code, line = refused(main, *words)
+        assert code == 2 and word in line, line
+    assert (tmp_path / "a-edit.png").read_bytes() == before and not (tmp_path / "o").exists()
+
+
+def test_bad_photos_are_refused_before_anything_is_written(tiny_run, tmp_path, refused):
+    good = photo(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "empty").mkdir()
+    for name in ("bad.png", "cut.png", "empty", "missing.png", "*.gif"):
+        code, line = refused(main, tiny_run, good, tmp_path / name, PROMPT, "-o", tmp_path / "out")
+        assert code == 3 and name in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (StorageError("cannot write b: disk full"), 5, "disk full")],
+)
+def test_what_was_written_before_an_interrupt_or_a_full_disk_stays(
+    tiny_run, tmp_path, monkeypatch, capsys, fault, code, said
+):
+    from ip2p_lightning.cli import edit as command
+
+    def stop(pixels, out, text, save=command._save):
+        if out.name.startswith("b"):
+            raise fault
+        save(pixels, out, text)
+
+    monkeypatch.setattr(command, "_save", stop)
+    names = [photo(tmp_path / name, (24, 16)) for name in ("a.png", "b.png", "c.png")]
+    assert edit(tiny_run, *names, PROMPT) == code
+    out, err = capsys.readouterr()
+    assert said in err and "a-edit.png" in out and "b-edit.png" not in out
+    assert (tmp_path / "a-edit.png").exists() and not (tmp_path / "b-edit.png").exists()
+    assert (tmp_path / "c-edit.png").exists() == ("c-edit.png" in out)
+
+
+def test_a_photo_that_goes_away_is_told_and_what_came_before_it_stays(sd_run, tmp_path, monkeypatch, capsys):
+    from ip2p_lightning.editing import photo_batches
+
+    names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (40, 56), (32, 32)])]
+    read = photo_batches._read
+
+    def late(batch, editor):
+        names[1].unlink(missing_ok=True)
+        return read(batch, editor)
+
+    monkeypatch.setattr(photo_batches, "_read", late)
+    assert edit(sd_run, *names, PROMPT, "--steps", 1) == 3
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and "1.png" in err and "0-edit.png" in out
+    assert sorted(p.name for p in tmp_path.glob("*-edit.png")) == ["0-edit.png"]
+
+
+def test_a_photo_too_large_for_the_memory_is_named(sd_run, tmp_path, monkeypatch, refused):
+    from ip2p_lightning.training.module import EditDiffusion
+
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(EditDiffusion, "edit", fail)
+    code, line = refused(main, sd_run, photo(tmp_path / "a.png"), PROMPT)
+    assert code == 2 and "a.png" in line and "96 x 64" in line and "--max-side" in line
+
+
+def test_models_that_do_not_fit_are_refused(tiny_run, sd_folder, tmp_path, refused):
+    source = photo(tmp_path / "a.png")
+    cases = {
+        "no image_scale": (tiny_run, source, PROMPT, "--image-scale", 2),
+        "no scheduler": (tiny_run, source, PROMPT, "--scheduler", "ddim"),
+        "text-to-image": (sd_folder, source, PROMPT),
+        "cuda:9": (tiny_run, source, PROMPT, "--device", "cuda:9"),
+        "float16 needs a GPU": (tiny_run, source, PROMPT, "--dtype", "float16", "--device", "cpu"),
+        "is not a run": (tmp_path, source, PROMPT),
+    }
+    for word, words in cases.items():
+        code, line = refused(main, *words)
+        assert code == 2 and word in line, line
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_a_pixel_model_sees_every_pixel_once(factor):
+    lossless = SimpleNamespace(autoencoder=SimpleNamespace(factor=factor, model=None))
+    for height, width in [(8, 8), (9, 15), (67, 101), (16, 24), (31, 8)]:
+        source = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        fit = Fit.of(source.shape[1::-1], lossless)
+        x = fit.to_model(source)
+        assert x.shape[1] % 8 == 0 and x.shape[2] % 8 == 0 and x.shape[1] - height < 8 and x.shape[2] - width < 8
+        assert np.array_equal(fit.back(x), source)
+
+
+def test_a_latent_model_sees_the_multiple_below():
+    latent = SimpleNamespace(autoencoder=SimpleNamespace(factor=8, model=object()))
+    assert Fit.of((101, 67), latent).model == (96, 64)
+    assert Fit.of((101, 67), latent, max_side=50).model == (48, 32)
+    assert Fit.of((101, 67), latent, max_side=500).model == (96, 64)
+    assert Fit.of((9, 9), latent, max_side=8).model == (8, 8)

@@ -1,0 +1,170 @@
+"""``ip2p-evaluate`` through its command: what it writes, and that the numbers are right."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ip2p_lightning.cli.evaluate import main
+from ip2p_lightning.config import build
+from ip2p_lightning.runs import folder as run_folder
+from ip2p_lightning.runs.folder import read_config
+
+TASKS = ["cartoon", "derain", "denoise", "lowlight"]
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_run, tmp_path_factory):
+    """A copy of the tiny run, evaluated once."""
+    folder = tmp_path_factory.mktemp("scored") / "run"
+    shutil.copytree(tiny_run, folder)
+    assert main([str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(scored, tmp_path):
+    """A copy of that, to write into."""
+    return shutil.copytree(scored, tmp_path / "run")
+
+
+def table(folder):
+    return list(csv.DictReader((folder / "scores.csv").open()))
+
+
+def lines(folder, ending="test-seen"):
+    return [json.loads(line) for line in (folder / f"scores-{ending}.jsonl").read_text().splitlines()]
+
+
+def outputs(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name.startswith(("scores", "sheet"))}
+
+
+def test_table_has_a_row_per_task_and_method(scored):
+    assert (scored / "scores.csv").read_text().splitlines()[0] == "run,method,task,split,prompts,psnr,ssim,n"
+    rows = table(scored)
+    found = {(row["task"], row["method"]) for row in rows}
+    assert found == {(t, m) for t in TASKS for m in ("model", "identity", "wrong_instruction")} and len(rows) == 12
+    assert {(row["run"], row["split"], row["prompts"]) for row in rows} == {("run", "test", "seen")}
+    assert all(int(row["n"]) >= 1 and 0 < float(row["psnr"]) <= 100 and -1 <= float(row["ssim"]) <= 1 for row in rows)
+
+
+def test_same_command_same_bytes(run):
+    before = outputs(run)
+    assert main([str(run)]) == 0
+    assert outputs(run) == before and len(before) == 3
+
+
+def test_identity_is_the_hand_computed_distance_of_the_pair(scored):
+    data = build.build_data(run_folder.read_config(scored))
+    scores = {}
+    for batch in data.test_dataloader():
+        a, b = (np.rint((x.double().numpy() + 1) * 127.5) / 255 for x in (batch.original, batch.edited))
+        for task, mse in zip(batch.task, ((a - b) ** 2).mean((1, 2, 3)), strict=True):
+            scores.setdefault(task, []).append(10 * np.log10(1 / mse))
+    for row in table(scored):
+        if row["method"] == "identity":
+            assert float(row["psnr"]) == pytest.approx(np.mean(scores[row["task"]]), abs=2e-3)
+            assert int(row["n"]) == len(scores[row["task"]])
+
+
+def test_means_are_those_of_the_images(scored):
+    for row in table(scored):
+        mine = [line for line in lines(scored) if (line["task"], line["method"]) == (row["task"], row["method"])]
+        assert float(row["psnr"]) == pytest.approx(np.mean([line["psnr"] for line in mine]), abs=1e-4)
+        assert float(row["ssim"]) == pytest.approx(np.mean([line["ssim"] for line in mine]), abs=1e-5)
+
+
+def test_wrong_instruction_is_another_tasks(scored):
+    pools = {name: task.prompts for name, task in build.build_data(run_folder.read_config(scored)).active.items()}
+    for line in lines(scored):
+        following = TASKS[(TASKS.index(line["task"]) + 1) % 4]
+        if line["method"] == "model":
+            assert line["prompt"] in pools[line["task"]].prompts
+        if line["method"] == "wrong_instruction":
+            assert line["prompt"] in pools[following].prompts
+
+
+def test_sheet_is_a_picture(run):
+    assert main([str(run), "--sheet-examples", "1"]) == 0
+    small = Image.open(run / "sheet-test-seen.png").size
+    assert small[0] > 4 * 192 and small[1] > 4 * 192
+
+
+def test_other_rows_stay_and_equal_ones_are_replaced(run, capsys):
+    seen = (run / "scores.csv").read_text()
+    assert main([str(run), "--prompts", "heldout", "--sheet-examples", "0"]) == 0
+    assert "held-out instructions" in capsys.readouterr().out
+    assert (run / "scores.csv").read_text().startswith(seen) and len(table(run)) == 24
+    pools = {name: task.prompts for name, task in build.build_data(run_folder.read_config(run)).active.items()}
+    said = [line for line in lines(run, "test-heldout") if line["method"] == "model"]
+    assert all(line["prompt"] in pools[line["task"]].held_out for line in said)
+    assert main([str(run), "--seed", "3", "--sheet-examples", "0"]) == 0
+    assert len(table(run)) == 24
+    assert main([str(run), "--overwrite", "--sheet-examples", "0"]) == 0
+    assert (run / "scores.csv").read_text() == seen
+
+
+def test_batches_do_not_change_what_is_scored(run):
+    before = lines(run)
+    assert main([str(run), "--batch-size", "1", "--sheet-examples", "0"]) == 0
+    key = lambda line: (line["task"], line["id"], line["draw"], line["method"])  # noqa: E731
+    for old, new in zip(sorted(before, key=key), sorted(lines(run), key=key), strict=True):
+        assert key(old) == key(new) and old["prompt"] == new["prompt"]
+        assert new["psnr"] == pytest.approx(old["psnr"], abs=1e-2)
+
+
+def test_another_sampler_is_scored_beside_the_runs_own(run, capsys):
+    before = outputs(run)
+    assert main([str(run), "--steps", "3", "--sheet-examples", "1"]) == 0
+    assert outputs(run) == before and "speed" in capsys.readouterr().out
+    found = outputs(run / "steps-3")
+    assert set(found) == set(before) and len(table(run / "steps-3")) == 12
+    changed = [a["psnr"] != b["psnr"] for a, b in zip(lines(run), lines(run / "steps-3"), strict=True)]
+    assert any(changed) and not all(changed)  # the identity baseline has no steps
+
+
+def test_a_sampler_that_does_not_fit_is_refused(run, refused):
+    for words in (("--image-scale", "2"), ("--scheduler", "ddim"), ("--steps", "0"), ("--dtype", "half")):
+        assert refused(main, run, *words)[0] == 2
+    assert not [p for p in run.iterdir() if p.is_dir() and "scale" in p.name]
+
+
+def test_table_is_printed_with_gains_and_places(run, capsys):
+    assert main([str(run)]) == 0
+    out, err = capsys.readouterr()
+    for word in (*TASKS, "gain", "wrong instruction", "scores.csv", "sheet-test-seen.png", "scores-test-seen.jsonl"):
+        assert word in out
+    assert "error" not in err and "Warning" not in err
+
+
+def test_a_lone_task_hears_another_from_its_config(sd_run, tmp_path):
+    run = shutil.copytree(sd_run, tmp_path / "run")
+    assert main([str(run), "--weights", "raw", "--split", "val", "--sheet-examples", "0"]) == 0
+    pool = run_folder.read_config(run)["prompts"]["cartoon"]["prompts"]
+    wrong = [line["prompt"] for line in lines(run, "val-seen") if line["method"] == "wrong_instruction"]
+    assert wrong and all(prompt in pool for prompt in wrong)
+    assert {line["weights"] for line in lines(run, "val-seen")} == {"raw"}
+
+
+def test_bad_input_is_one_line(run, tmp_path, refused):
+    assert refused(main, tmp_path)[0] == 2
+    assert refused(main, tmp_path / "nowhere")[0] == 2
+    assert refused(main, run, "--split", "tset")[0] == 2
+    assert refused(main, run, "--batch-size", "0")[0] == 2
+    assert refused(main)[0] == 2
+    (run / "scores.csv").write_text("a,b\n1,2\n")
+    before = outputs(run)
+    code, line = refused(main, run, "--sheet-examples", "0")
+    assert code == 6 and "scores.csv" in line
+    assert outputs(run)["scores.csv"] == before["scores.csv"]
+
+
+def test_code_in_a_config_is_refused(run, refused):
+    config = read_config(run)
+    config["task"]["_target_"] = "os.system"
+    (run / "config.json").write_text(json.dumps(config))
+    assert refused(main, run)[0] == 7

@@ -1,0 +1,232 @@
+"""``ip2p-train`` in processes of its own: what a run leaves behind, and what is refused."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.system.checksums import read_sealed
+from tests.support.processes import QUIET, SMALL, digest, run
+from tests.support.sd_checkpoint import write_sd_checkpoint
+
+TINY = [*SMALL, "model=tiny"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run of eight steps on four tasks."""
+    work = tmp_path_factory.mktemp("train")
+    code, said = run([*TINY, f"hydra.run.dir={work}/run"], work / "log")
+    assert code == 0, said
+    return work / "run"
+
+
+def snapshot(folder):
+    return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.rglob("*"))}
+
+
+# -- a run -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_command_gives_the_same_bits(finished, tmp_path, workers):
+    code, said = run([*TINY, f"loader.workers={workers}", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
+    assert code == 0, said
+    assert digest(tmp_path / "run") == digest(finished)
+
+
+def test_another_seed_gives_other_bits(finished, tmp_path):
+    run([*TINY, *QUIET, "seed=1", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
+    assert digest(tmp_path / "run") != digest(finished)
+
+
+def test_a_run_leaves_what_is_promised(finished):
+    status, config = read_status(finished), json.loads((finished / "config.json").read_text())
+    assert (status["state"], status["step"], status["exit_code"]) == ("complete", 8, 0)
+    assert config["trainer"]["max_steps"] == 8 and config["loader"]["size"] == 32
+    assert {p.name for p in (finished / "samples").iterdir()} == {"step-000004.png", "step-000008.png"}
+    assert list(finished.glob("events.out.tfevents*"))
+    kept = checkpoint.checkpoints(finished)
+    assert [checkpoint.step_of(p) for p in kept] == [8, 4] and not any(checkpoint.damage(p) for p in kept)
+    known = set(read_sealed(finished / "data.json"))
+    assert known == {f"{t}/{s}" for t in ("cartoon", "derain", "denoise", "lowlight") for s in ("train", "val")}
+
+
+def test_the_metrics_are_lines_of_json(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps == [2, 4, 6, 8]
+    assert all(np.isfinite(v) for line in lines for v in line.values())
+    last = lines[-1]
+    for task in ("cartoon", "derain", "denoise", "lowlight"):
+        assert {f"val/{name}/{task}" for name in ("psnr", "ssim", "psnr_identity", "ssim_identity")} <= set(last)
+    wanted = {"train/lr", "train/grad_norm", "train/images_per_s", "train/skipped_steps"}
+    assert wanted <= {key for line in lines for key in line}
+
+
+def test_tensorboard_reads_the_scalars_pictures_and_config(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(finished), size_guidance={"tensors": 0, "images": 0}).Reload()
+    tags = board.Tags()
+    assert {"train/loss", "val/psnr/derain", "val/psnr_identity/derain"} <= set(tags["scalars"])
+    assert "val/grid" in tags["images"] and any(tag.startswith("config") for tag in tags["tensors"])
+
+
+def test_a_finished_run_says_so_and_touches_nothing(finished, tmp_path):
+    before, started = snapshot(finished), time.perf_counter()
+    code, said = run([*TINY, f"hydra.run.dir={finished}"], tmp_path / "log")
+    assert (code, said.strip()) == (0, f"already complete: {finished}")
+    assert snapshot(finished) == before and time.perf_counter() - started < 15
+
+
+def test_a_dry_run_leaves_nothing(tmp_path):
+    code, said = run([*TINY, "--dry-run", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
+    assert code == 0 and "nothing was trained" in said
+    assert not (tmp_path / "run").exists()
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def paint(path, side=64, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A folder of eight good pairs."""
+    for i in range(8):
+        for side in ("input", "target"):
+            paint(tmp_path / "pairs" / side / f"{i}.png", seed=2 * i + (side == "target"))
+    return tmp_path / "pairs"
+
+
+def own(root):
+    return ["data=folder", f"data.root={root}", "task=own", "task.name=sepia", "task.prompts.prompts=[make it sepia]"]
+
+
+def refused(words, work, code, *told):
+    started = time.perf_counter()
+    got, said = run([*TINY, *QUIET, *words, f"hydra.run.dir={work}/runs/train/x"], work / "log")
+    lines = [line for line in said.splitlines() if line.strip() and "step/s" not in line and line[:6] != "cache:"]
+    assert got == code, said
+    assert len(lines) == 1 and lines[0].startswith("error: ") and all(word in lines[0] for word in told), said
+    assert time.perf_counter() - started < 30  # ten seconds, on a machine that others use too
+    return lines[0]
+
+
+def test_good_pairs_are_accepted(pairs, tmp_path):
+    code, said = run(
+        [*TINY, *QUIET, *own(pairs), "trainer.max_steps=1", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log"
+    )
+    assert code == 0, said
+
+
+def empty(pairs):
+    shutil.rmtree(pairs / "input")
+    (pairs / "input").mkdir()
+
+
+def unmatched(pairs):
+    (pairs / "target" / "3.png").unlink()
+
+
+def unreadable(pairs):
+    for path in (pairs / "input").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+
+
+def of_another_size(pairs):
+    for i in range(8):
+        paint(pairs / "target" / f"{i}.png", side=48, seed=i)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (empty, ["input", "no image"]),
+        (unmatched, ["3.png", "no image named '3' in 'target'"]),
+        (unreadable, ["input", ".png"]),
+        (of_another_size, ["sizes differ", "64 x 64 and 48 x 48"]),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_bad_pairs_are_one_line_and_leave_nothing(pairs, tmp_path, harm, told):
+    harm(pairs)
+    refused(own(pairs), tmp_path, 3, *told)
+    if harm in (empty, unmatched):  # known before the run begins
+        assert not (tmp_path / "runs").exists()
+    else:
+        assert not checkpoint.checkpoints(tmp_path / "runs/train/x")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["task=denoise", "prompts.denoise.prompts=[]"], 3, ["prompt"]),
+        (["task=derian"], 2, ["did you mean 'derain'"]),
+        (["data=folder", "data.root=/no/such/folder"], 2, ["/no/such/folder"]),
+        (["optimizer.lr=fast"], 2, ["optimizer.lr=fast"]),
+        (["+trainer.max_epochs=3"], 2, ["trainer.max_epochs", "max_steps"]),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)
+def test_bad_words_are_one_line_and_leave_nothing(words, code, told, tmp_path):
+    refused(words, tmp_path, code, *told)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=sd15"], ["stable-diffusion-v1-5/stable-diffusion-v1-5", "hf download", "model.path=DIR"]),
+        (["model=local", "model.path=/no/such/folder"], ["/no/such/folder"]),
+        (["loader.epoch_size=1"], ["loader.epoch_size"]),
+    ],
+    ids=lambda x: x[0],
+)
+def test_what_shows_only_when_the_run_begins_is_recorded_and_can_be_mended(words, told, tmp_path):
+    line = refused(words, tmp_path, 2, *told)
+    folder = tmp_path / "runs/train/x"
+    status = read_status(folder)
+    assert (status["state"], status["exit_code"]) == ("failed", 2) and line.removeprefix("error: ")[:60] in status[
+        "reason"
+    ]
+    assert not checkpoint.checkpoints(folder)
+    code, said = run([*TINY, *QUIET, "trainer.max_steps=1", f"hydra.run.dir={folder}"], tmp_path / "log")
+    assert code == 0, said
+
+
+def test_a_checkpoint_of_wrong_width_is_refused(tmp_path):
+    other = write_sd_checkpoint(tmp_path / "odd", in_channels=9)
+    assert "channels" in refused(["model=local", f"model.path={other}"], tmp_path, 2, "9")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("")
+    code, said = run([*TINY, f"hydra.run.dir={tmp_path}/file/run"], tmp_path / "log")
+    assert code == 5 and f"{tmp_path}/file/run" in said and said.count("\n") == 1, said
+
+
+def test_a_folder_that_holds_a_run_can_be_refused(finished, tmp_path):
+    before = snapshot(finished)
+    code, said = run([*TINY, "resume=never", f"hydra.run.dir={finished}"], tmp_path / "log")
+    assert code == 2 and "already holds step-000008.ckpt" in said and said.count("\n") == 1, said
+    assert snapshot(finished) == before
+
+
+def test_two_runs_never_share_a_folder(tmp_path):
+    from ip2p_lightning.runs import folder as run_folder
+
+    first, second = run_folder.claim(tmp_path / "x"), run_folder.claim(tmp_path / "x")
+    assert (first.path.name, second.path.name) == ("x", "x@2")
+    first.lock.close()
+    assert run_folder.claim(tmp_path / "x").path.name == "x"

@@ -1,0 +1,63 @@
+"""Every experiment is a sweep whose arms are good configs, and has a page for its answer."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from ip2p_lightning.cli.report import BEGIN, END
+from ip2p_lightning.config.build import checked
+from ip2p_lightning.config.compose import CONF
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+EXPERIMENTS = sorted(FOLDER.glob("*.yaml"))
+
+
+def composed(name: str, overrides: list[str]):
+    """An experiment's config as ``ip2p-train -cd experiments -cn NAME`` composes it, Hydra's own node included."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        search = f"hydra.searchpath=[file://{CONF.resolve()}]"  # the other way round, no primary config would be found
+        return compose(name, overrides=[search, *overrides], return_hydra_config=True)
+
+
+def arms(name: str) -> list[list[str]]:
+    """The overrides of each job of an experiment's grid."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    sweep = composed(name, []).hydra.sweeper.params
+    axes = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in sweep.items()])
+    words = [[f"{axis.key_or_group}={value}" for value in axis.sweep_string_iterator()] for axis in axes]
+    return [list(arm) for arm in itertools.product(*words)]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_arm_is_a_good_config(path):
+    from omegaconf import OmegaConf, open_dict
+
+    jobs = arms(path.stem)
+    assert len(jobs) > 1
+    names = set()
+    for arm in jobs:
+        config = composed(path.stem, arm)
+        assert str(config.hydra.mode).endswith("MULTIRUN")
+        assert config.hydra.job.config_name == path.stem
+        names.add(OmegaConf.select(config, "hydra.job.override_dirname"))
+        with open_dict(config):
+            config.pop("hydra")
+        checked(config)
+    assert len(names) == len(jobs)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_its_page_asks_and_has_room_for_the_answer(path):
+    text = path.with_suffix(".md").read_text()
+    assert text.count(BEGIN) == 1 and text.count(END) == 1 and text.index(BEGIN) < text.index(END)
+    assert "**Question.**" in text and "## Answer" in text and f"-cn {path.stem}" in text
+
+
+def test_first_light_is_two_arms_of_two_seeds():
+    assert arms("first_light") == [[f"prompts={p}", f"seed={s}"] for p in ("name", "paraphrase") for s in (0, 1)]

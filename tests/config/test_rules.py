@@ -1,0 +1,349 @@
+"""Every config composes, every key is known and documented, every mistake is one line that names it."""
+
+import copy
+import functools
+import inspect
+import random
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from ip2p_lightning.cli import cache
+from ip2p_lightning.config.build import build
+from ip2p_lightning.config.compose import CONF, differences, plain, run_name
+from ip2p_lightning.config.schema import ALLOWED_TARGETS, import_target
+from ip2p_lightning.config.train_config import TrainConfig
+from ip2p_lightning.config.validate import check
+from ip2p_lightning.errors import SecurityError, UserError
+from ip2p_lightning.training.dry_run import places
+from ip2p_lightning.training.train import train
+from tests.support.configs import config_of
+
+MANDATORY = {
+    "model=local": ["model.path=/x"],
+    "data=folder": ["data.root=/x"],
+    "data=manifest": ["data.path=/x.csv"],
+    "data=hub": ["data.name=a/b"],
+    "data=built": ["data.root=/x"],
+    "task=built": ["data=built", "data.root=/x"],
+    "optimizer=timm": ["optimizer.opt=lion"],
+    "task=cartoon_whitebox": ["task.make.weights=/x"],
+    "text_encoder=clip": ["model=local", "model.path=/x"],
+    "unet=sd": ["model=local", "model.path=/x"],
+    "unet=sd_lora": ["model=local", "model.path=/x"],
+    "trainer=gpu_12g": ["model=sd15"],
+    "trainer=gpu_8g": ["model=sd15"],
+    "autoencoder=sd": ["model=local", "model.path=/x"],
+    "autoencoder=ft-mse": ["model=local", "model.path=/x"],
+    "autoencoder=taesd": ["model=local", "model.path=/x"],
+    "unet=pixel": [],
+    "sampler=ddim": ["objective=eps"],
+    "sampler=dpm++": ["objective=eps"],
+    "sampler=unipc": ["objective=eps"],
+    "sampler=euler-a": ["objective=eps"],
+}
+GROUPS = [p.name for p in sorted(CONF.iterdir()) if p.is_dir() and p.name not in ("hydra", "source", "recipe")]
+MEMBERS = [f"{g}={p.stem}" for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
+
+
+def keys(node: object, path: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [path]
+    return [k for key, v in node.items() if not key.startswith("_") for k in keys(v, f"{path}.{key}" if path else key)]
+
+
+@pytest.fixture(scope="module")
+def default() -> dict:
+    return config_of()
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_member_of_every_group_composes_and_passes(member):
+    if member == "optimizer=adamw8bit":
+        pytest.importorskip("bitsandbytes")
+    config_of(member, *MANDATORY.get(member, []))
+
+
+def test_there_are_the_promised_members():
+    assert {f"trainer={n}" for n in ("cpu", "gpu", "ddp", "fast", "overfit")} <= set(MEMBERS)
+    assert {f"sampler={n}" for n in ("ddim", "dpm++", "unipc", "euler-a", "bridge")} <= set(MEMBERS)
+    assert {f"objective={n}" for n in ("eps", "v", "bridge")} <= set(MEMBERS)
+    assert {f"model={n}" for n in ("tiny", "sd15", "ip2p", "local")} <= set(MEMBERS)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in CONF.rglob("*.yaml") if "hydra" not in p.parts), ids=lambda p: str(p.relative_to(CONF))
+)
+def test_every_file_begins_by_saying_what_it_is(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ") and len(lines[0]) > 20
+
+
+@pytest.mark.parametrize("name", sorted(n for n in ALLOWED_TARGETS if n.startswith("ip2p_lightning")))
+def test_every_parameter_a_config_can_set_is_documented(name):
+    target = import_target(name)
+    text = "\n".join(c.__doc__ or "" for c in getattr(target, "__mro__", [target]) if "ip2p" in c.__module__)
+    known = set(inspect.signature(target).parameters) - {"self"}
+    assert not {p for p in known if not re.search(rf"\b{p}\b", text)}
+
+
+def test_a_model_overrides_the_parts_above_it_and_the_command_line_overrides_the_model():
+    assert config_of("model=local", "model.path=/x")["objective"]["prediction"] == "epsilon"
+    config = config_of("model=local", "model.path=/x", "objective=v", "autoencoder=taesd", "sampler=unipc")
+    assert config["objective"]["prediction"] == "v_prediction" and config["sampler"]["scheduler"] == "unipc"
+    assert config["autoencoder"]["_target_"].endswith("TAESD") and config["unet"]["path"] == "/x"
+
+
+def test_the_recipe_of_the_original_experiment():
+    config = config_of("model=ip2p", "data=itsd_cartoon", "task=cartoon", "trainer=gpu")
+    assert (config["loader"]["size"], config["loader"]["batch_size"]) == (256, 2)
+    assert config["trainer"]["accumulate_grad_batches"] == 4 and config["trainer"]["max_steps"] == 15000
+    assert config["optimizer"]["lr"] == 5e-5 and config["model"]["ema"] == 0.9999
+
+
+def test_settings_without_their_object_are_told_from_those_of_a_shared_one():
+    sd = ["model=local", "model.path=/x"]
+    with pytest.raises(UserError, match=r"is for a Lora, which .* choose unet=sd_lora, or take it out with ~unet.lora"):
+        config_of(*sd, "trainer=gpu_8g", "unet=sd")
+    assert "lora" not in config_of(*sd, "trainer=gpu_8g", "unet=sd", "~unet.lora")["unet"]
+    with pytest.raises(UserError, match=r"a node that is shared; set loader.size instead"):
+        config_of("task=derain", "++task.loader.size=64")
+
+
+def test_a_local_model_without_a_path_says_so():
+    with pytest.raises(UserError, match=r"^model.path has no value.*give model.path=DIR"):
+        config_of("model=local")
+
+
+def test_a_dry_run_looks_for_the_weights(tmp_path, sd_folder):
+    dry = ["model=local", "task=denoise", "trainer=fast", "dry_run=true"]
+    with pytest.raises(UserError, match="no weights at /nonexistent "):
+        train(config_of(*dry, "model.path=/nonexistent"), tmp_path)
+    with pytest.raises(UserError, match=f"no weights at {tmp_path} "):  # a folder without a unet
+        places(config_of(*dry, f"model.path={tmp_path}"))
+    config = config_of(*dry, f"model.path={sd_folder}", "autoencoder=ft-mse")
+    assert (
+        places(config)
+        == f"weights: {sd_folder} is here; stabilityai/sd-vae-ft-mse is of the hub, which was not asked for it"
+    )
+    assert places(config_of()) == "weights: random"
+
+
+@pytest.mark.parametrize("words", [["-m", "seed=0,1"], ["-cd", "experiments", "-cn", "first_light"]])
+def test_filling_a_cache_takes_no_options_of_hydra(refused, words):
+    code, line = refused(cache.main, *words)
+    assert code == 2 and line.startswith(f"error: {words[0]} is no word of ip2p-cache")
+
+
+@pytest.mark.parametrize("trainer", ["gpu", "gpu_24g", "gpu_12g", "gpu_8g"])
+def test_one_gpu_is_fed_alike_by_all_its_presets(trainer):
+    config = config_of("model=sd15", f"trainer={trainer}")
+    assert config["model"]["channels_last"] and config["loader"]["pin_memory"] and config["loader"]["workers"] == 4
+
+
+def mutated(key: str, rng: random.Random) -> str:
+    """A key with a letter dropped, doubled or swapped with its neighbour."""
+    places = [i for i in range(len(key) - 1) if key[i].isalpha() and key[i + 1].isalpha() and key[i] != key[i + 1]]
+    place, kind = rng.choice(places), rng.randrange(3)
+    if kind == 0:
+        return key[:place] + key[place + 1 :]
+    return key[:place] + (key[place] * 2 if kind == 1 else key[place + 1] + key[place]) + key[place + 1 + (kind == 2) :]
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_typos_are_refused_and_nine_in_ten_get_the_right_suggestion(default, count):
+    rng, suggested = random.Random(0), 0
+    known = [k for k in keys(default) if not k.startswith(("prompts", "text_encoder.corpus"))]
+    for number in range(count):
+        key = rng.choice(known)
+        typo = mutated(key, rng)
+        while typo in known:
+            typo = mutated(key, rng)
+        word = f"{('', '+', '++')[number % 3]}{typo}=1"
+        with pytest.raises(UserError) as refusal:
+            config_of(word)
+        line = str(refusal.value)
+        assert "\n" not in line and any(w in line for w in ("unknown", "wrong type", "shared", "is the run's")), line
+        parts = key.split(".")
+        near = {".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)}
+        suggested += any(f"'{name}'" in line or f"set {name} instead" in line for name in near)
+    assert suggested >= 0.9 * count
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr=abc"),
+        ("seed=x", "seed=x"),
+        ("seed=1.5", "seed=1.5"),
+        ("loader.batch_size=many", "loader.batch_size=many"),
+        ("loader.workers=true", "loader.workers=True"),
+        ("model.ema=high", "model.ema=high"),
+        ("sampler.steps=2.5", "sampler.steps=2.5"),
+        ("schedule.shape=linear", "one of constant, cosine"),
+        ("loader.crop=left", "one of random, center"),
+        ("optimizer.betas=0.9", "optimizer.betas"),
+        ("optimizer=1", "no such member"),
+        ("optimizer=adamv", "did you mean 'adamw'"),
+        ("optimiser=adamw", "did you mean 'optimizer'"),
+        ("task=derian", "did you mean 'derain'"),
+        ("trainer.max_steps=null", "trainer.max_steps"),
+        ("trainer.precision=17", "trainer.precision=17"),
+        ("+prompts.limmit=3", "did you mean 'limit'"),
+        ("trainer.devices=[a]", "trainer.devices"),
+    ],
+)
+def test_wrong_values_are_named(word, told):
+    with pytest.raises(UserError) as refusal:
+        config_of(word)
+    assert told in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+SD = ("model=local", "model.path=/x")
+CONTRADICTIONS = {
+    ("objective=eps", "sampler=bridge"): ("objective", "sampler"),
+    ("objective=bridge", "sampler=ddim"): ("objective", "sampler"),
+    ("objective=v", "sampler=bridge"): ("objective", "sampler"),
+    (*SD, "+objective.zero_terminal_snr=true"): ("objective.zero_terminal_snr", "objective.prediction"),
+    ("trainer.precision=16-mixed",): ("trainer.precision", "trainer.accelerator"),
+    ("trainer.precision=16-true",): ("trainer.precision", "trainer.accelerator"),
+    ("trainer.precision=bf16-true",): ("trainer.precision", "model.ema"),
+    ("trainer.precision=bf16-true", "model.ema=null"): ("trainer.precision", "model.balance_tasks"),
+    ("text_encoder=clip",): ("text_encoder", "unet"),
+    ("autoencoder=sd",): ("unet", "autoencoder"),
+    ("autoencoder=taesd",): ("unet", "autoencoder"),
+    ("unet=sd",): ("unet", "autoencoder"),
+    (*SD, "autoencoder=pixel"): ("unet", "autoencoder"),
+    (*SD, "text_encoder=tiny"): ("unet", "text_encoder"),
+    (*SD, "unet=pixel"): ("unet=pixel", "text_encoder=clip"),
+    ("trainer.max_steps=0",): ("trainer.max_steps", "1"),
+    ("trainer.accumulate_grad_batches=0",): ("trainer.accumulate_grad_batches", "1"),
+    ("schedule.warmup=9000",): ("schedule.warmup", "trainer.max_steps"),
+    ("keep=1",): ("keep", "save_every"),
+    ("save_every=0",): ("save_every", "keep"),
+    ("optimizer.lr=0",): ("optimizer.lr", "above 0"),
+    ("resume=maybe",): ("resume", "auto or never"),
+    ("log_every=0",): ("log_every", "every step"),
+    ("val_every=-1",): ("val_every", "val_every=0"),
+    ("+trainer.max_epochs=3",): ("trainer.max_epochs", "max_steps"),
+    ("+trainer.val_check_interval=3",): ("trainer.val_check_interval", "val_every"),
+    ("+trainer.enable_checkpointing=false",): ("trainer.enable_checkpointing", "save_every"),
+    ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=auto"): ("trainer.devices", "trainer.strategy"),
+    ("trainer.devices=2",): ("trainer.devices=2", "trainer.strategy=auto", "trainer=ddp"),
+    ("trainer.devices=-1",): ("trainer.devices", "trainer.strategy"),
+    ("trainer.devices=[0,1]", "trainer.accelerator=gpu"): ("trainer.devices", "trainer.strategy"),
+    ("trainer.devices=auto", "trainer.accelerator=gpu"): ("trainer.devices", "trainer.strategy"),
+    ("+trainer.strategy=ddp_spawn", "trainer.devices=2"): ("trainer.strategy=ddp_spawn", "fsdp2"),
+    ("+trainer.num_nodes=2",): ("trainer.num_nodes=2", "srun"),
+    ("+trainer.barebones=true",): ("trainer.barebones", "logs"),
+    ("+trainer.gradient_clip_algorithm=value",): ("trainer.gradient_clip_algorithm", "norm"),
+    ("trainer.gradient_clip_val=-1",): ("trainer.gradient_clip_val=-1", "0 or more"),
+    ("trainer.precision=64-true",): ("trainer.precision=64-true", "32-true"),
+    ("optimizer.lr=inf",): ("optimizer.lr=inf", "finite"),
+    ("optimizer.lr=nan",): ("optimizer.lr=nan", "finite"),
+    ("optimizer.betas=[2,2]",): ("optimizer.betas=[2, 2]", "below 1"),
+    ("optimizer.eps=-1",): ("optimizer.eps=-1", "0 or more"),
+    ("optimizer.weight_decay=-1",): ("optimizer.weight_decay=-1", "0 or more"),
+    ("timeout=0",): ("timeout=0", "1 or more"),
+    ("max_skips=-1",): ("max_skips=-1", "0 or more"),
+    ("grid_examples=-1",): ("grid_examples=-1", "0 or more"),
+    ("profile_steps=-1",): ("profile_steps=-1", "0 or more"),
+    ("val_every=0", "model.ema=null", "+trainer.logger=false"): ("trainer.logger", "TensorBoard"),
+}
+
+
+@pytest.mark.parametrize("words", CONTRADICTIONS, ids=" ".join)
+def test_contradictions_are_refused_by_both_names(words):
+    with pytest.raises(UserError) as refusal:
+        config_of(*words)
+    assert all(name in str(refusal.value) for name in CONTRADICTIONS[words]), str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trainer=gpu",),
+        ("trainer=gpu", "trainer.devices=[3]"),
+        ("trainer.devices=auto",),
+        ("trainer=ddp", "trainer.devices=4"),
+        ("trainer=ddp",),
+        ("trainer=fsdp2",),
+    ],
+    ids=" ".join,
+)
+def test_a_process_or_a_group_of_them_is_not_refused(words):
+    config_of(*words)
+
+
+HOSTILE = """
+os.system subprocess.run builtins.eval builtins.exec builtins.open builtins.getattr torch.load torch.hub.load
+joblib.load numpy.load pandas.read_pickle pickle.loads shutil.rmtree shutil.copy pathlib.Path.write_text
+pathlib.Path.unlink importlib.import_module operator.attrgetter functools.partial sympy.sympify
+webbrowser.open runpy.run_path ctypes.CDLL torch.distributed.run.main transformers.AutoModel.from_pretrained
+transformers.AutoConfig.from_pretrained diffusers.DiffusionPipeline.from_pretrained hydra.utils.instantiate
+hydra.utils.get_method omegaconf.OmegaConf.load lightning.pytorch.LightningModule.load_from_checkpoint
+torch.optim.SGD torch.optim timm.create_model os.popen pty.spawn logging.config.dictConfig
+socket.create_connection urllib.request.urlopen ip2p_lightning.system.files.write_atomic
+ip2p_lightning.runs.checkpoint.load ip2p_lightning.networks
+""".split()  # noqa: SIM905  forty names read better as a text
+PLACES = ("optimizer", "evil", "loader.evil", "task.make", "model")
+
+
+@pytest.mark.parametrize("target", HOSTILE)
+def test_hostile_targets_are_refused_before_anything_is_built(default, target):
+    for place in PLACES:
+        config = copy.deepcopy(default)
+        *path, last = place.split(".")
+        node = functools.reduce(lambda n, key: n[key], path, config)
+        node[last] = {**node.get(last, {}), "_target_": target}
+        with pytest.raises(SecurityError, match=re.escape(target)):
+            check(config, TrainConfig)
+
+
+@pytest.mark.parametrize(
+    "word", ["optimizer._target_=os.system", "+evil._target_=os.system", "++model._target_=os.system"]
+)
+def test_hostile_targets_on_the_command_line_are_refused(word):
+    with pytest.raises(SecurityError, match=r"os\.system"):
+        config_of(word)
+
+
+def test_targets_hidden_in_lists_and_in_other_loaders_words_are_found():
+    for node in (
+        {"a": [{"_target_": "os.system"}]},
+        {"a": {"_instantiator": "os.system"}},
+        {"_class_path": "os.system"},
+    ):
+        with pytest.raises(SecurityError):
+            check(node, TrainConfig)
+
+
+def test_the_environment_cannot_be_read_through_a_config():
+    with pytest.raises(SecurityError, match="reads the environment"):
+        plain(OmegaConf.create({"a": "${oc.env:HOME}"}))
+
+
+def test_missing_values_say_how_to_give_them():
+    with pytest.raises(UserError, match=r"data\.root=VALUE"):
+        config_of("data=folder")
+
+
+def test_differences_name_the_keys():
+    assert differences({"a": {"b": 1}, "c": [1, 2]}, {"a": {"b": 2}, "c": [1, 3], "d": 0}) == {
+        "a.b": (1, 2),
+        "c[1]": (2, 3),
+        "d": (None, 0),
+    }
+
+
+def test_names_of_runs_are_safe_and_short_and_distinct():
+    assert run_name("") == "default" and run_name("seed-1+prompts-name") == "seed-1+prompts-name"
+    assert "/" not in run_name("model.path-/a/b c")
+    long = [run_name("x" * 300 + str(i)) for i in range(3)]
+    assert all(len(n) <= 120 for n in long) and len(set(long)) == 3
+
+
+def test_the_default_parts_can_be_built(default):
+    for name in ("autoencoder", "text_encoder", "objective", "sampler", "loader", "schedule", "task"):
+        build(default[name])

@@ -1,0 +1,196 @@
+"""What was built is trained on: by our loader, by `datasets`, by diffusers' script, and looked at."""
+
+import json
+import pickle
+import shutil
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from ip2p_lightning.cli.data import main
+from ip2p_lightning.data import Built, DerainDataModule, Loader
+from ip2p_lightning.data.transforms import View
+from ip2p_lightning.errors import DamagedError, DataError, UserError
+from tests.support.material import pairs_folder, rained, save, scene, tree
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    source = pairs_folder(folder / "in", 60, size=(72, 64))
+    words = ["task=derain", "source=folder", f"source.root={source}", f"out={folder / 'out'}", "shard_bytes=400000"]
+    assert main(["build", *words]) == 0
+    return folder / "out"
+
+
+def test_datasets_loads_it_with_splits_images_and_strings(built, tmp_path):
+    loaded = datasets.load_dataset(str(built), cache_dir=str(tmp_path))
+    mark = json.loads((built / "dataset.json").read_text())
+    assert {split: len(table) for split, table in loaded.items()} == mark["splits"]
+    assert len(list((built / "data").glob("train-*"))) > 1
+    features = loaded["train"].features
+    assert {n for n, f in features.items() if isinstance(f, datasets.Image)} == {"original_image", "edited_image"}
+    assert list(features) == ["original_image", "edit_prompt", "edited_image", "task", "id", "source_id", "split"]
+    streamed = datasets.load_dataset(str(built), split="val", streaming=True)
+    assert [row["id"] for row in streamed] == loaded["val"]["id"][:]
+
+
+def test_diffusers_script_preprocesses_it(built, tmp_path):
+    """A transcription of train_instruct_pix2pix.py: flags, column checks, convert_to_np, preprocess_images, collate."""
+    flags = {"original": "original_image", "prompt": "edit_prompt", "edited": "edited_image"}
+    dataset = datasets.load_dataset(str(built), None, cache_dir=str(tmp_path))
+    names, resolution = dataset["train"].column_names, 32
+    assert all(column in names for column in flags.values())
+
+    def convert_to_np(image):
+        return np.array(image.convert("RGB").resize((resolution, resolution))).transpose(2, 0, 1)
+
+    def preprocess_train(examples):
+        pairs = [np.concatenate([convert_to_np(i) for i in examples[flags[k]]]) for k in ("original", "edited")]
+        images = 2 * (torch.tensor(np.stack(pairs)) / 255) - 1
+        original, edited = images.reshape(2, -1, 3, resolution, resolution)
+        return examples | {"original_pixel_values": original, "edited_pixel_values": edited}
+
+    train = dataset["train"].with_transform(preprocess_train)
+    batch = [train[i] for i in range(4)]
+    original = torch.stack([example["original_pixel_values"] for example in batch]).float()
+    assert original.shape == (4, 3, 32, 32) and -1 <= original.min() < original.max() <= 1
+    assert all(isinstance(example["edit_prompt"], str) and example["edit_prompt"] for example in batch)
+    first = dataset["train"][0]
+    assert first["original_image"].size == first["edited_image"].size and first["original_image"].mode == "RGB"
+
+
+def whole(pairs, i):
+    return pairs.pair(i, np.random.default_rng(0), View(size=None))
+
+
+@pytest.mark.parametrize("memory", [0, 256])
+def test_rows_are_read_by_number_in_any_order(built, memory):
+    pairs = Built(str(built), memory=memory).pairs("train")
+    rows = [r for p in sorted((built / "data").glob("train-*")) for r in pq.read_table(p).to_pylist()]
+    assert len(pairs) == len(rows)
+    for i in np.random.default_rng(1).permutation(len(rows)):
+        assert (pairs.id(i), pairs.prompt(i)) == (rows[i]["id"], rows[i]["edit_prompt"])
+        number = int(rows[i]["id"][-5:])
+        clean = scene(number, size=(72, 64))
+        original, edited = (np.round(image * 255) for image in whole(pairs, i))
+        assert np.array_equal(edited, clean) and np.array_equal(original, rained(clean, number))
+    again = pickle.loads(pickle.dumps(pairs))  # as a spawned worker gets it
+    assert np.array_equal(whole(again, 3)[0], whole(pairs, 3)[0])
+
+
+def test_a_cached_row_is_not_read_again(built, tmp_path, monkeypatch):
+    from ip2p_lightning.data.latent_cache.content_key import Contents
+    from ip2p_lightning.system.file_digests import Digests
+
+    pairs = Built(str(built)).pairs("train")
+    first = [Contents(Digests(tmp_path / "memo")).of(pairs, i) for i in range(len(pairs))]
+    assert len(set(first)) == len(pairs)
+    again, digests = Built(str(built)).pairs("train"), Digests(tmp_path / "memo")
+    monkeypatch.setattr(type(again), "sources", None)
+    assert [Contents(digests).of(again, i) for i in range(len(again))] == first and digests.read == 0
+
+
+def test_memory_is_bounded_by_the_budget(built):
+    pairs = Built(str(built), memory=0.05).pairs("train")
+    for i in range(len(pairs)):
+        whole(pairs, i)
+    assert pairs._table._bytes <= 0.05 * 2**20 or len(pairs._table._kept) == 1
+
+
+def test_training_from_it_resumes_with_the_very_next_batch(built):
+    def batches(workers, skip=0):
+        data = DerainDataModule(Built(str(built)), loader=Loader(batch_size=4, size=32, workers=workers))
+        data._done = lambda: skip
+        loader = data.train_dataloader()
+        found = [(b.original, b.prompt, b.id) for b in loader]
+        loader.close()
+        return found
+
+    all_of_them = batches(0)
+    for found in (batches(2)[5:], batches(0, skip=5)):
+        assert len(found) == len(all_of_them) - 5
+        for (x, prompt, name), (y, wanted, other) in zip(found, all_of_them[5:], strict=True):
+            assert torch.equal(x, y) and (prompt, name) == (wanted, other)
+
+
+def test_the_pool_can_be_drawn_from_instead_of_the_stored_prompts(built):
+    assert Built(str(built), prompts="pool").pairs("train").prompt(0) is None
+
+
+def test_what_is_not_there_is_said(built, tmp_path):
+    with pytest.raises(UserError, match="no finished dataset"):
+        Built(str(tmp_path)).pairs("train")
+    with pytest.raises(DataError, match="did you mean 'derain'"):
+        Built(str(built), task="derian").pairs("train")
+
+
+def test_a_changed_byte_is_damage_not_a_picture(built, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(built, copy)
+    path = sorted((copy / "data").glob("val-*"))[0]
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x89PNG") + 200
+    content[at] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=path.name):
+        pairs = Built(str(copy)).pairs("val")
+        for i in range(len(pairs)):
+            whole(pairs, i)
+    path.write_bytes(content[:-9])
+    with pytest.raises(DamagedError, match="bytes that were written"):
+        Built(str(copy)).pairs("val")
+
+
+def test_every_flipped_bit_is_noticed(built, tmp_path):
+    from ip2p_lightning.curation.verify import verify
+    from tests.support.disks import bit_flips
+
+    copy = shutil.copytree(built, tmp_path / "copy")
+    for path in [sorted((copy / "data").iterdir())[0], *(p for p in sorted(copy.iterdir()) if p.is_file())]:
+        for flip in bit_flips(path, 100):
+            try:
+                verify(copy)
+            except DamagedError:
+                continue
+            raise AssertionError(flip)
+    assert verify(copy)
+
+
+def test_a_page_shows_every_task(built, tmp_path, capsys):
+    before = tree(built)
+    assert main(["show", str(built), "--out", str(tmp_path / "page"), "--pairs", "3"]) == 0
+    assert str(tmp_path / "page" / "index.html") in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "page").iterdir()}
+    assert names == {"index.html", "derain.png", "psnr.png", "size.png", "prompt.png"}
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "http" not in page
+    assert Image.open(tmp_path / "page" / "derain.png").width > 600
+    assert tree(built) == before
+
+
+def test_a_built_dataset_is_a_source_for_another(built, tmp_path, build):
+    words = ["task=derain", "source=hub", f"source.name={built}", "source.original=original_image"]
+    words += ["source.edited=edited_image", "source.prompt=edit_prompt", "source.group=source_id"]
+    code, line = build(*words, f"out={tmp_path / 'out'}", "build.workers=2")
+    assert code == 0, line
+    old, new = (json.loads((folder / "dataset.json").read_text()) for folder in (built, tmp_path / "out"))
+    assert old["splits"] == new["splits"] and old["source_images"] == new["source_images"]
+
+
+@pytest.mark.parametrize("task", ["cartoon", "denoise", "lowlight"])
+def test_one_side_is_made_from_clean_photos(tmp_path, build, task):
+    for i in range(8):
+        save(tmp_path / "in" / f"{i}.png", scene("clean", i, size=(96, 80)))
+    code, line = build(
+        f"task={task}", "source=photos", f"source.root={tmp_path / 'in'}", f"out={tmp_path / 'out'}", "short_side=72"
+    )
+    assert code == 0, line
+    rows = [r for p in (tmp_path / "out" / "data").iterdir() for r in pq.read_table(p).to_pylist()]
+    report = [json.loads(x) for x in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
+    made = "edited" if task == "cartoon" else "original"
+    assert len(rows) == 8 and all(x[made] == "made" and (x["width"], x["height"]) == (80, 72) for x in report)

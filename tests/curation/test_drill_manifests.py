@@ -1,0 +1,72 @@
+"""Drill 27: manifests with one thing wrong in each, read for a build and for training."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from ip2p_lightning.curation.sources.manifest import Listed
+from ip2p_lightning.data.sources import Manifest
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.rng import numpy_rng
+from tests.support.manifest_faults import BUILD_ONLY, ROWS, TWINS, Fault, fault, images
+
+
+def listed(path) -> tuple[int, list[str]]:
+    """How many lines a build takes, and what it says about the others. Anything but a `UserError` is a crash."""
+    try:
+        found = Listed(str(path)).list()
+    except UserError as error:
+        return 0, [str(error)]
+    return len(found.candidates), [refusal.reason for refusal in found.refused]
+
+
+def trained(path) -> tuple[int, list[str]]:
+    """The same of a training run, which refuses the manifest at the first fault."""
+    source = Manifest(str(path))
+    try:
+        return sum(len(source.pairs(split)) for split in ("train", "val", "test")), []
+    except UserError as error:
+        return 0, [str(error)]
+
+
+def judged(wrong: Fault, accepted: int, said: list[str]) -> str:
+    """Empty if the fault, and nothing else, was named with its line and field."""
+    if wrong.line is None:
+        return "" if accepted == ROWS and not said else f"harmless, but {said}"
+    names = [s for s in said if f"line {wrong.line}" in s and wrong.field in s and "\n" not in s]
+    return "" if len(names) == len(said) == 1 else f"line {wrong.line} {wrong.field}: said {[s[:300] for s in said]}"
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_manifests_fault_is_named_with_line_and_field(tmp_path, count):
+    root, failed, kinds = images(tmp_path), [], Counter()
+    for number in range(count):
+        wrong = fault(number, numpy_rng("manifest", count, number))
+        path = root / f"m{wrong.ending}"
+        path.write_bytes(wrong.content)
+        kinds[wrong.kind] += 1
+        for reader in (listed, trained):
+            if reader is trained and wrong.kind in BUILD_ONLY:
+                continue
+            if reader is listed and wrong.kind == "NUL in a prompt":
+                continue  # a build refuses that pair when it comes to it
+            answer = judged(wrong, *reader(path))
+            failed += [f"{number} {wrong.kind} {wrong.ending} {reader.__name__}: {answer}"] if answer else []
+    twins = sum(kinds[kind] for kind in TWINS)
+    print(f"drill 27: {count} manifests of {len(kinds)} kinds, {twins} with twins; {len(failed)} not as they should be")
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("number", range(0, 51, 5))
+def test_the_command_says_it_in_one_line_and_leaves_nothing(tmp_path, build, number):
+    wrong = fault(number, numpy_rng("command", number))
+    path = images(tmp_path / "in") / f"m{wrong.ending}"
+    path.write_bytes(wrong.content)
+    code, said = build("task=derain", "source=manifest", f"source.path={path}", f"out={tmp_path / 'out'}")
+    if wrong.line is None:
+        assert code == 0
+        assert json.loads((tmp_path / "out" / "dataset.json").read_text())["accepted"] == ROWS
+        return
+    assert said.startswith("error: ") and code in (3, 7) and f"line {wrong.line}" in said and wrong.field in said
+    assert not (tmp_path / "out" / "data").exists()

@@ -1,0 +1,219 @@
+"""Drill 26 and the traversal forms: pairs, manifests, prompts and paths."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ip2p_lightning.curation.audit.alignment import displacement
+from ip2p_lightning.curation.audit.policy import time_limit
+from tests.support.material import pairs_folder, rained, save, scene
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
+
+
+def stages(folder):
+    return {
+        x["id"].removeprefix("derain/"): (x["stage"], x["reason"]) for x in lines(folder) if x["verdict"] == "rejected"
+    }
+
+
+def test_every_fault_of_a_pair_is_named(tmp_path, build):
+    root = pairs_folder(tmp_path / "in", 8)
+    clean = scene("fault", size=(96, 96))
+    wrong = {
+        "size": (clean, clean[:80]),
+        "turned": (clean[:, :80], np.rot90(clean[:, :80])),
+        "shifted": (np.roll(rained(clean, 1), (8, -3), (0, 1)), clean),
+        "same": (clean, clean),
+    }
+    for name, (original, edited) in wrong.items():
+        save(root / "input" / f"{name}.png", np.ascontiguousarray(original))
+        save(root / "target" / f"{name}.png", np.ascontiguousarray(edited))
+    save(root / "input" / "alone.png", clean)
+    (root / "input" / "folder.png").mkdir()
+    save(root / "target" / "folder.png", clean)
+    code, _ = build("task=derain", "source=folder", f"source.root={root}", f"out={tmp_path / 'out'}", "on_bad=skip")
+    assert code == 0
+    found = stages(tmp_path / "out")
+    assert {name.rpartition("/")[2] for name in found} == {*wrong, "alone", "folder"}
+    assert found["input/size"] == ("pair", "sizes differ, 96 x 96 and 96 x 80 pixels")
+    assert found["input/turned"][1].endswith("one of them turned")
+    assert found["input/shifted"][1] == "the edited image is shifted by -8 rows and 3 columns"
+    assert found["input/same"][1] == "the two images are identical"
+    assert found["input/alone"][0] == found["target/folder"][0] == "list"
+
+
+def test_identical_and_shifted_pairs_are_kept_and_counted_if_that_is_the_policy(tmp_path, build):
+    root, clean = pairs_folder(tmp_path / "in", 8), scene("policy", size=(96, 96))
+    for name, original in {"same": clean, "moved": np.roll(clean, 5, 0)}.items():
+        save(root / "input" / f"{name}.png", original)
+        save(root / "target" / f"{name}.png", clean)
+    words = ["task=derain", "source=folder", f"source.root={root}", f"out={tmp_path / 'out'}"]
+    code, _ = build(*words, "audit.identical=keep", "audit.shift=note")
+    assert code == 0
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["identical_pairs"] == 1
+    assert {x["id"]: x["shift"] for x in lines(tmp_path / "out") if "shift" in x} == {"derain/input/moved": [-5, 0]}
+
+
+@pytest.mark.parametrize("moved", [(0, 0), (1, 0), (0, -2), (8, 8), (-13, 5)])
+def test_a_displacement_is_measured_under_rain(moved):
+    clean = scene("shift", size=(160, 140))
+    assert displacement(rained(clean, 2), np.roll(clean, moved, (0, 1))) == moved
+
+
+def test_dark_noisy_and_flat_pairs_are_not_taken_for_shifted():
+    clean, rng = scene("dark", size=(128, 128)), np.random.default_rng(0)
+    dark = (clean * 0.08).astype(np.uint8)
+    noisy = np.clip(clean + rng.normal(0, 60, clean.shape), 0, 255).astype(np.uint8)
+    flat = np.full_like(clean, 77)
+    assert all(displacement(image, clean) == (0, 0) for image in (dark, noisy, flat, 255 - clean, clean[:, ::-1]))
+
+
+def test_the_bytes_of_a_good_file_are_kept(tmp_path, build):
+    import pyarrow.parquet as pq
+
+    root = pairs_folder(tmp_path / "in", 5)
+    code, _ = build("task=derain", "source=folder", f"source.root={root}", f"out={tmp_path / 'out'}")
+    assert code == 0
+    stored = [r["edited_image"] for p in (tmp_path / "out" / "data").iterdir() for r in pq.read_table(p).to_pylist()]
+    assert {s["path"]: s["bytes"] for s in stored} == {p.name: p.read_bytes() for p in (root / "target").iterdir()}
+
+
+def test_a_file_that_takes_too_long_is_refused():
+    with pytest.raises(TimeoutError, match=r"longer than 0\.05 s"), time_limit(0.05):
+        while True:
+            pass
+
+
+# ---- manifests ----
+
+
+def manifest(root, *records, name="pairs.jsonl"):
+    text = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in records)
+    (root / name).write_text(text + "\n")
+    return root / name
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    root = pairs_folder(tmp_path / "in", 8)
+    return root, [{"original": f"input/p{i:05d}.png", "edited": f"target/p{i:05d}.png"} for i in range(8)]
+
+
+def test_a_manifest_builds_with_its_own_prompts_ids_and_hashes(pairs, tmp_path, build):
+    import hashlib
+
+    root, records = pairs
+    for i, record in enumerate(records):
+        digest = hashlib.sha256((root / record["original"]).read_bytes()).hexdigest()
+        record |= {"id": f"n{i}", "prompt": f"take rain {i} away", "original_sha256": digest}
+    records[2]["original_sha256"] = "0" * 64
+    records[3]["prompt"] = "bad\u0000prompt"
+    records[4]["original"] = "input/not there.png"
+    path = manifest(root, *records)
+    words = ["task=derain", "source=manifest", f"source.path={path}", f"out={tmp_path / 'out'}", "on_bad=skip"]
+    code, _ = build(*words)
+    assert code == 0
+    found = stages(tmp_path / "out")
+    assert found["n2"][0] == "read" and found["n3"][0] == "prompt"
+    assert found["pairs.jsonl:5"] == ("list", "line 5, field 'original': 'input/not there.png': no such file")
+    assert len(lines(tmp_path / "out")) == 8
+
+
+def test_a_double_id_is_found(pairs, tmp_path, build):
+    root, records = pairs
+    for i, record in enumerate(records):
+        record["id"] = f"n{i}"
+    records[6]["id"], records[7]["id"] = "n1", "N3"
+    path = manifest(root, *records)
+    code, _ = build("task=derain", "source=manifest", f"source.path={path}", f"out={tmp_path / 'o'}", "on_bad=skip")
+    assert code == 0
+    assert sum("same id twice" in why for _, why in stages(tmp_path / "o").values()) == 1
+    assert sum("in case or Unicode form" in why for _, why in stages(tmp_path / "o").values()) == 1
+
+
+@pytest.mark.parametrize("line", ['{"original": ', "[1, 2]", '{"original": NaN}', "{" * 3000])
+def test_a_line_that_is_not_json_is_named(pairs, tmp_path, build, line):
+    root, records = pairs
+    code, told = build(
+        "task=derain", "source=manifest", f"source.path={manifest(root, records[0], line)}", f"out={tmp_path / 'o'}"
+    )
+    assert code == 3 and "line 2" in told
+
+
+FORMS = [
+    "../secret.png",
+    "/etc/passwd",
+    "input/../../secret.png",
+    "~/x.png",
+    "C:\\x.png",
+    "input\\..\\x.png",
+    "link.png",
+]
+
+
+@pytest.mark.parametrize("form", [*FORMS, "linked/secret.png", "fifo.png", "/dev/zero"])
+def test_a_manifest_cannot_reach_outside_its_folder(pairs, tmp_path, build, form):
+    root, records = pairs
+    secret = save(tmp_path / "outside" / "secret.png", scene("secret"))
+    (root / "link.png").symlink_to(secret)
+    (root / "linked").symlink_to(secret.parent)
+    os.mkfifo(root / "fifo.png")
+    records[1]["original"] = form
+    code, line = build(
+        "task=derain",
+        "source=manifest",
+        f"source.path={manifest(root, *records)}",
+        f"out={tmp_path / 'o'}",
+        "on_bad=skip",
+    )
+    assert code == 7 and "line 2" in line
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_folder_cannot_either(tmp_path, build, kind):
+    root = pairs_folder(tmp_path / "in", 5)
+    (root / "input" / "p00002.png").unlink()
+    if kind == "link":
+        (root / "input" / "p00002.png").symlink_to(save(tmp_path / "secret.png", scene("secret")))
+    else:
+        os.mkfifo(root / "input" / "p00002.png")
+    code, line = build("task=derain", "source=folder", f"source.root={root}", f"out={tmp_path / 'o'}", "on_bad=skip")
+    assert code == 7 and "p00002.png" in line
+
+
+# ---- prompts ----
+
+
+def test_one_more_photo_changes_no_other_pair(tmp_path, build):
+    root = pairs_folder(tmp_path / "in", 9)
+    prompts = []
+    for out in ("few", "more"):
+        words = ["task=denoise", "source=photos", f"source.root={root / 'target'}", f"out={tmp_path / out}"]
+        assert build(*words)[0] == 0
+        prompts.append({x["id"]: (x["psnr"], x["tokens"]) for x in lines(tmp_path / out)})
+        save(root / "target" / "more.png", scene("one more"))
+    assert prompts[0].items() <= prompts[1].items() and len(prompts[1]) == 10
+
+
+def test_long_prompts_are_counted(pairs, tmp_path, build):
+    root, records = pairs
+    for record, words in zip(records, (5, 75, 76, 500), strict=False):
+        record["prompt"] = "rain " * words
+    code, _ = build(
+        "task=derain", "source=manifest", f"source.path={manifest(root, *records)}", f"out={tmp_path / 'o'}"
+    )
+    tokens = json.loads((tmp_path / "o" / "dataset.json").read_text())["tokens"]
+    assert code == 0 and tokens["longest"] == 502 and tokens["prompts_cut_off"] == 2
+
+
+def test_an_empty_pool_is_refused(pairs, tmp_path, build):
+    root, _ = pairs
+    words = ["task=own", "source=folder", f"source.root={root}", f"out={tmp_path / 'o'}", "task.prompts.prompts=[]"]
+    code, line = build(*words)
+    assert code == 3 and "prompt pool is empty" in line

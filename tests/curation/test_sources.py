@@ -1,0 +1,223 @@
+"""Every source's published layout, on a small tree of the same shape."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.material import rained, save, scene
+
+CONF = Path(__file__).parents[2] / "conf"
+
+# source: the paths of its packings (as published), and how many pairs or photos per split are to come of them.
+# A path with " | " is an original and its edited image.
+HASHED = {"train": 4, "val": 1, "test": 1}
+SIDD = "Data/{i:04d}_{s:03d}_S6_00100_00060_3200_L"
+LAYOUTS = {
+    "imagenette": [
+        (
+            ["imagenette2/train/n01440764/a{i}.JPEG", "imagenette2/val/n01440764/b{i}.JPEG"],
+            {"train": 5, "val": 1, "test": 6},
+        ),
+        (
+            ["imagenette2-320/train/n01440764/a{i}.JPEG", "imagenette2-320/val/n1/b{i}.JPEG"],
+            {"train": 5, "val": 1, "test": 6},
+        ),
+    ],
+    "rain13k": [
+        (
+            [
+                "train/Rain13K/input/{i}.jpg | train/Rain13K/target/{i}.jpg",
+                "test/Rain100L/input/{i}.png | test/Rain100L/target/{i}.png",
+            ],
+            {"train": 5, "val": 1, "test": 6},
+        )
+    ],
+    "rain100l": [
+        (
+            [
+                "rain_data_train_Light/rain/norain-{i}x2.png | rain_data_train_Light/norain/norain-{i}.png",
+                "rain_data_test_Light/rain/X2/norain-{i:03d}x2.png | rain_data_test_Light/norain/norain-{i:03d}.png",
+            ],
+            {"train": 5, "val": 1, "test": 6},
+        ),
+        (["input/{i}.png | target/{i}.png"], {"train": 4, "val": 1, "test": 1}),
+        (["rainy/rain-{i:03d}.png | norain-{i:03d}.png"], {"test": 6}),
+    ],
+    "rain100h": [
+        (
+            [
+                "rain_data_train_Heavy/rain/X2/norain-{i}x2.png | rain_data_train_Heavy/norain/norain-{i}.png",
+                "rain_data_test_Heavy/rain/X2/norain-{i:03d}x2.png | rain_data_test_Heavy/norain/norain-{i:03d}.png",
+            ],
+            {"train": 5, "val": 1, "test": 6},
+        )
+    ],
+    "sidd_small": [
+        (
+            [f"SIDD_Small_sRGB_Only/{SIDD}/NOISY_SRGB_010.PNG | SIDD_Small_sRGB_Only/{SIDD}/GT_SRGB_010.PNG"],
+            {"train": 4, "val": 1, "test": 1},
+        ),
+    ],
+    "sidd_medium": [
+        (
+            [f"{SIDD}/{{i:04d}}_NOISY_SRGB_010.PNG | {SIDD}/{{i:04d}}_GT_SRGB_010.PNG"],
+            {"train": 4, "val": 1, "test": 1},
+        ),
+    ],
+    "lol_v1": [
+        (
+            ["our485/low/{i}.png | our485/high/{i}.png", "eval15/low/{i}.png | eval15/high/{i}.png"],
+            {"train": 5, "val": 1, "test": 6},
+        ),
+    ],
+    "lol_v2_real": [
+        (
+            [
+                "Real_captured/Train/Low/low{i:05d}.png | Real_captured/Train/Normal/normal{i:05d}.png",
+                "Real_captured/Test/Low/low{i:05d}.png | Real_captured/Test/Normal/normal{i:05d}.png",
+            ],
+            {"train": 5, "val": 1, "test": 6},
+        )
+    ],
+    "reds": [
+        (
+            [
+                "train/train_blur/{i:03d}/00000000.png | train/train_sharp/{i:03d}/00000000.png",
+                "val/val_blur/{i:03d}/00000000.png | val/val_sharp/{i:03d}/00000000.png",
+            ],
+            {"train": 5, "val": 1, "test": 6},
+        )
+    ],
+    "gopro": [
+        (
+            [
+                "train/GOPR0372_07_{i:02d}/blur/000047.png | train/GOPR0372_07_{i:02d}/sharp/000047.png",
+                "test/GOPR0384_11_{i:02d}/blur/000001.png | test/GOPR0384_11_{i:02d}/sharp/000001.png",
+            ],
+            {"train": 5, "val": 1, "test": 6},
+        )
+    ],
+    "bsd": [
+        (
+            [f"BSR/BSDS500/data/images/{s}/{{i}}.jpg" for s in ("train", "val", "test")],
+            {"train": 6, "val": 6, "test": 6},
+        )
+    ],
+    "wed": [(["exploration_database_and_code/pristine_images/{i:05d}.bmp"], {"train": 4, "val": 1, "test": 1})],
+    "kodak": [(["kodim{i:02d}.png"], {"test": 6})],
+    "cbsd68": [(["CBSD68/original_png/{i:04d}.png"], {"test": 6})],
+    "urban100": [(["image_SRF_4/img_{i:03d}_SRF_4_HR.png"], {"test": 6}), (["img_{i:03d}.png"], {"test": 6})],
+    "photos": [(["holiday/{i}.jpg"], {"train": 4, "val": 1, "test": 1})],
+    "folder": [(["input/{i}.png | target/{i}.png"], {"train": 4, "val": 1, "test": 1})],
+}
+TASKS = {
+    "sidd_small": "denoise",
+    "sidd_medium": "denoise",
+    "lol_v1": "lowlight",
+    "lol_v2_real": "lowlight",
+    "reds": "deblur",
+}
+TASKS |= {"gopro": "deblur", "imagenette": "cartoon", "rain100l": "derain", "rain100h": "derain", "rain13k": "derain"}
+CASES = [(name, k) for name, packings in LAYOUTS.items() for k in range(len(packings))]
+
+
+def grow(root: Path, patterns: list[str]) -> None:
+    for number, pattern in enumerate(patterns):
+        for i in range(1, 7):
+            clean = scene("source", number, i, size=(48, 48))
+            sides = [side.strip().format(i=i, s=i) for side in pattern.split("|")]
+            for path, image in zip(sides, (rained(clean, i), clean) if len(sides) > 1 else (clean,), strict=True):
+                target = root / path
+                save(target.with_suffix(".png"), image).rename(target) if target.suffix == ".PNG" else save(
+                    target, image
+                )
+
+
+@pytest.mark.parametrize(("name", "packing"), CASES, ids=[f"{n}-{k}" for n, k in CASES])
+def test_a_published_layout_is_found_and_divided(tmp_path, name, packing):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from ip2p_lightning.config.build import build as made
+    from ip2p_lightning.config.validate import check
+    from ip2p_lightning.curation import build as building
+    from ip2p_lightning.curation.audit.examine import Part
+    from ip2p_lightning.curation.audit.policy import Audit
+    from ip2p_lightning.data.degradations.noise import GaussianNoise
+    from ip2p_lightning.data.prompts import PromptPool
+
+    patterns, splits = LAYOUTS[name][packing]
+    grow(tmp_path / "in", patterns)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("build", [f"source={name}", f"source.root={tmp_path / 'in'}", "out=x"])
+    node = OmegaConf.to_container(config.source)
+    check({"source": node}, lambda source: None)
+    part = Part(TASKS.get(name, "denoise"), made(node), PromptPool(["do it"]), GaussianNoise())
+    assert building.build(building.Order([part], Audit()), tmp_path / "out") == 0
+    mark = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert mark["rejected"] == 0
+    if splits == HASHED:  # six photos or scenes: how many go where is their hashes' affair
+        assert set(mark["splits"]) == set(splits) and sum(mark["splits"].values()) == 6
+    else:
+        assert mark["splits"] == splits
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "source").glob("*.yaml")))
+def test_a_source_that_is_not_there_says_what_to_download(name, build, tmp_path):
+    given = {"manifest": "source.path", "hub": "source.name"}.get(name, "source.root")
+    code, line = build("task=denoise", f"source={name}", f"{given}={tmp_path / 'nowhere'}", f"out={tmp_path / 'out'}")
+    assert code == 2 and "nowhere" in line and line.startswith("error: ")
+    if name not in ("manifest", "hub", "folder", "photos"):
+        assert "download" in line or "put" in line
+        assert "GB" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_is_not_opened(tmp_path, build):
+    (tmp_path / "in.zip").write_bytes(b"PK\5\6" + bytes(18))
+    code, line = build("task=denoise", "source=photos", f"source.root={tmp_path / 'in.zip'}", f"out={tmp_path / 'o'}")
+    assert code == 2 and "archives are not opened" in line
+
+
+def test_recipes_compose_with_the_counts_of_the_original_experiment():
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        low = compose("build", ["recipe=itsd_low_level", "out=x"])
+        toon = compose("build", ["recipe=itsd_cartoon", "out=x"])
+        even = compose("build", ["recipe=balanced", "out=x"])
+    assert {n: p.limit for n, p in low.parts.items()} == {"deblur": 1200, "derain": 686, "denoise": 8, "lowlight": 23}
+    assert all(len(low.prompts[name].prompts) == 1 for name in low.parts) and list(low.splits) == ["train"]
+    assert toon.parts.cartoon.limit == 5000 and len(set(toon.prompts.cartoon.prompts)) == 50
+    assert len({part.limit for part in even.parts.values()}) == 1 and len(even.parts) == 5
+
+
+def test_a_recipe_builds_several_tasks_into_one_dataset(tmp_path, build):
+    grow(
+        tmp_path / "reds",
+        [
+            "train/train_blur/{i:03d}/0.png | train/train_sharp/{i:03d}/0.png",
+            "val/val_blur/{i:03d}/0.png | val/val_sharp/{i:03d}/0.png",
+        ],
+    )
+    grow(
+        tmp_path / "rain",
+        [
+            "train/Rain13K/input/a{i}.png | train/Rain13K/target/a{i}.png",
+            "test/T/input/{i}.png | test/T/target/{i}.png",
+        ],
+    )
+    grow(
+        tmp_path / "sidd",
+        [f"SIDD_Small_sRGB_Only/{SIDD}/NOISY_SRGB_010.png | SIDD_Small_sRGB_Only/{SIDD}/GT_SRGB_010.png"],
+    )
+    grow(tmp_path / "lol", ["our485/low/{i}.png | our485/high/{i}.png", "eval15/low/{i}.png | eval15/high/{i}.png"])
+    roots = {"deblur": "reds", "derain": "rain", "denoise": "sidd", "lowlight": "lol"}
+    counts = {"deblur": 4, "derain": 3, "denoise": 2, "lowlight": 1}
+    words = [f"parts.{task}.source.root={tmp_path / folder}" for task, folder in roots.items()]
+    words += [f"parts.{task}.limit={count}" for task, count in counts.items()]
+    code, line = build("recipe=itsd_low_level", f"out={tmp_path / 'out'}", *words)
+    assert code == 0, line
+    mark = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert mark["tasks"] == counts and mark["splits"] == {"train": 10}

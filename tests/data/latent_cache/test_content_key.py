@@ -1,0 +1,308 @@
+"""Twelve kinds of change, each of which rebuilds exactly what it touches."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ip2p_lightning.data import Loader, Photos
+from ip2p_lightning.data.degradations.noise import GaussianNoise
+from ip2p_lightning.data.degradations.rain import Rain
+from ip2p_lightning.data.latent_cache import cache, code_version
+from ip2p_lightning.data.latent_cache.content_key import Contents, described
+from ip2p_lightning.data.latent_cache.examples import Variant, collate
+from ip2p_lightning.data.sources.image_files import image_store
+from ip2p_lightning.data.teachers.cartoon import Cartoonizer
+from ip2p_lightning.data.teachers.generator import GeneratorTeacher
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
+from ip2p_lightning.system.file_digests import MEMO, Digests
+from tests.support.pieces import Counting, autoencoder_fixture, fill, open_cache, pairs_fixture  # noqa: F401
+
+LOADER = Loader(batch_size=2, size=32, crop="center")
+ALL = 12  # 6 pairs, both flips
+
+
+@pytest.fixture(autouse=True)
+def code_read_anew():
+    yield
+    code_version._behind.cache_clear()
+
+
+@pytest.fixture
+def full(pairs, tmp_path, autoencoder):
+    """How many entries another fill computes, under other circumstances."""
+
+    def refill(**more):
+        words = {"autoencoder": autoencoder} | more
+        _, cache = open_cache(pairs, tmp_path / "cache", words.pop("autoencoder"), **words)
+        return fill(cache)
+
+    assert refill() == ALL and refill() == 0
+    return refill
+
+
+def _other(sd_folder, tmp_path, change):
+    shutil.copytree(sd_folder / "vae", tmp_path / "changed" / "vae")
+    made = KLAutoencoder(str(tmp_path / "changed"))
+    change(made)
+    return made
+
+
+def test_one_byte_of_one_source(full, pairs):
+    path = pairs / "train" / "input" / "0002.png"
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+    assert full() == 2 and full() == 0
+
+
+def _random_bitmap(path, seed):
+    """All of one size on disk."""
+    low = np.random.default_rng(seed).integers(0, 255, (5, 5, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(low).resize((40, 40)).save(path)
+
+
+def _replaced(path, seed):
+    """Another image of the same size and time, as ``cp -p`` and ``rsync -t`` leave it."""
+    before = path.stat()
+    _random_bitmap(path, seed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def _bitmaps(root):
+    for seed, side in enumerate(("input", "target")):
+        _random_bitmap(root / "train" / side / "a.bmp", seed)
+    return root, root / "train" / "target" / "a.bmp"
+
+
+def test_a_source_replaced_during_a_run_is_stored_as_what_it_is(tmp_path):
+    root, target = _bitmaps(tmp_path / "pairs")
+    (_, cache), (_, fresh) = (open_cache(root, tmp_path / name, Counting(), flip=0.0) for name in ("c", "d"))
+    (task,), (other,) = cache.tasks.tasks.values(), fresh.tasks.tasks.values()
+    cache.filler(collate([task.item(0, Variant(0, False), "")]))
+    _replaced(target, 2)
+    stored = cache.filler(collate([task.item(0, Variant(0, False), "")]))
+    image_store(512, "test")._kept.clear()
+    true = fresh.filler(collate([other.item(0, Variant(0, False), "")]))
+    assert torch.equal(stored.edited, true.edited) and cache.filler.counts.filled == 2
+
+
+def test_a_source_replaced_while_it_is_read_is_not_stored(tmp_path, monkeypatch):
+    root, target = _bitmaps(tmp_path / "pairs")
+    _, cache = open_cache(root, tmp_path / "cache", Counting(), flip=0.0)
+    (task,) = cache.tasks.tasks.values()
+    pairs = task.base.pairs
+    whole = pairs.pair
+
+    def replaced_first(*words):
+        _replaced(target, 3)
+        return whole(*words)
+
+    monkeypatch.setattr(pairs, "pair", replaced_first)
+    item = task.item(0, Variant(0, False), "")
+    assert item.key == b"" and not item.cached
+
+
+def test_touching_rebuilds_nothing(full, pairs):
+    for path in pairs.rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert full() == 0
+
+
+def test_renaming_rebuilds_nothing(full, pairs):
+    for side in ("input", "target"):
+        (pairs / "train" / side / "0001.png").rename(pairs / "train" / side / "renamed.png")
+    assert full() == 0
+
+
+def test_one_tensor_of_the_autoencoder(full, sd_folder, tmp_path):
+    def change(made):
+        with torch.no_grad():
+            next(made.model.parameters())[0, 0, 0, 0] += 1e-3
+
+    assert full(autoencoder=_other(sd_folder, tmp_path, change)) == ALL and full() == 0
+
+
+@pytest.mark.parametrize("change", [{"norm_num_groups": 2}, {"act_fn": "relu"}], ids=["groups", "activation"])
+def test_its_settings(sd_folder, tmp_path, autoencoder, change):
+    shutil.copytree(sd_folder / "vae", tmp_path / "vae")
+    config = tmp_path / "vae" / "config.json"
+    same = KLAutoencoder(str(tmp_path)).digest()
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    assert KLAutoencoder(str(tmp_path)).digest() != same == autoencoder.digest()
+
+
+def test_the_tiny_autoencoders_own_scale(tmp_path):
+    """`latent_scale` takes its place, but the moments go by the ratio of both."""
+    from diffusers import AutoencoderTiny
+
+    widths = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    AutoencoderTiny(**widths).save_pretrained(tmp_path)
+    before, config = TAESD(str(tmp_path), latent_scale=0.18215).digest(), tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 2.0}))
+    assert TAESD(str(tmp_path), latent_scale=0.18215).digest() != before
+
+
+def test_its_scaling_factor(full, sd_folder, tmp_path):
+    assert full(autoencoder=_other(sd_folder, tmp_path, lambda made: setattr(made, "scaling_factor", 0.5))) == ALL
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": 24}, {"crop": "random"}, {"resize": (32, 32)}], ids=["resolution", "crop", "resize"]
+)
+def test_geometry(full, change):
+    views = 2 * 4 * 6 if change == {"crop": "random"} else ALL
+    assert full(loader=replace(LOADER, **change)) == views and full() == 0
+
+
+def test_flips_add_what_they_need(pairs, tmp_path, autoencoder):
+    counts = [fill(open_cache(pairs, tmp_path / "c", autoencoder, flip=flip)[1]) for flip in (0.0, 0.5, 1.0)]
+    assert counts == [6, 6, 0]
+
+
+def test_more_crops_add_what_they_need(pairs, tmp_path, autoencoder):
+    loader = replace(LOADER, crop="random")
+    counts = [
+        fill(open_cache(pairs, tmp_path / "c", autoencoder, flip=0.0, loader=loader, variants=n)[1]) for n in (2, 3, 3)
+    ]
+    assert counts == [12, 6, 0]
+
+
+def test_number_format(full):
+    assert full(dtype="bfloat16") == ALL and full() == 0
+
+
+def test_precision(full):
+    assert full(precision="high") == ALL and full(precision="highest") == 0
+
+
+def test_code_version(full, monkeypatch):
+    monkeypatch.setattr(cache, "FORMAT", 2)
+    assert full() == ALL
+
+
+@pytest.mark.parametrize("prompts", [("another",), ("another", "template")], ids=["prompt", "template"])
+def test_words_touch_no_image(full, prompts):
+    assert full(prompts=prompts) == 0
+
+
+def test_text_is_remembered_by_its_encoder_alone(sd_folder, tmp_path):
+    """Text encoder and tokenizer: what is remembered of a prompt lives and dies with the object that encoded it."""
+    from ip2p_lightning.networks import ClipText
+
+    first, second = ClipText(str(sd_folder)), ClipText(str(sd_folder))
+    first.encode(["a", "", "a"])
+    assert set(first._memory) == {"a", ""} and not second._memory
+
+
+def test_changed_sources_are_counted(full, pairs, tmp_path, autoencoder):
+    path = pairs / "train" / "target" / "0003.png"
+    shutil.copy(pairs / "train" / "target" / "0004.png", path)
+    _, cache = open_cache(pairs, tmp_path / "cache", autoencoder)
+    assert fill(cache) == 2 and cache.state()["changed_sources"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("small", [0, 1 << 26], ids=["remembered", "hashed anew"])
+def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeypatch, workers, small):
+    monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 0)
+    monkeypatch.setattr("ip2p_lightning.data.sources.fingerprints.SMALL", small)
+    loader = replace(LOADER, batch_size=3, workers=workers)
+    for changed in ((), ("0003", "0005")):
+        for name in changed:
+            shutil.copy(pairs / "train" / "target" / "0004.png", pairs / "train" / "target" / f"{name}.png")
+        data, cache = open_cache(pairs, tmp_path / "cache", Counting(), loader=loader)
+        data.contents(("train",), Digests(tmp_path / "cache" / MEMO))
+        batches = data.train_dataloader()
+        assert len(list(batches)) == 2
+        batches.close()
+        state = cache.state()
+        assert state["changed_sources"] == len(changed)
+        if small:
+            assert state["sources_read"] == (len(changed) or 12)
+
+
+def test_a_remembered_digest_spares_the_reading(pairs, tmp_path, monkeypatch):
+    path = pairs / "train" / "input" / "0000.png"
+
+    class OnePair:
+        def sources(self, i):
+            return (path,)
+
+    monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 0)
+    digest = Contents(Digests(tmp_path / "memo")).of(OnePair(), 0)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert Contents(Digests(tmp_path / "memo")).of(OnePair(), 0) == digest
+
+
+def test_degradations_are_fresh_unless_frozen(tmp_path):
+    more = {"source": Photos(), "make": Rain(), "loader": replace(LOADER, crop="random")}
+    data, fresh = open_cache(None, tmp_path, Counting(), **more)
+    assert "made anew for every example" in fresh.summary() and data.cache is None
+    _, frozen = open_cache(None, tmp_path, Counting(), draws=3, **more)
+    assert fill(frozen) == 6 * 3 * 2 and "36 of 36" in frozen.summary()
+    _, other = open_cache(None, tmp_path, Counting(), draws=3, **(more | {"make": GaussianNoise()}))
+    assert fill(other) == 36
+
+
+def _edited(monkeypatch, module):
+    """The module's source has a line more from now on."""
+    source = code_version._source
+    monkeypatch.setattr(code_version, "_source", lambda name: source(name) + "\n# edited" * (name == module))
+    code_version._behind.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("maker", "module"),
+    [(Rain, "data.degrade"), (Cartoonizer, "data.cartoon"), (Cartoonizer, "data.degrade"), (Rain, "data.image")],
+)
+def test_a_maker_is_described_by_its_code(monkeypatch, maker, module):
+    before = described(maker())
+    _edited(monkeypatch, f"ip2p_lightning.{module}")
+    assert described(maker()) != before
+    monkeypatch.undo()
+    _edited(monkeypatch, "ip2p_lightning.errors")
+    assert described(maker()) == before
+    monkeypatch.setattr(code_version, "version", lambda library: "another")
+    code_version._behind.cache_clear()
+    assert described(maker()) != before
+
+
+def test_a_teacher_is_described_by_its_weights_and_its_network(tmp_path, monkeypatch):
+    (tmp_path / "weights").write_bytes(b"one")
+    teacher = GeneratorTeacher(str(tmp_path / "weights"))
+    before = described(teacher)
+    (tmp_path / "weights").write_bytes(b"two")
+    assert described(teacher) != before
+    (tmp_path / "weights").write_bytes(b"one")
+    teacher._loaded["cpu"] = torch.nn.Linear(1, 1)
+    assert described(teacher) == before
+    _edited(monkeypatch, "ip2p_lightning.data.teachers.whitebox")
+    assert described(teacher) != before
+
+
+@pytest.mark.parametrize("library", ["pillow", "numpy", "diffusers", "torch"])
+def test_libraries_count_but_not_what_they_were_built_for(monkeypatch, autoencoder, library):
+    before, version = code_version.code_version(autoencoder), code_version.version
+    other = {"built": lambda name: f"{version(name).partition('+')[0]}+cu999", "new": lambda name: "99"}
+    for how, same in (("built", True), ("new", False)):
+        monkeypatch.setattr(code_version, "version", lambda n, f=other[how]: f(n) if n == library else version(n))
+        assert (code_version.code_version(autoencoder) == before) is same
+
+
+def test_a_maker_without_source_is_refused():
+    made = type("Foreign", (), {"__module__": "nowhere.at_all", "digest": lambda self: ""})()
+    with pytest.raises(UserError, match="no source of nowhere"):
+        described(made)
+
+
+def test_a_maker_is_described_by_what_it_holds():
+    assert described(Rain()) == described(Rain()) != described(GaussianNoise())

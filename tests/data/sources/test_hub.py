@@ -1,0 +1,131 @@
+"""Hub datasets, from disk: columns, splits, instructions, and what is said when there is none."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ip2p_lightning.data.sources import HubDataset
+from ip2p_lightning.data.sources.hub import KNOWN
+from ip2p_lightning.data.transforms import View
+from ip2p_lightning.errors import DataError, UserError
+from ip2p_lightning.rng import numpy_rng
+
+SPLITS = ("train", "val", "test")
+
+
+def pixels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+
+
+def png(seed: int) -> dict[str, bytes]:
+    file = io.BytesIO()
+    Image.fromarray(pixels(seed)).save(file, "PNG")
+    return {"bytes": file.getvalue()}
+
+
+def table(count: int, names: tuple[str, str, str] = ("original", "edited", "prompt"), offset: int = 0):
+    import datasets
+
+    features = datasets.Features(
+        {names[0]: datasets.Image(), names[1]: datasets.Image(), names[2]: datasets.Value("string")}
+    )
+    rows = {
+        names[0]: [png(offset + n) for n in range(count)],
+        names[1]: [png(offset + n + 1000) for n in range(count)],
+        names[2]: [f"say {n // 2}" for n in range(count)],
+    }
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def ids(source: HubDataset, split: str) -> list[str]:
+    pairs = source.pairs(split)
+    return [pairs.id(i) for i in range(len(pairs))]
+
+
+def test_saved_dataset_is_divided_by_hash(tmp_path) -> None:
+    table(40).save_to_disk(str(tmp_path / "d"))
+    source = HubDataset(str(tmp_path / "d"))
+    splits = [ids(source, split) for split in SPLITS]
+    assert sorted(name for names in splits for name in names) == sorted(f"train/{n}" for n in range(40)) and all(splits)
+    pairs = source.pairs("test")
+    row = int(pairs.id(0).split("/")[1])
+    original, edited = pairs.pair(0, numpy_rng(0), View(None))
+    assert np.array_equal(np.rint(original * 255), pixels(row))
+    assert np.array_equal(np.rint(edited * 255), pixels(row + 1000))
+    assert pairs.prompt(0) == f"say {row // 2}"
+    assert HubDataset(str(tmp_path / "d"), prompts="pool").pairs("test").prompt(0) is None
+
+
+def test_a_group_stays_together(tmp_path) -> None:
+    table(40).save_to_disk(str(tmp_path / "d"))
+    source = HubDataset(str(tmp_path / "d"), group="prompt", val=0.3, test=0.3)
+    groups = [{int(name.split("/")[1]) // 2 for name in ids(source, split)} for split in SPLITS]
+    assert sum(map(len, groups)) == 20
+
+
+def test_own_splits_are_used(tmp_path) -> None:
+    import datasets
+
+    parts = {"train": table(8), "validation": table(3, offset=50)}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "d"))
+    source = HubDataset(str(tmp_path / "d"))
+    assert ids(source, "val") == ["validation/0", "validation/1", "validation/2"]
+    assert len(ids(source, "train")) + len(ids(source, "test")) == 8 and ids(source, "test")
+    assert len(ids(HubDataset(str(tmp_path / "d"), test=0), "train")) == 8
+
+
+def test_parquet_folder(tmp_path) -> None:
+    names = KNOWN["instruction-tuning-sd/low-level-image-proc"]
+    columns = (names.original, names.edited, names.prompt)
+    (tmp_path / "data").mkdir()
+    table(6, columns).to_parquet(str(tmp_path / "data" / "train-00000.parquet"))
+    table(2, columns, 50).to_parquet(str(tmp_path / "data" / "test-00000.parquet"))
+    source = HubDataset(str(tmp_path), *columns, val=0)
+    assert len(ids(source, "train")) == 6 and ids(source, "test") == ["test/0", "test/1"]
+
+
+def test_refusals(tmp_path, monkeypatch) -> None:
+    table(6).save_to_disk(str(tmp_path / "d"))
+    where = str(tmp_path / "d")
+    with pytest.raises(
+        DataError, match=r"no column 'orignal', it has original, edited, prompt; did you mean 'original'"
+    ):
+        HubDataset(where, original="orignal").pairs("train")
+    with pytest.raises(DataError, match="no column 'say'"):
+        HubDataset(where, prompt="say").pairs("train")
+    with pytest.raises(DataError, match="'prompt' holds Value, not images"):
+        HubDataset(where, edited="prompt").pairs("train")
+    with pytest.raises(DataError, match="no row for split 'val'"):
+        HubDataset(where, val=0).pairs("val")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="Parquet"):
+        HubDataset(str(tmp_path / "empty")).pairs("train")
+    with pytest.raises(UserError, match="own or pool"):
+        HubDataset(where, prompts="mine")
+
+
+def test_offline_says_how(monkeypatch) -> None:
+    import datasets
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("Couldn't reach the Hub\n(offline)")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(UserError, match=r"instruction-tuning-sd/cartoonization.*save_to_disk") as caught:
+        HubDataset("instruction-tuning-sd/cartoonization").pairs("train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_image_is_named(tmp_path) -> None:
+    import datasets
+
+    good = table(3)
+    rows = {"original": [png(0), {"bytes": b"no image"}, png(2)], "edited": [png(5)] * 3, "prompt": ["x"] * 3}
+    bad = datasets.Dataset.from_dict(rows, features=good.features)
+    bad.save_to_disk(str(tmp_path / "d"))
+    pairs = HubDataset(str(tmp_path / "d"), val=0, test=0).pairs("train")
+    pairs.pair(0, numpy_rng(0), View(8))
+    with pytest.raises(DataError, match=r"train/1, column 'original': not an image"):
+        pairs.pair(1, numpy_rng(0), View(8))

@@ -1,0 +1,194 @@
+"""Folders and manifests: matching, splitting, and every refusal with its place."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ip2p_lightning.data.sources import Folder, Manifest
+from ip2p_lightning.data.transforms import View
+from ip2p_lightning.errors import DataError, SecurityError, UserError
+from ip2p_lightning.rng import numpy_rng
+
+SPLITS = ("train", "val", "test")
+
+
+def write(path: Path, seed: int = 0, size: tuple[int, int] = (16, 24)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+
+
+def write_folder(root: Path, count: int = 12) -> None:
+    for n in range(count):
+        write(root / "input" / f"{n}.png", n)
+        write(root / "target" / f"{n}.bmp", 100 + n)
+
+
+def ids(source: Folder | Manifest, split: str) -> list[str]:
+    pairs = source.pairs(split)
+    return [pairs.id(i) for i in range(len(pairs))]
+
+
+def lines(path: Path, *rows: dict) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_folder_matches_by_stem(tmp_path) -> None:
+    write_folder(tmp_path)
+    source = Folder(str(tmp_path), prompt="do it")
+    assert sorted(name for s in SPLITS for name in ids(source, s)) == sorted(map(str, range(12)))
+    pairs = source.pairs("train")
+    original, edited = pairs.pair(0, numpy_rng(0), View(None))
+    expected = [np.asarray(Image.open(next(tmp_path.glob(f"{d}/{pairs.id(0)}.*")))) for d in ("input", "target")]
+    assert np.array_equal(np.rint(original * 255), expected[0]) and np.array_equal(np.rint(edited * 255), expected[1])
+    assert pairs.prompt(0) == "do it" and Folder(str(tmp_path)).pairs("val").prompt(0) is None
+
+
+def test_inputs_with_the_same_target_stay_together(tmp_path) -> None:
+    for n in range(40):
+        write(tmp_path / "input" / f"{n}.png", n)
+        write(tmp_path / "target" / f"{n}.png", 100 + n // 2)  # two rains on each scene
+    scenes = [{int(name) // 2 for name in ids(Folder(str(tmp_path), val=0.3, test=0.3), s)} for s in SPLITS]
+    assert not (scenes[0] & scenes[1] or scenes[0] & scenes[2] or scenes[1] & scenes[2]) and all(scenes)
+
+
+def test_folder_with_split_folders(tmp_path) -> None:
+    for split, count in zip(SPLITS, (3, 2, 1), strict=True):
+        write_folder(tmp_path / split, count)
+    assert [len(ids(Folder(str(tmp_path)), s)) for s in SPLITS] == [3, 2, 1]
+
+
+def test_folder_refusals(tmp_path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        Folder(str(tmp_path / "none")).pairs("train")
+    with pytest.raises(UserError, match="input: no such folder"):
+        Folder(str(tmp_path)).pairs("train")
+    (tmp_path / "input").mkdir()
+    (tmp_path / "target").mkdir()
+    with pytest.raises(DataError, match="no image"):
+        Folder(str(tmp_path)).pairs("train")
+    write_folder(tmp_path)
+    write(tmp_path / "target" / "lonely.png")
+    with pytest.raises(DataError, match=r"lonely\.png.*'input'"):
+        Folder(str(tmp_path)).pairs("train")
+    (tmp_path / "target" / "lonely.png").unlink()
+    write(tmp_path / "input" / "3.jpg")
+    with pytest.raises(DataError, match="same name"):
+        Folder(str(tmp_path)).pairs("train")
+
+
+def test_sizes_must_agree(tmp_path) -> None:
+    write(tmp_path / "input" / "a.png", 0, (16, 24))
+    write(tmp_path / "target" / "a.png", 1, (16, 25))
+    with pytest.raises(DataError, match="24 x 16 and 25 x 16"):
+        Folder(str(tmp_path), val=0, test=0).pairs("train").pair(0, numpy_rng(0), View(8))
+
+
+def test_manifest_in_both_formats(tmp_path) -> None:
+    write_folder(tmp_path, 3)
+    rows = [
+        {"original": f"input/{n}.png", "edited": f"target/{n}.bmp", "prompt": p, "split": s, "id": f"p{n}"}
+        for n, (p, s) in enumerate([("make, it", "train"), ("", "val"), ("do", "test")])
+    ]
+    jsonl = lines(tmp_path / "m.jsonl", *rows)
+    csv = tmp_path / "m.csv"
+    cells = [",".join(f'"{v}"' for v in row.values()) for row in rows]
+    csv.write_bytes(("\ufeff" + "\r\n".join([",".join(rows[0]), *cells])).encode())
+    for path in (jsonl, str(csv)):
+        source = Manifest(path)
+        assert [ids(source, s) for s in SPLITS] == [["p0"], ["p1"], ["p2"]]
+        assert [source.pairs(s).prompt(0) for s in SPLITS] == ["make, it", None, "do"]
+        original, _ = source.pairs("test").pair(0, numpy_rng(0), View(None))
+        assert np.array_equal(np.rint(original * 255), np.asarray(Image.open(tmp_path / "input" / "2.png")))
+
+
+def test_manifest_keeps_shared_images_in_one_split(tmp_path) -> None:
+    for n in range(60):
+        write(tmp_path / f"{n}.png", n)
+    rows = [{"original": f"{n}.png", "edited": f"{n - n % 3}.png", "id": str(n)} for n in range(60)]
+    source = Manifest(lines(tmp_path / "m.jsonl", *rows), prompt=None, val=0.3, test=0.3)
+    used = []
+    for split in SPLITS:
+        used.append({image for i in ids(source, split) for image in (int(i), int(i) - int(i) % 3)})
+    assert not (used[0] & used[1] or used[0] & used[2] or used[1] & used[2]) and all(used)
+
+
+def test_manifest_of_one_task(tmp_path) -> None:
+    write_folder(tmp_path, 4)
+    rows = [{"input": f"input/{n}.png", "target": f"target/{n}.bmp", "task": "ab"[n % 2]} for n in range(4)]
+    path = lines(tmp_path / "m.jsonl", *rows)
+    source = Manifest(path, None, "input", "target", None, task="b", val=0, test=0)
+    assert ids(source, "train") == ["input/1.png > target/1.bmp", "input/3.png > target/3.bmp"]
+    with pytest.raises(DataError, match="no line with task 'c'"):
+        Manifest(path, None, "input", "target", None, task="c").pairs("train")
+
+
+GOOD = {"original": "input/0.png", "edited": "target/0.bmp", "prompt": "x"}
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "words"),
+    [
+        ({**GOOD, "original": "input/9.png"}, DataError, "no such file"),
+        ({**GOOD, "original": "input"}, DataError, "is a folder"),
+        ({**GOOD, "original": ""}, DataError, "'original' is empty"),
+        ({**GOOD, "edited": ["a"]}, DataError, "'edited' is not text"),
+        ({"original": "input/0.png", "target": "x"}, DataError, "no field 'edited', it has original, target"),
+        ({"original": "input/0.png", "edited": "target/0.bmp"}, DataError, "no field 'prompt'"),
+        ({**GOOD, "split": "dev"}, DataError, "split 'dev'"),
+        ({**GOOD, "original": "../secret.png"}, SecurityError, "climbs out"),
+        ({**GOOD, "original": "input/../../secret.png"}, SecurityError, "climbs out"),
+        ({**GOOD, "original": "/etc/passwd"}, SecurityError, "relative"),
+        ({**GOOD, "original": "~/x.png"}, SecurityError, "relative"),
+        ({**GOOD, "original": "input\\0.png"}, SecurityError, "forward slashes"),
+        ({**GOOD, "original": "input/0.png\0.txt"}, SecurityError, "relative"),
+        ({**GOOD, "original": "link.png"}, SecurityError, "link out"),
+        ({**GOOD, "original": "linked/secret.png"}, SecurityError, "link out"),
+        ({**GOOD, "original": "pipe.png"}, SecurityError, "pipe"),
+    ],
+)
+def test_manifest_refusals_name_the_line(tmp_path, row: dict, error: type, words: str) -> None:
+    root = tmp_path / "root"
+    write_folder(root, 2)
+    write(tmp_path / "secret.png")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "linked").symlink_to(tmp_path)
+    os.mkfifo(root / "pipe.png")
+    first = {"original": "input/1.png", "edited": "target/1.bmp", "prompt": "y"}
+    with pytest.raises(error, match="line 2") as caught:
+        Manifest(lines(root / "m.jsonl", first, row)).pairs("train")
+    assert words in str(caught.value) and "\n" not in str(caught.value) and type(caught.value) is error
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', "[" * 5000, "nul\0l", '"' + "x" * (1 << 20) + '"'])
+def test_broken_lines(tmp_path, text: str) -> None:
+    write_folder(tmp_path, 2)
+    (tmp_path / "m.jsonl").write_text(json.dumps(GOOD) + "\n\n" + text + "\n")
+    with pytest.raises(DataError, match="line 3"):
+        Manifest(str(tmp_path / "m.jsonl")).pairs("train")
+
+
+def test_broken_tables(tmp_path) -> None:
+    write_folder(tmp_path, 2)
+    table = tmp_path / "m.csv"
+    for body in ("input/0.png,target/0.bmp", "input/0.png,target/0.bmp,x,y", 'input/0.png,target/0.bmp,"x"y'):
+        table.write_text("original,edited,prompt\n" + body + "\n")
+        with pytest.raises(DataError, match="line 2"):
+            Manifest(str(table)).pairs("train")
+    table.write_bytes(b"original,edited,prompt\n\xff\xfe\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        Manifest(str(table)).pairs("train")
+    with pytest.raises(UserError, match="no such file"):
+        Manifest(str(tmp_path / "none.csv")).pairs("train")
+    with pytest.raises(UserError, match=r"csv or \.jsonl"):
+        Manifest(str(tmp_path / "input" / "0.png")).pairs("train")
+
+
+def test_an_id_twice(tmp_path) -> None:
+    write_folder(tmp_path, 2)
+    with pytest.raises(DataError, match=r"line 2: field 'id': .* line 1"):
+        Manifest(lines(tmp_path / "m.jsonl", GOOD, GOOD)).pairs("train")

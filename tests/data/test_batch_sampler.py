@@ -1,0 +1,105 @@
+"""The order of an epoch: exact shares, no repeats, restarts and ranks."""
+
+import math
+from collections import Counter
+
+import pytest
+
+from ip2p_lightning.data.batch_sampler import EvalBatches, TrainBatches, TrainPlan, apportion, checked_weights
+from ip2p_lightning.errors import UserError
+
+
+def batches(plan: TrainPlan, size: int = 4, rank: int = 0, world: int = 1, start: int = 0) -> list:
+    return list(TrainBatches(plan, size, rank, world, lambda: start))
+
+
+def test_apportion_is_exact() -> None:
+    assert apportion({"a": 1, "b": 1, "c": 1}, 10) == {"a": 4, "b": 3, "c": 3}
+    assert apportion({"a": 0.1, "b": 0.2, "c": 0.7}, 1000) == {"a": 100, "b": 200, "c": 700}
+    for total in range(60):
+        weights = {"a": 0.31, "b": 5.7, "c": 1e-6, "d": 2}
+        counts = apportion(weights, total)
+        assert sum(counts.values()) == total
+        assert all(abs(counts[k] - weights[k] * total / sum(weights.values())) < 1 for k in weights)
+
+
+def test_weights_are_checked() -> None:
+    assert checked_weights(None, ["a", "b"]) == {"a": 1, "b": 1}
+    assert checked_weights({"a": 0}, ["a", "b"]) == {"b": 1}
+    with pytest.raises(UserError, match="did you mean 'derain'"):
+        checked_weights({"dereain": 1}, ["derain", "denoise"])
+    for bad in (-1, math.nan, math.inf, True):
+        with pytest.raises(UserError, match=r"weights\.a"):
+            checked_weights({"a": bad}, ["a", "b"])
+    with pytest.raises(UserError, match="all are 0"):
+        checked_weights({"a": 0, "b": 0}, ["a", "b"])
+
+
+def test_every_pair_once_an_epoch_in_a_new_order() -> None:
+    plan = TrainPlan({"a": 50}, {"a": 1}, 50, seed=1)
+    orders = [plan.order(epoch) for epoch in range(3)]
+    assert all(sorted(i for _, i, _ in order) == list(range(50)) for order in orders)
+    assert all(draw == 0 for order in orders for _, _, draw in order)
+    assert orders[0] != orders[1] and orders == [plan.order(epoch) for epoch in range(3)]
+    assert orders[0] != TrainPlan({"a": 50}, {"a": 1}, 50, seed=2).order(0)
+
+
+def test_several_rounds_count_their_draws() -> None:
+    order = TrainPlan({"a": 7}, {"a": 1}, 25, seed=0).order(0)
+    assert sorted(Counter(i for _, i, _ in order).values()) == [3, 3, 3, 4, 4, 4, 4]
+    assert len(set(order)) == 25
+    assert [draw for _, _, draw in order] == sorted(draw for _, _, draw in order)
+
+
+def test_a_part_of_the_data_moves_on() -> None:
+    plan = TrainPlan({"a": 100}, {"a": 1}, 25, seed=0)
+    four = [i for epoch in range(4) for _, i, _ in plan.order(epoch)]
+    assert sorted(four) == list(range(100))
+    assert all(len(set(plan.order(epoch))) == 25 for epoch in range(12))
+
+
+def test_a_mixture_has_exact_shares_every_epoch() -> None:
+    plan = TrainPlan({"a": 10, "b": 300}, {"a": 1, "b": 3}, 80, seed=0)
+    for epoch in range(3):
+        assert Counter(task for task, _, _ in plan.order(epoch)) == {"a": 20, "b": 60}
+    first = [task for task, _, _ in plan.order(0)]
+    assert len(set(first[:40])) == 2  # mixed, not one after the other
+
+
+def test_a_run_of_several_epochs_is_one_sequence() -> None:
+    plan = TrainPlan({"a": 13, "b": 7}, {"a": 1, "b": 1}, 20, seed=0)
+    epochs = [batch for epoch in range(4) for batch in batches(plan, start=epoch * 5)]
+    for start in (0, 3, 5, 12):
+        assert list(TrainBatches(plan, 4, 0, 1, lambda start=start: start, total=17)) == epochs[start:17]
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 6, 7, 13])
+def test_a_restart_goes_on_where_it_stopped(start: int) -> None:
+    plan = TrainPlan({"a": 9, "b": 17}, {"a": 1, "b": 2}, 26, seed=4)
+    per_epoch = len(TrainBatches(plan, 4, 0, 1, lambda: 0))
+    whole = [batch for epoch in range(3) for batch in batches(plan, start=epoch * per_epoch)]
+    rest = batches(plan, start=start)
+    assert rest == whole[start : (start // per_epoch + 1) * per_epoch]
+    assert all(key.epoch == start // per_epoch for batch in rest for key in batch)
+
+
+def test_ranks_share_the_same_blocks() -> None:
+    plan = TrainPlan({"a": 64}, {"a": 1}, 64, seed=4)
+    one = batches(plan, size=8)
+    two = [batches(plan, size=4, rank=rank, world=2) for rank in (0, 1)]
+    assert one == [a + b for a, b in zip(*two, strict=True)]
+
+
+def test_the_incomplete_block_is_left_out_and_an_empty_epoch_refused() -> None:
+    plan = TrainPlan({"a": 10}, {"a": 1}, 10, seed=0)
+    assert [len(batch) for batch in batches(plan, size=4)] == [4, 4]
+    with pytest.raises(UserError, match="no complete batch"):
+        batches(plan, size=6, world=2)
+
+
+def test_evaluation_shows_each_pair_once_over_all_ranks() -> None:
+    alone = [key for batch in EvalBatches({"a": 5, "b": 4}, 2, 3) for key in batch]
+    assert len(alone) == len(set(alone)) == 18 and all(key.epoch == 0 for key in alone)
+    parts = [[key for batch in EvalBatches({"a": 5, "b": 4}, 2, 3, r, 4) for key in batch] for r in range(4)]
+    assert sorted(key for part in parts for key in part) == sorted(alone)
+    assert len(EvalBatches({"a": 5}, 1, 3, rank=7, world=8)) == 0

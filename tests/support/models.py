@@ -1,0 +1,44 @@
+"""Modules and batches of a command line, without a run."""
+
+from __future__ import annotations
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from ip2p_lightning.config import build
+from ip2p_lightning.config.build import checked
+from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.data import EditExample
+
+SMALL = ("loader.size=16", "loader.resize=null", "loader.eval_size=32", "loader.batch_size=2")
+
+
+def config_of(*words: str) -> dict:
+    """The checked config of ``ip2p-train WORDS``."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return checked(compose("train", overrides=[*SMALL, *words]))
+
+
+def module_of(*words: str):
+    """The untrained module, ready to be called."""
+    module = build.build_module(config_of(*words))
+    module.setup("fit")
+    return module
+
+
+def stirred(module, scale: float = 0.05):
+    """The module with every weight moved, so that nothing is zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+def batch_of(size: int = 4, side: int = 16, task: str = "denoise", seed: int = 0) -> EditExample:
+    """Random pairs."""
+    images = torch.rand(2, size, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    names = [f"photo{i}" for i in range(size)]
+    return EditExample(images[0], images[1], ["remove the noise"] * size, [task] * size, names)

@@ -1,0 +1,32 @@
+"""A run of a few steps, through the real command in this process."""
+
+import signal
+import sys
+from pathlib import Path
+
+SMALL = [
+    "trainer=fast",
+    "trainer.max_steps=2",
+    "val_every=0",
+    "loader.batch_size=2",
+    "loader.size=32",
+    "loader.eval_size=64",
+]
+
+
+def train_run(folder: Path, *overrides: str) -> Path:
+    """``ip2p-train`` in this process; the run's folder."""
+    from ip2p_lightning.cli.train import main
+    from ip2p_lightning.system.signals import stops
+
+    typed, handlers = sys.argv, {number: signal.getsignal(number) for number in (*stops(), signal.SIGINT)}
+    sys.argv = ["ip2p-train", f"hydra.run.dir={folder}", *SMALL, *overrides]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, f"ip2p-train ended with {ended.code}"
+    finally:
+        sys.argv = typed
+        for number, handler in handlers.items():  # Ctrl-C is pytest's again
+            signal.signal(number, handler)
+    return folder

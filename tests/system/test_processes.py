@@ -1,0 +1,49 @@
+"""Nothing of a killed run lives on, also where the kill came before the child could ask to be told of it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ip2p_lightning.system.processes import die_with_parent
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+
+
+@pytest.fixture
+def ended():
+    """Pid of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def in_a_fork(act):
+    """How a fork of this process ends that does `act`."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # other tests may have made it a request to stop
+        try:
+            act()
+        finally:
+            os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_child_goes_on_under_a_living_ancestor():
+    here, above = os.getpid(), os.getppid()
+    assert in_a_fork(lambda: die_with_parent(ancestor=here)) == 7
+    assert in_a_fork(lambda: die_with_parent(ancestor=above)) == 7
+
+
+def test_a_child_whose_ancestor_is_gone_already_ends_at_once(ended):
+    assert in_a_fork(lambda: die_with_parent(ancestor=ended)) == -signal.SIGKILL
+    assert in_a_fork(lambda: die_with_parent(signal.SIGTERM, ancestor=ended)) == -signal.SIGTERM
+
+
+def test_a_rank_whose_supervisor_was_killed_while_it_imported_ends_before_it_trains(ended, tmp_path):
+    words = [sys.executable, "-m", "ip2p_lightning.training.worker", str(tmp_path), "", str(ended)]
+    assert subprocess.run(words, timeout=120).returncode == -signal.SIGKILL
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,178 @@
+"""Signals, whenever they come: before anything is imported, before the first step, in the middle of a run."""
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from ip2p_lightning.errors import PreemptedError
+from ip2p_lightning.runs import checkpoint
+from ip2p_lightning.runs import folder as run_folder
+from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.system.signals import StopRequest, leave_when_asked
+from ip2p_lightning.training import train
+from tests.support.processes import LIMIT, QUIET, SMALL, Process
+from tests.support.ranks import WORDS as TWO
+from tests.support.sweeping import TRAIN, environment
+
+LONG = [*SMALL, *QUIET, "model=tiny", "task=denoise", "trainer.max_steps=100000", "save_every=100000", "log_every=1"]
+
+
+def begun(folder):
+    return lambda: (folder / "metrics.jsonl").exists()
+
+
+# -- in the middle ---------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_terminal_stops_a_run_that_saves_although_it_cannot_print(tmp_path):
+    ours, theirs = pty.openpty()
+    words = [*TRAIN, *LONG, f"hydra.run.dir={tmp_path}/run"]
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    process = subprocess.Popen(words, env=environment(), **streams, preexec_fn=_own_terminal)
+    os.close(theirs)
+    end = time.monotonic() + LIMIT
+    while not begun(tmp_path / "run")() and time.monotonic() < end:
+        time.sleep(0.05)
+    os.close(ours)  # the kernel sends SIGHUP to the terminal's processes
+    assert process.wait(LIMIT) == 143
+    status = read_status(tmp_path / "run")
+    assert status["state"] == "preempted" and "SIGHUP at step" in status["reason"]
+    assert not checkpoint.damage(checkpoint.checkpoints(tmp_path / "run")[0])
+
+
+def _own_terminal():
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def in_a_fork(act):
+    """How a fork of this process ends that does `act`."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            act()
+            code = 0
+        except PreemptedError as error:
+            code = error.code
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def told(number, patient, before=signal.SIG_DFL):
+    """What a fork does that listens and is sent `number`."""
+
+    def act():
+        signal.signal(number, before)
+        request = StopRequest()
+        request.patient = patient
+        request.listen()
+        os.kill(os.getpid(), number)
+        assert request.received == (None if before == signal.SIG_IGN else number)
+
+    return in_a_fork(act)
+
+
+def test_nohup_is_heeded():
+    assert told(signal.SIGHUP, patient=False) == 143
+    assert told(signal.SIGHUP, patient=False, before=signal.SIG_IGN) == 0
+
+
+# -- before the first step -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_stops_at_once_while_there_is_nothing_to_save(number):
+    assert told(number, patient=False) == (130 if number == signal.SIGINT else 143)
+    assert told(number, patient=True) == 0
+
+
+def test_a_second_signal_does_not_interrupt_what_the_first_began():
+    def act():
+        request = StopRequest()
+        request.listen()
+        with pytest.raises(PreemptedError, match="SIGUSR1 before the first step"):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)  # as a group's supervisor does again and again
+        assert request.received == signal.SIGUSR1
+
+    assert in_a_fork(act) == 0
+
+
+def test_a_stop_that_a_constructor_wraps_is_a_stop(tmp_path):
+    wrapped = RuntimeError("Error in call to target")
+    wrapped.__cause__ = PreemptedError("SIGTERM before the first step")
+    train._record(run_folder.claim(tmp_path / "run"), wrapped)
+    status = read_status(tmp_path / "run")
+    assert (status["state"], status["exit_code"]) == ("preempted", 143)
+
+
+def test_a_loaders_worker_that_inherits_the_handler_goes_on():
+    request = StopRequest()
+
+    def act():
+        request._pid, request._terminals = os.getppid(), []
+        request._handle(signal.SIGTERM, None)
+        assert request.received is None
+
+    assert in_a_fork(act) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_command_that_still_imports_ends_in_one_line(tmp_path, number):
+    words = [*TRAIN, *LONG, f"hydra.run.dir={tmp_path}/run"]
+    process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "libtorch" not in maps.read_text():
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == (130 if number == signal.SIGINT else 143), said
+    assert said.count("\n") == 1 and (
+        "error: SIGUSR1; the same command begins" in said or said.startswith("interrupted")
+    ), said
+
+
+def test_ctrl_c_ends_a_command_that_cannot_be_told_of_it():
+    def act():
+        leave_when_asked()
+        with contextlib.suppress(BaseException):  # as a destructor does
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert in_a_fork(act) == 130
+
+
+def test_a_fork_of_a_command_ends_as_ever():
+    def act():
+        leave_when_asked()
+        inner = os.fork()
+        if inner == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]) == -signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert in_a_fork(act) == 143
+
+
+# -- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_of_a_group_is_one_line_that_names_the_signal(tmp_path):
+    words = [*TWO, *QUIET, "trainer.max_steps=100000", "save_every=100000", f"hydra.run.dir={tmp_path}/run"]
+    process = Process(words, tmp_path / "log")
+    assert process.until(begun(tmp_path / "run"), 300)
+    process.send(signal.SIGTERM)
+    assert process.wait(300) == 143
+    assert "SIGTERM at step" in read_status(tmp_path / "run")["reason"]
+    said = process.said()
+    assert "Traceback" not in said and said.count("error: ") == said.count("SIGTERM") == 1, said

@@ -1,0 +1,131 @@
+"""Two ranks (gloo, on the CPU) through the real command: same numbers, no rank left behind, exact resume."""
+
+import json
+import signal
+import time
+from collections import Counter
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from ip2p_lightning.config import build
+from ip2p_lightning.runs.folder import read_status
+from tests.support.models import config_of, module_of
+from tests.support.processes import Process, digest, run
+from tests.support.ranks import LIMIT, WORDS, ended, step, train, validations, workers_of
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two ranks; three validation examples, so that one rank has two of them and the other one."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    code, said = train(folder)
+    assert code == 0, said
+    return folder
+
+
+def test_two_ranks_train_one_model(whole):
+    assert read_status(whole)["state"] == "complete" and read_status(whole)["step"] == 4
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert Counter(line["step"] for line in lines if "train/loss" in line) == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert (whole / "samples/step-000004.png").exists() and not workers_of(whole)
+
+
+def test_validation_over_uneven_shards_is_that_of_one_process(whole):
+    logged, alone, count = validations(whole)
+    assert count == 3 and logged.keys() == alone.keys()  # odd
+    assert all(value == pytest.approx(alone[key], abs=1e-6, rel=0) for key, value in logged.items())
+
+
+def test_a_killed_rank_and_a_stop_are_resumed_exactly(whole, tmp_path):
+    folder = tmp_path / "run"
+    started = time.perf_counter()
+    code, said = train(folder, "fault=kill@step=3,rank=1")
+    status = read_status(folder)
+    assert code == 1 and status["state"] == "failed" and "killed" in status["reason"], said
+    assert not workers_of(folder) and time.perf_counter() - started < 120
+
+    process = Process([*WORDS, "timeout=60", f"hydra.run.dir={folder}"], tmp_path / "log")
+    assert process.until(lambda: len(workers_of(folder)) >= 2, LIMIT)
+    process.send(signal.SIGTERM)
+    code = process.wait(LIMIT)
+    assert code == 143 and read_status(folder)["state"] == "preempted", process.said()
+    assert not workers_of(folder)
+
+    codes, said = ended(step(folder))  # the same ranks, without torchrun
+    assert codes == [0, 0], said
+    assert digest(folder) == digest(whole)
+
+
+def test_gradients_are_summed_over_the_ranks_once_a_step(tmp_path):
+    calls = Counter()
+
+    class Count(Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.strategy.model.register_comm_hook(None, counted)
+
+    def counted(state, bucket):
+        calls["buckets"] += 1
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    words = ("model=tiny", "loader.batch_size=1")
+    module, data = module_of(*words), build.build_data(config_of(*words))
+    strategy = DDPStrategy(broadcast_buffers=False, process_group_backend="gloo")
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    options = {"accelerator": "cpu", "devices": 1, "limit_val_batches": 0, "default_root_dir": tmp_path}
+    trainer = Trainer(
+        strategy=strategy, max_steps=3, accumulate_grad_batches=4, callbacks=[Count()], **options, **quiet
+    )
+    try:
+        trainer.fit(module, datamodule=data)
+    finally:
+        torch.distributed.destroy_process_group()
+    buckets = 1 + sum(p.numel() * 4 for p in module.parameters()) // (25 << 20)
+    assert trainer.fit_loop.epoch_loop.batch_progress.total.completed == 12
+    assert 3 <= calls["buckets"] <= 3 * (buckets + 1)  # 12 micro-steps, three reductions
+
+
+def test_a_rank_that_hangs_ends_the_run(tmp_path):
+    folder = tmp_path / "run"
+    words = [*WORDS, "timeout=8", "val_every=0", "fault=hang@step=1,rank=1"]
+    grace = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3"}  # torchrun waits 30 s for a rank that does not react
+    code, said = run([*words, f"hydra.run.dir={folder}"], tmp_path / "log", LIMIT, **grace)
+    assert code != 0 and read_status(folder)["state"] == "failed", said
+    assert not workers_of(folder)
+    waiting, _, hanging = said.partition("where rank 0 stood")[2].partition("where rank 1 stood")
+    assert "in training_step" in waiting and "in _hang" in hanging, said
+
+
+def test_groups_side_by_side_whose_job_ids_end_alike_do_not_meet(whole, tmp_path):
+    """Lightning would take both ports from the last digits of SLURM_JOB_ID."""
+    steps = {job: step(tmp_path / job, job=job) for job in ("12340001", "22340001")}
+    for job, processes in steps.items():
+        codes, said = ended(processes)
+        assert codes == [0, 0], said
+        assert digest(tmp_path / job) == digest(whole)  # and torchrun's ranks train what srun's train
+
+
+def test_under_srun_too_a_killed_rank_ends_the_others_and_is_resumed_exactly(whole, tmp_path):
+    codes, said = ended(step(tmp_path / "run", "fault=kill@step=3,rank=0"))
+    assert codes[0] == -signal.SIGKILL and codes[1] == 1, said
+    codes, said = ended(step(tmp_path / "run"))
+    assert codes == [0, 0], said
+    assert digest(tmp_path / "run") == digest(whole)
+
+
+def test_under_srun_rank_0_tells_where_all_ranks_stood(tmp_path):
+    words = ("timeout=8", "val_every=0", "fault=hang@step=1,rank=1")
+    first, hanging = step(tmp_path / "run", *words)
+    assert first.wait(LIMIT) == 1
+    hanging.kill_group()  # as srun does
+    waiting, _, stood = first.said().partition("where rank 0 stood")[2].partition("where rank 1 stood")
+    assert "in training_step" in waiting and "in _hang" in stood, first.said()

@@ -1,0 +1,180 @@
+"""The memory estimate: what it counts, what it chooses and refuses; the presets it was made for; precision."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.training import fit
+from ip2p_lightning.training.memory.activations import Device, kept
+from ip2p_lightning.training.memory.estimate import decided, estimate, told
+from tests.support.configs import config_of
+from tests.support.processes import digest
+from tests.support.trained import train_run
+
+CARDS = {"gpu_24g": 24, "gpu_12g": 12, "gpu_8g": 8}  # GiB
+
+
+@pytest.fixture(scope="module")
+def shape(sd_folder):
+    return json.loads((sd_folder / "unet" / "config.json").read_text())
+
+
+def on(device, shape):
+    from diffusers import UNet2DConditionModel
+
+    with torch.device(device):
+        return UNet2DConditionModel.from_config(shape)
+
+
+# -- what is counted -------------------------------------------------------------------------------------------------
+
+
+def test_activations_are_those_of_a_real_pass(shape):
+    unet, saved, alive = on("cpu", shape), {}, []
+
+    def keep(x):
+        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        alive.append(x)
+        return x
+
+    own = {p.untyped_storage().data_ptr() for p in unet.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        unet(torch.randn(1, 4, 16, 16), torch.zeros(1), encoder_hidden_states=torch.randn(1, 77, 32))
+    real = sum(size for place, size in saved.items() if place not in own)
+    assert kept(on("meta", shape), 16, 77, 32).image == pytest.approx(real, rel=0.05)
+
+
+def test_half_precision_keeps_less_of_images_and_copies_of_matrices(shape):
+    whole, half = (kept(on("meta", shape), 16, 77, 32, half=h) for h in (False, True))
+    matrices = sum(p.numel() for p in on("meta", shape).parameters() if p.ndim > 1)
+    assert whole.copies == 0 and 0.5 * whole.image < half.image < 0.9 * whole.image
+    assert half.copies == pytest.approx(2 * matrices, rel=0.02)  # and a few biases
+
+
+def test_checkpointing_keeps_less_and_of_frozen_weights_no_copies(shape):
+    plain, saving = (kept(on("meta", shape), 16, 77, 32, True, checkpointing=c) for c in (False, True))
+    assert saving.image < 0.6 * plain.image and saving.copies == plain.copies
+    frozen = on("meta", shape).requires_grad_(False)
+    frozen.conv_in.requires_grad_(True)
+    assert kept(frozen, 16, 77, 32, True, checkpointing=True).copies < 0.5 * plain.copies
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_is_let_go_is_not_mistaken_for_what_comes_after(shape, checkpointing, monkeypatch):
+    """A storage's number is free again where a frozen weight's copy was; with all of them held, none is."""
+    frozen, held, cast = on("meta", shape).requires_grad_(False), [], Device._cast
+    frozen.conv_in.requires_grad_(True)
+    found = [kept(frozen, 16, 77, 32, True, checkpointing) for _ in range(3)]
+
+    def holding(*args):
+        held.append(cast(*args))
+        return held[-1]
+
+    monkeypatch.setattr(Device, "_cast", holding)
+    assert {*found} == {kept(frozen, 16, 77, 32, True, checkpointing)}
+
+
+@pytest.mark.parametrize(("opt", "numbers"), [("adopt", 2), ("lion", 1), ("muon", 1), ("adafactor", 0)])
+def test_an_optimizer_is_asked_what_it_keeps(opt, numbers):
+    found = estimate(config_of("model=sd15", "optimizer=timm", f"optimizer.opt={opt}"))
+    assert found.optimizer == pytest.approx(numbers * found.gradients, abs=0.05)
+
+
+def test_the_full_size_is_what_was_measured():
+    """17.8 GiB, benchmarks/results/full_size_cpu_202611.md."""
+    words = ["model=sd15", "trainer=cpu", "val_every=0", "loader.batch_size=1"]
+    assert estimate(config_of(*words)).total == pytest.approx(17.8, rel=0.05)
+
+
+def test_low_rank_adapters_need_a_quarter():
+    pytest.importorskip("peft")
+    whole, adapters = (estimate(config_of("model=sd15", "trainer=gpu", f"unet={u}")) for u in ("sd", "sd_lora"))
+    assert adapters.gradients + adapters.optimizer + adapters.average < 0.1 and adapters.total < 0.4 * whole.total
+    half = estimate(config_of("model=sd15", "trainer=gpu", "unet=sd_lora", "unet.lora.dtype=bfloat16"))
+    assert half.copies < 0.05 and half.weights == pytest.approx(adapters.weights - 1.6, abs=0.05)
+
+
+# -- presets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["sd15", "ip2p"])
+@pytest.mark.parametrize("preset", CARDS)
+def test_a_preset_fits_its_card_and_says_what_the_estimate_says(preset, model):
+    if preset != "gpu_24g":
+        pytest.importorskip("peft")
+    found = estimate(config_of(f"model={model}", f"trainer={preset}"))
+    assert found.total <= 0.9 * CARDS[preset]
+    told = float(re.search(r"estimate is (\d+\.\d) GiB", (CONF / "trainer" / f"{preset}.yaml").read_text()).group(1))
+    assert found.total == pytest.approx(told, abs=0.15)
+
+
+# -- what is chosen and refused --------------------------------------------------------------------------------------
+
+
+def test_checkpointing_goes_on_where_it_would_not_fit_without(monkeypatch):
+    config = config_of("model=sd15", "trainer=gpu_24g")
+    for there, chosen in ((24.0, False), (22.5, True), (None, False)):
+        monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config, there=there: there)
+        assert decided(config)["model"]["gradient_checkpointing"] is chosen
+    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 22.5)
+    assert told(config).endswith("gradient checkpointing on")
+    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 8.0)
+    with pytest.raises(UserError, match=r"but there are 8\.0 GiB; try .*optimizer=adamw8bit, .*unet=sd_lora"):
+        told(config)
+
+
+def test_the_choice_is_recorded_and_changes_no_bit(sd_folder, tmp_path, monkeypatch):
+    words = ["model=local", f"model.path={sd_folder}", "task=denoise", "loader.resize=null"]
+    off = train_run(tmp_path / "off", *words)
+    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
+    chosen = train_run(tmp_path / "auto", *words, "model.gradient_checkpointing=auto")
+    assert read_status(chosen)["gradient_checkpointing"] is True
+    assert digest(off) == digest(chosen)
+    monkeypatch.undo()  # continued where there is more room
+    train_run(
+        chosen, *words, "trainer.max_steps=3", "resume_allow=[trainer.max_steps]", "model.gradient_checkpointing=auto"
+    )
+    assert read_status(chosen)["gradient_checkpointing"] is False and read_status(chosen)["step"] == 3
+
+
+@pytest.mark.parametrize("name", ["sd15", "ip2p"])
+def test_a_dry_run_needs_no_download(name, capsys):
+    assert told(config_of(f"model={name}", "trainer=gpu")).startswith("memory: about 20")
+    assert told(config_of("model=local", "model.path=nobody/knows")) == "memory: not known before the weights are here"
+    assert capsys.readouterr() == ("", "")
+
+
+# -- precision -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_of_16_bits_are_refused(precision):
+    with pytest.raises(UserError, match=f"trainer.precision={precision}.*use precision=bf16-mixed"):
+        config_of("model=sd15", "trainer=gpu", f"trainer.precision={precision}")
+
+
+@pytest.mark.parametrize(("able", "said"), [({}, "4 to 16 times faster"), ({"amx_bf16": True}, "")])
+def test_half_precision_on_a_cpu_without_it_is_called_slow(able, said, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    fit._prepared(config_of("trainer.precision=bf16-mixed"), Path())
+    assert said in capsys.readouterr().out or not said
+    fit._prepared(config_of(), Path())
+    assert capsys.readouterr().out == ""
+
+
+def test_products_of_float32_are_as_exact_as_the_config_says():
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("high", "highest"):
+            fit._prepared(config_of(f"matmul_precision={precision}"), Path())
+            assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    with pytest.raises(UserError, match="matmul_precision=tf32"):
+        config_of("matmul_precision=tf32")

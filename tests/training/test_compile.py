@@ -1,0 +1,92 @@
+"""Compiled training steps: eager's losses, the same names, no compilation for edits; what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.runs import checkpoint
+from tests.support.configs import config_of
+from tests.support.models import module_of
+from tests.support.trained import train_run
+
+# one kind of block, so that one is compiled
+SMALL = ["model=tiny", "task=denoise", "unet.widths=[16]", "unet.encoder_blocks=[2]", "unet.decoder_blocks=[]"]
+SMALL += ["val_every=2", "grid_examples=1", "log_every=1", "trainer.max_steps=4", "loader.eval_batch_size=1"]
+
+
+def logged(run, key):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+def graphs():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def trained(tmp_path, monkeypatch, how, words):
+    """An eager run, a compiled one, and how many graphs were compiled."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    runs = [train_run(tmp_path / name, *words, f"model.compile={name}") for name in ("off", how)]
+    return *runs, graphs()
+
+
+def agree(eager, compiled, bound=1e-5):
+    """Losses also after validations, which swap the averaged weights in and out; scores are those of the average."""
+    for key in ("train/loss", "train/grad_norm", "val/psnr"):
+        a, b = logged(eager, key), logged(compiled, key)
+        assert a.keys() == b.keys() and len(a) >= 2 and all(b[n] == pytest.approx(a[n], rel=bound) for n in a), key
+    a, b = (checkpoint.load(checkpoint.newest_intact(run)) for run in (eager, compiled))
+    assert list(a["state_dict"]) == list(b["state_dict"]) and a["ema"]["weights"].keys() == b["ema"]["weights"].keys()
+
+
+def test_regions_compiled_compute_what_eager_computes(tmp_path, monkeypatch):
+    eager, compiled, count = trained(tmp_path, monkeypatch, "regional", SMALL)
+    agree(eager, compiled)
+    assert count == 1  # both blocks share it; validation and pictures, of other sizes, compiled nothing
+    more = ["trainer.max_steps=5", "resume_allow=[trainer.max_steps,model.compile]"]
+    train_run(compiled, *SMALL, *more, "model.compile=off")
+    train_run(eager, *SMALL, *more, "model.compile=regional")
+    assert logged(eager, "train/loss")[5] == pytest.approx(logged(compiled, "train/loss")[5], rel=1e-5)
+
+
+@pytest.mark.slow  # two to three minutes of CPU each
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
+@pytest.mark.parametrize("how", ["regional", "full"])
+def test_a_compiled_sd_unet_computes_what_eager_computes(sd_folder, tmp_path, monkeypatch, how, lora):
+    if lora:
+        pytest.importorskip("peft")
+    words = ["model=local", f"model.path={sd_folder}", "task=denoise", "loader.resize=null", *SMALL[5:]]
+    eager, compiled, count = trained(tmp_path, monkeypatch, how, [*words, *(["unet=sd_lora"] if lora else [])])
+    agree(eager, compiled, 1e-4)
+    assert 1 <= count <= 8
+
+
+def test_no_compiler_is_one_line(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    with pytest.raises(UserError, match=r"compile=full needs a C\+\+ compiler, there is no no-such-compiler"):
+        module_of("model=tiny", "model.compile=full")
+
+
+def test_a_unet_without_repeated_blocks_is_named(monkeypatch):
+    from ip2p_lightning.networks import PixelEditor
+
+    monkeypatch.setattr(PixelEditor, "_repeated_blocks", ())
+    with pytest.raises(UserError, match="needs repeated blocks"):
+        module_of("model=tiny", "model.compile=regional")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("trainer=cpu",), "CUDA graphs need a GPU"),
+        (("trainer=gpu",), "loader.merge equal to the accumulation"),
+    ],
+)
+def test_graphs_need_a_gpu_and_one_micro_batch_a_step(words, told):
+    with pytest.raises(UserError, match=told):
+        config_of("model=tiny", "model.compile=graphs", *words)
+    config_of("model=sd15", "model.compile=graphs", "trainer=gpu", "loader.merge=4")

@@ -1,0 +1,264 @@
+"""What the module computes, held against hand computations and identities."""
+
+import copy
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from ip2p_lightning.config import build
+from ip2p_lightning.errors import UserError
+from ip2p_lightning.rng import torch_rng
+from ip2p_lightning.training.module import EditDiffusion, LearningRate
+from tests.support.models import batch_of, config_of, module_of, stirred
+
+SIDE = 32  # of an SD checkpoint's images here: 4 x 4 latents
+
+
+@pytest.fixture(scope="module")
+def sd(sd_folder):
+    """A fine-tuned SD checkpoint's module."""
+    return stirred(module_of("model=local", f"model.path={sd_folder}", "model.drop=0.05", "sampler.steps=3"), 0.01)
+
+
+@pytest.fixture
+def tiny():
+    return module_of("model=tiny")
+
+
+def loss_of(module, batch, u=1.0, key=0):
+    draws = module.draws(batch, torch_rng(key))
+    with torch.no_grad():
+        return module.loss(batch, draws._replace(u=torch.full((len(batch.id),), u)))
+
+
+# -- the loss --------------------------------------------------------------------------------------------------------
+
+
+def test_a_draw_above_the_borders_drops_nothing(sd):
+    batch, kept = batch_of(3, SIDE), copy.copy(sd.conditioner.p)
+    without = loss_of(sd, batch, u=1.0)
+    assert torch.equal(without, loss_of(sd, batch, u=0.16))
+    assert not torch.equal(without, loss_of(sd, batch, u=0.01)) and not torch.equal(without, loss_of(sd, batch, u=0.12))
+    sd.conditioner.p = 0.0
+    try:
+        assert torch.equal(without, loss_of(sd, batch, u=0.01))
+    finally:
+        sd.conditioner.p = kept
+
+
+def test_the_loss_is_a_function_of_its_draws(sd):
+    batch = batch_of(3, SIDE)
+    assert torch.equal(loss_of(sd, batch, key=1), loss_of(sd, batch, key=1))
+    assert not torch.equal(loss_of(sd, batch, key=1), loss_of(sd, batch, key=2))
+
+
+@pytest.mark.parametrize("words", [["model.gradient_checkpointing=true"], ["model.channels_last=true"]])
+def test_what_saves_memory_or_time_gives_the_same_loss(sd_folder, words):
+    common, batch = ["model=local", f"model.path={sd_folder}"], batch_of(2, SIDE)
+    losses = []
+    for more in ([], words):
+        module = module_of(*common, *more).train()
+        loss = module.loss(batch, module.draws(batch, torch_rng(0))).mean()
+        loss.backward()
+        grad = torch.cat([p.grad.flatten() for p in module.parameters() if p.requires_grad])
+        losses.append((loss.item(), grad.norm().item()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_every_rank_and_micro_step_draws_its_own_noise(tiny, monkeypatch):
+    def drawn(rank, step):
+        monkeypatch.setattr(EditDiffusion, "global_rank", rank, raising=False)
+        monkeypatch.setattr(EditDiffusion, "micro_step", step)
+        tiny.training_step(batch_of(8), 0)
+        return seen[-1].noise.sum().item()
+
+    seen, draws = [], tiny.draws
+    monkeypatch.setattr(tiny, "draws", lambda *args: seen.append(draws(*args)) or seen[-1])
+    assert drawn(0, 5) == drawn(0, 5)
+    assert len({drawn(rank, step) for rank in (0, 1) for step in (5, 6)}) == 4
+
+
+def test_one_batch_is_learnt_by_heart(tiny):
+    batch, optimizer = batch_of(2), torch.optim.AdamW(tiny.parameters(), lr=3e-3)
+    batch = batch._replace(original=(batch.edited + 0.3).clamp(-1, 1))
+    draws = tiny.draws(batch, torch_rng(0))
+    losses = []
+    for _ in range(60):
+        loss = tiny.loss(batch, draws).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 5
+
+
+# -- balance of the tasks --------------------------------------------------------------------------------------------
+
+
+def test_the_running_identity_error_is_the_mean_of_what_was_seen(tiny):
+    tiny.train()
+    one, two = batch_of(3, task="derain"), batch_of(2, task="lowlight", seed=1)
+    errors = [((b.edited - b.original) ** 2).mean((1, 2, 3)) for b in (one, two, one)]
+    for batch in (one, two, batch_of(4, task="derain", seed=2)):
+        loss_of(tiny, batch)
+    last = batch_of(4, task="derain", seed=2)
+    seen = torch.cat([errors[0], ((last.edited - last.original) ** 2).mean((1, 2, 3))])
+    places = {name: i for i, name in enumerate(tiny.tasks)}
+    assert tiny.identity_error[places["derain"]] == pytest.approx(seen.mean().item(), rel=1e-5)
+    assert tiny.identity_error[places["lowlight"]] == pytest.approx(errors[1].mean().item(), rel=1e-5)
+    assert tiny.identity_count[places["derain"]] == 7 and tiny.identity_count[places["cartoon"]] == 0
+
+
+def test_after_a_hundred_examples_the_mean_forgets_the_oldest(tiny):
+    tiny.train()
+    for _ in range(30):
+        loss_of(tiny, batch_of(4))
+    far = batch_of(4)
+    loss_of(tiny, far._replace(original=-far.edited.sign()))
+    count = tiny.identity_count[tiny.tasks.index("denoise")]
+    assert count == 100
+    near, distant = ((far.edited - x).square().mean().item() for x in (far.original, -far.edited.sign()))
+    assert tiny.identity_error[tiny.tasks.index("denoise")] == pytest.approx(near + 0.04 * (distant - near), rel=1e-4)
+
+
+def test_evaluation_leaves_the_running_mean_alone(tiny):
+    loss_of(tiny.train(), batch_of(2))
+    before = tiny.identity_error.clone()
+    loss_of(tiny.eval(), batch_of(2, seed=5))
+    assert torch.equal(before, tiny.identity_error)
+
+
+def test_a_poisoned_example_does_not_stay_in_the_running_mean(tiny):
+    tiny.train()
+    batch = batch_of(2)
+    batch.edited[0] = float("nan")
+    assert loss_of(tiny, batch).isnan()[0]
+    assert torch.isfinite(tiny.identity_error).all() and torch.isfinite(loss_of(tiny, batch_of(2))).all()
+
+
+# -- averaged weights ------------------------------------------------------------------------------------------------
+
+
+def raw(module):
+    return torch.cat([p.detach().flatten() for p in module._trained()])
+
+
+class Watch(Callback):
+    """The raw weights after every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        self.seen.append(raw(pl_module).double())
+
+
+def fitted(words, **options):
+    """The module of a command line after some steps of a bare Trainer."""
+    module, quiet = module_of(*words), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    module.unet.register_forward_pre_hook(lambda *_: held.append(any(p.grad is not None for p in module._trained())))
+    held: list[bool] = []  # whether there were gradients at each forward pass
+    trainer = Trainer(accelerator="cpu", limit_val_batches=0, **dict.fromkeys(quiet, False), **options)
+    trainer.fit(module, datamodule=build.build_data(config_of(*words)))
+    return module, held
+
+
+def test_gradients_are_not_held_beside_the_next_steps_activations():
+    words = ("model=tiny", "task=denoise", "loader.batch_size=1")
+    _, held = fitted(words, max_steps=3, accumulate_grad_batches=2)
+    assert held == [False, True] * 3
+
+
+def test_the_average_is_the_one_computed_from_the_weights_of_every_step():
+    words, watch = ("model=tiny", "task=denoise", "loader.batch_size=1", "model.ema=0.7"), Watch()
+    module, _ = fitted(words, max_steps=30, callbacks=[watch])
+    average = watch.seen[0]  # the first update takes the weights as they are
+    for n, weights in enumerate(watch.seen[1:], start=1):
+        average = average + (1 - min(0.7, (1 + n) / (10 + n))) * (weights - average)
+    with module.averaged():
+        assert (raw(module).double() - average).abs().max() <= 1e-6
+    assert module.ema.optimization_step == 30 and not torch.equal(watch.seen[-1].float(), average.float())
+
+
+def test_the_raw_weights_are_back_after_the_averaged_ones(tiny):
+    tiny.ema.step(tiny._trained())
+    before = raw(stirred(tiny)).clone()
+    with pytest.raises(RuntimeError), tiny.averaged():
+        assert not torch.equal(raw(tiny), before)
+        raise RuntimeError
+    assert torch.equal(raw(tiny), before)
+
+
+def test_without_a_step_there_is_no_average_yet(tiny):
+    before = raw(tiny).clone()
+    with tiny.averaged():
+        assert torch.equal(raw(tiny), before)
+
+
+# -- edits -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_untrained_bridge_is_the_identity(tiny):
+    original = batch_of(3, 32).original
+    assert (tiny.eval().edit(original, ["remove the noise"] * 3, [1, 2, 3]) - original).abs().max() == 0
+
+
+@pytest.mark.parametrize("which", ["tiny", "sd"])
+def test_an_edit_does_not_depend_on_its_neighbours(which, request):
+    module = request.getfixturevalue(which).eval()
+    module = stirred(module) if which == "tiny" else module
+    original, prompts = batch_of(3, SIDE).original, ["remove the noise", "brighten the photo", "turn it into a cartoon"]
+    together = module.edit(original, prompts, [7, 8, 9])
+    alone = torch.cat([module.edit(original[i : i + 1], prompts[i : i + 1], [7 + i]) for i in range(3)])
+    assert (together - alone).abs().max() <= 1e-4 and (together - original).abs().max() > 1e-2
+
+
+def test_a_seed_decides_the_edit(sd):
+    original = batch_of(1, SIDE).original
+    a, b, c = (sd.edit(original, ["make it so"], [seed]) for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_frozen_parts_are_in_no_state(sd, tiny):
+    for module, parts in ((sd, {"unet"}), (tiny, {"unet", "text"})):
+        names = set(module.state_dict())
+        assert {n for n in names if "." not in n} == {"identity_error", "identity_count"}
+        assert {n.split(".")[0] for n in names if "." in n} == parts
+    assert not any("vae" in n or "text" in n for n, _ in sd.named_parameters())
+    assert len(sd.ema.shadow_params) == len(list(sd.unet.parameters()))
+
+
+def test_parts_that_do_not_fit_are_refused(tiny):
+    parts = {k: getattr(tiny, k) for k in ("autoencoder", "text_encoder", "objective", "sampler")}
+    unet = copy.deepcopy(tiny.unet)
+    unet.register_to_config(in_channels=8)
+    with pytest.raises(UserError, match="takes 8 channels"):
+        EditDiffusion(unet, **parts)
+    unet.register_to_config(in_channels=24, cross_attention_dim=32)
+    with pytest.raises(UserError, match="width 32"):
+        EditDiffusion(unet, **parts)
+
+
+@pytest.mark.parametrize("ema", [1.0, -0.1])
+def test_an_impossible_decay_is_refused(ema):
+    with pytest.raises(UserError, match=r"model\.ema"):
+        module_of("model=tiny", f"model.ema={ema}")
+
+
+@pytest.mark.parametrize(
+    ("shape", "step", "factor"),
+    [
+        ("constant", 0, 0.2),
+        ("constant", 4, 1.0),
+        ("cosine", 3, 0.8),
+        ("cosine", 4, 1.0),
+        ("cosine", 12, 0.5),
+        ("cosine", 20, 0),
+    ],
+)
+def test_the_learning_rate_warms_up_and_falls(shape, step, factor):
+    assert LearningRate(shape, warmup=4).factor(step, 20) == pytest.approx(factor, abs=1e-12)

@@ -16,7 +16,7 @@ setup: .venv/.installed  ## make .venv and install the pinned packages
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,cluster,lora]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,cluster,lora,teachers,paraphrase]'
 	touch $@
 
 demo: setup  ## train the embedded model on four tasks, edit held-out photos, write pictures and a table to runs/demo

@@ -26,7 +26,7 @@ from ip2p_lightning.curation.audit.examine import Part
 from ip2p_lightning.curation.audit.policy import Audit
 from ip2p_lightning.curation.build import build
 from ip2p_lightning.curation.plan import Order
-from ip2p_lightning.curation.sources.folder_layout import Layout
+from ip2p_lightning.curation.sources.folder_layout import FolderOrigin
 from ip2p_lightning.data.prompts import PromptPool
 
 
@@ -52,7 +52,9 @@ def plain(root: Path, out: Path) -> None:
 
 def built(root: Path, out: Path) -> None:
     """The builder, with all its checks."""
-    source = Layout("bench", str(root), [{"any": {"original": "input/{name}", "edited": "target/{name}"}}], 0.1, 0.1)
+    source = FolderOrigin(
+        "bench", str(root), [{"any": {"original": "input/{name}", "edited": "target/{name}"}}], 0.1, 0.1
+    )
     build(Order([Part("derain", source, PromptPool(["derain the image", "remove the rain"]), None)], Audit()), out)
 
 

@@ -56,6 +56,7 @@ class _Pooling:
     """An encoder that costs nothing: means over patches of 8 x 8."""
 
     channels, factor, scaling_factor, deterministic, model = 4, 8, 1.0, False, None
+    version = 1
 
     def moments(self, x: torch.Tensor) -> torch.Tensor:  # [B 3 H W] -> [B 8 h w]
         pooled = torch.nn.functional.avg_pool2d(x, self.factor)

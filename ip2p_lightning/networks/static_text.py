@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.networks.text_encoder import TextEncoder
-from ip2p_lightning.randomness import seed_of
+from ip2p_lightning.rng import seed_of
 
 
 class StaticText(TextEncoder):
@@ -27,8 +27,8 @@ class StaticText(TextEncoder):
     net finds that attends to all places alike is the mean, from which a linear model tells tasks apart. The null text
     is zero. Each prompt is read by itself: neither its neighbours nor the number of threads change a bit.
 
-    The table is no parameter, is in no checkpoint and stays on the CPU. Its halves add up exactly in double precision,
-    so that the mean is the same on any processor and in any order of the words.
+    The table is no parameter, is in no checkpoint and stays on the CPU. Its integers add up exactly: the mean is the
+    same on any processor and in any order of the words.
 
     Args:
         path: a folder with table.safetensors and tokenizer.json; None = the table in the package.
@@ -47,7 +47,7 @@ class StaticText(TextEncoder):
     ) -> None:
         if width < 1 or length < 2:
             raise UserError(f"text_encoder: width={width} must be at least 1 and length={length} at least 2")
-        self.tokenizer, self.table = read_table(path)
+        self.tokenizer, self.table, self.scale = read_table(path)
         self.model = _projection(self.table.shape[1], width, seed).requires_grad_(trainable)
         self.width, self.length, self.trainable = width, length, trainable
         self._memory: dict[str, Tensor] = {}
@@ -62,7 +62,7 @@ class StaticText(TextEncoder):
         ids = torch.tensor(self._ids(prompt)[: self.length - 1], dtype=torch.long)
         rows = self.table[ids].double()
         mean = rows.sum(0) / max(1, len(ids))
-        return torch.cat([rows, mean.expand(self.length - len(ids), -1)]).float()
+        return (torch.cat([rows, mean.expand(self.length - len(ids), -1)]) * self.scale).float()
 
     def _ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=False).ids
@@ -76,7 +76,7 @@ class StaticText(TextEncoder):
         return torch.stack([self.model(one) for one in features])  # a product's last bits may vary with its size
 
 
-def read_table(path: str | None = None) -> tuple[Any, Tensor]:  # -> tokenizer, [V T] float16
+def read_table(path: str | None = None) -> tuple[Any, Tensor, Tensor]:  # -> tokenizer, int8 [V T], its scale [T]
     """The tokenizer and the table of a folder; None = those in the package. Raises UserError, DamagedError."""
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
@@ -87,12 +87,13 @@ def read_table(path: str | None = None) -> tuple[Any, Tensor]:  # -> tokenizer, 
     if absent := [file for file in files if not file.is_file()]:
         raise UserError(f"text_encoder: no token table at {folder}: {absent[0].name} is missing")
     try:
-        tokenizer, table = Tokenizer.from_file(str(files[0])), load_file(files[1])["table"]
+        tokenizer, stored = Tokenizer.from_file(str(files[0])), load_file(files[1])
+        table, scale = stored["table"], stored["scale"]
     except Exception as error:  # tokenizers raises Exception itself, safetensors a class of its own
         raise DamagedError(f"cannot read the token table in {folder}: {error}") from error
-    if table.ndim != 2 or len(table) != tokenizer.get_vocab_size():
+    if table.shape != (tokenizer.get_vocab_size(), len(scale)):
         raise DamagedError(f"{folder}: {tokenizer.get_vocab_size()} tokens, but a table of shape {tuple(table.shape)}")
-    return tokenizer, table
+    return tokenizer, table, scale
 
 
 def _projection(table_width: int, width: int, seed: int) -> nn.Linear:

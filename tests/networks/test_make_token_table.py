@@ -35,6 +35,14 @@ def test_frequent_tokens_weigh_little(script):
     assert (weights[1996:].diff() > 0).all() and 0.99 < weights[-1] < 1
 
 
+def test_eight_bits_hold_each_number_to_half_a_step_of_its_column(script):
+    table = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    table *= torch.tensor([9.0, 1, 0.1, 0.01])
+    stored = script.rounded(table)
+    assert stored["table"].dtype == torch.int8 and stored["table"].abs().amax(0).tolist() == [127] * 4
+    assert ((stored["table"] * stored["scale"] - table).abs() <= 0.5001 * stored["scale"]).all()
+
+
 def test_a_file_that_is_not_the_pinned_one_is_refused(script, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"other")
     with pytest.raises(SystemExit, match=r"error: .*model\.safetensors is not the file"):

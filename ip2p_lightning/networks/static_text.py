@@ -2,8 +2,6 @@
 
 The table knows words that no training prompt holds: they lie near those that mean the same. A misspelt word falls into
 pieces of words, so that its sentence loses one word and keeps the others.
-
-Shapes: B batch, L tokens, T width of the table, D text width, n tokens of a prompt.
 """
 
 from __future__ import annotations
@@ -13,29 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.networks.text_encoder import TextEncoder
-from ip2p_lightning.rng import seed_of
+from ip2p_lightning.networks.projected_text import ProjectedText, padded
 
 
-class StaticText(TextEncoder):
-    """A frozen table of token vectors and a learned linear map of them.
-
-    The states are the tokens of a prompt, and behind them, up to the length, the tokens' mean again and again: what a
-    net finds that attends to all places alike is the mean, from which a linear model tells tasks apart. The null text
-    is zero. Each prompt is read by itself: neither its neighbours nor the number of threads change a bit.
+class StaticText(ProjectedText):
+    """A frozen table of token vectors and a learned linear map of them. The null text is zero.
 
     The table is no parameter, is in no checkpoint and stays on the CPU. Its integers add up exactly: the mean is the
     same on any processor and in any order of the words.
 
     Args:
-        path: a folder with table.safetensors and tokenizer.json; None = the table in the package.
-        width: D.
-        length: L, states of a padded or cut prompt, of which one at least is the mean.
-        trainable: False freezes the random projection.
-        seed: of the projection; torch's global generator is left as it was.
+        table: a folder with table.safetensors and tokenizer.json; None = the table in the package.
+        width, length, trainable, seed: see `ProjectedText`.
 
     Raises:
         UserError: no table there, or sizes that do not fit.
@@ -43,37 +33,23 @@ class StaticText(TextEncoder):
     """
 
     def __init__(
-        self, path: str | None = None, width: int = 64, length: int = 64, trainable: bool = True, seed: int = 0
+        self, table: str | None = None, width: int = 64, length: int = 64, trainable: bool = True, seed: int = 0
     ) -> None:
-        if width < 1 or length < 2:
-            raise UserError(f"text_encoder: width={width} must be at least 1 and length={length} at least 2")
-        self.tokenizer, self.table, self.scale = read_table(path)
-        self.model = _projection(self.table.shape[1], width, seed).requires_grad_(trainable)
-        self.width, self.length, self.trainable = width, length, trainable
-        self._memory: dict[str, Tensor] = {}
-        self._measured: set[str] = set()
+        self.tokenizer, self.table, self.scale = read_table(table)
+        super().__init__(len(self.scale), width, length, trainable, seed)
 
     def count(self, prompt: str) -> int:
         """Tokens of a prompt and their mean, before truncation."""
         return len(self._ids(prompt)) + 1
 
     def features(self, prompt: str) -> Tensor:  # -> [L T]
-        """What the projection is given: the tokens' vectors, then their mean up to the length."""
+        """The tokens' vectors, then their mean up to the length."""
         ids = torch.tensor(self._ids(prompt)[: self.length - 1], dtype=torch.long)
         rows = self.table[ids].double()
-        mean = rows.sum(0) / max(1, len(ids))
-        return (torch.cat([rows, mean.expand(self.length - len(ids), -1)]) * self.scale).float()
+        return (padded(rows, rows.sum(0) / max(1, len(ids)), self.length) * self.scale).float()
 
     def _ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=False).ids
-
-    def _states(self, prompts: list[str]) -> Tensor:  # [B L D]
-        for prompt in prompts:
-            self._warn_if_cut(prompt)
-        device, dtype = self._place()
-        features = torch.stack([self.features(prompt) for prompt in prompts])
-        features = features.to(device, dtype, non_blocking=True)  # else each call would wait for the GPU
-        return torch.stack([self.model(one) for one in features])  # a product's last bits may vary with its size
 
 
 def read_table(path: str | None = None) -> tuple[Any, Tensor, Tensor]:  # -> tokenizer, int8 [V T], its scale [T]
@@ -94,11 +70,3 @@ def read_table(path: str | None = None) -> tuple[Any, Tensor, Tensor]:  # -> tok
     if table.shape != (tokenizer.get_vocab_size(), len(scale)):
         raise DamagedError(f"{folder}: {tokenizer.get_vocab_size()} tokens, but a table of shape {tuple(table.shape)}")
     return tokenizer, table, scale
-
-
-def _projection(table_width: int, width: int, seed: int) -> nn.Linear:
-    """No bias, so that the null text stays zero; weights that keep a vector's mean square."""
-    linear = nn.utils.skip_init(nn.Linear, table_width, width, bias=False)
-    generator = torch.Generator().manual_seed(seed_of("static text", seed))
-    nn.init.normal_(linear.weight, std=table_width**-0.5, generator=generator)
-    return linear

@@ -16,6 +16,7 @@ _HOMES = {
     "Lora": "lora",
     "PixelEditor": "pixel_unet",
     "ClipText": "text_encoder",
+    "SentenceText": "sentence_text",
     "StaticText": "static_text",
     "TextEncoder": "text_encoder",
     "TinyText": "text_encoder",

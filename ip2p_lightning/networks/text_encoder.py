@@ -173,14 +173,14 @@ class ClipText(ClipModel):
         revision: str | None = None,
         variant: str | None = None,
     ) -> None:
-        _calm_tokenizers()
-        from transformers import CLIPTextModel
+        from transformers import CLIPTextModel, CLIPTokenizer
 
         chosen = {"revision": revision} if revision else {}
         named = {"variant": variant} if variant else {}
         # The weights first: where there are none, one failure is enough.
         model = load_part(CLIPTextModel, path, "text_encoder", **chosen, **named)
-        super().__init__(_load_tokenizer(path, model.config.vocab_size, **chosen), model, trainable=False)
+        tokenizer = load_tokenizer(CLIPTokenizer, path, "tokenizer", model.config.vocab_size, **chosen)
+        super().__init__(tokenizer, model, trainable=False)
         self.to(dtype=getattr(torch, dtype))
 
 
@@ -226,21 +226,19 @@ class TinyText(ClipModel):
         super().__init__(tokenizer, random_model(tokenizer, vocab_size, sizes, seed), trainable)
 
 
-def _load_tokenizer(path: str, vocab_size: int, **options: Any) -> Any:
+def load_tokenizer(cls: type, path: str, subfolder: str | None, vocab_size: int, **options: Any) -> Any:
     """The tokenizer of a checkpoint, held against the rows of its text model's embedding."""
-    from transformers import CLIPTokenizer
-
+    _calm_tokenizers()
     place = Path(path).expanduser()
+    options |= {"subfolder": subfolder} if subfolder else {}
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(
-            str(place) if place.is_dir() else path, subfolder="tokenizer", **options
-        )
+        tokenizer = cls.from_pretrained(str(place) if place.is_dir() else path, **options)
     except Exception as error:  # network, hub, I/O and format errors come as a dozen unrelated classes
-        raise UserError(missing(path, "tokenizer")) from error
+        raise UserError(missing(path, subfolder, "tokenizer")) from error
     # Without vocabulary files, transformers 5 makes a tokenizer that knows nothing but start and end, silently.
     if not len(set(tokenizer.all_special_tokens)) < len(tokenizer) <= vocab_size:
         raise DamagedError(
-            f"{path}: tokenizer has {len(tokenizer)} tokens, text_encoder {vocab_size}; fetch the tokenizer/ folder"
+            f"{path}: tokenizer has {len(tokenizer)} tokens, text_encoder {vocab_size}; fetch the tokenizer's files"
         )
     return tokenizer
 

@@ -9,16 +9,19 @@ from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_config
 from tests.support.photos import edit, photo
 from tests.support.processes import SMALL, digest, run
+from tests.support.sentence_encoder import write_sentence_encoder
 
 WORDS = [*SMALL, "model=tiny", "unet.widths=[8,16,16]", "val_every=2", "save_every=1", "log_every=1"]
 WORDS += ["trainer.max_steps=2", "val_examples=1", "grid_examples=0", "loader.eval_draws=1"]
 
 
-@pytest.fixture(scope="module", params=["static"])
+@pytest.fixture(scope="module", params=["static", "sentence"])
 def trained(request, tmp_path_factory):
     """A run that was killed after its first step and continued, and one that nothing happened to."""
     work = tmp_path_factory.mktemp(request.param)
     words = [*WORDS, f"text_encoder={request.param}"]
+    if request.param == "sentence":
+        words.append(f"text_encoder.path={write_sentence_encoder(work / 'encoder')}")
     code, said = run([*words, f"hydra.run.dir={work}/whole"], work / "log")
     assert code == 0, said
     assert run([*words, "fault=kill@step=1", f"hydra.run.dir={work}/run"], work / "log")[0] == -9

@@ -90,7 +90,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     editor = _editor(opened.module, args)
     rows: list[dict[str, Any]] = []
     sheet: dict[str, list[Any]] = {}
-    for example, lines, images in scored(editor, batches, wrong, args):
+    for example, lines, images in scored(editor, batches, wrong, args.split, args.prompts, args.seed):
         rows += [{"task": example.task, "id": example.id, **row} for row in lines]
         examples = sheet.setdefault(example.task, [])
         if len(examples) < args.sheet_examples:

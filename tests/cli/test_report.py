@@ -138,9 +138,8 @@ def test_by_chooses_the_keys_of_a_configuration(sweep):
     found = compare(collect([sweep]), ["loader.size"])
     assert found.configurations() == ["loader.size=32"] and found.shared == {"loader.size": 32}
     assert found.runs["configuration"].count() == 4
-    assert (
-        compare(collect([sweep]), ["optimizer.lr", "prompts"]).configurations()[0] == "optimizer.lr=0.001 prompts=name"
-    )
+    first = compare(collect([sweep]), ["optimizer.lr", "prompts"]).configurations()[0]
+    assert first == "optimizer.lr=0.001 prompts=name"
 
 
 def test_configurations_are_in_the_order_of_their_numbers(tmp_path):

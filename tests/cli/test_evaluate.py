@@ -124,7 +124,7 @@ def test_another_sampler_is_scored_beside_the_runs_own(run, capsys):
     found = outputs(run / "steps-3")
     assert set(found) == set(before) and len(table(run / "steps-3")) == 12
     changed = [a["psnr"] != b["psnr"] for a, b in zip(lines(run), lines(run / "steps-3"), strict=True)]
-    assert any(changed) and not all(changed)  # the identity edit has no steps
+    assert any(changed) and not all(changed)  # the identity baseline has no steps
 
 
 def test_a_sampler_that_does_not_fit_is_refused(run, refused):

@@ -1,4 +1,4 @@
-"""One run as a report sees it: a cell of the grid of arms and seeds."""
+"""A run's folder, summarised for a report."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def collect(roots: Sequence[Path]) -> list[RunSummary]:
             raise UserError(f"{root}: no runs in it; give a run's folder, or one that holds runs, such as runs/demo")
         for folder in folders:
             found.setdefault(folder.resolve(), _read(folder, _name(folder, root, len(roots) > 1)))
-    return sorted(found.values(), key=lambda cell: cell.name)
+    return sorted(found.values(), key=lambda run: run.name)
 
 
 def _folders(root: Path) -> Iterator[Path]:

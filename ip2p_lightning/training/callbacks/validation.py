@@ -45,7 +45,7 @@ class OwedValidation(Callback):
 
 
 class ValidationScores(Callback):
-    """PSNR and SSIM per task, for the averaged model and for the identity edit: sums over all examples and ranks.
+    """PSNR and SSIM per task, for the averaged model and for the identity baseline: sums over all examples and ranks.
 
     They are logged when a validation is over, grids and all: a step that has scores in the log was wholly validated.
     """

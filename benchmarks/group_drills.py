@@ -170,7 +170,7 @@ def uneven(work: Path, seed: int) -> dict[str, object]:
         folder = work / f"draws{draws}"
         words = [*CPU, "loader.size=32", "loader.resize=null", "loader.eval_size=32", f"loader.batch_size={size}"]
         words += ["trainer.max_steps=2", "trainer.accumulate_grad_batches=1", "val_every=2", "val_examples=null"]
-        words += ["task.weights={cartoon: 0}", f"loader.eval_draws={draws}", "grid_examples=0"]
+        words += ["task.weights={cartoon: 0}", f"loader.eval_draws={draws}", "callbacks.image_grids.examples=0"]
         code, said = run_process([*words, f"hydra.run.dir={folder}"], work / "log", LONG)
         if code:
             raise RuntimeError(said)

@@ -102,7 +102,7 @@ def recipe(work: Path, steps: int) -> list[str]:
     words = ["model=local", f"model.path={folder}", "loader.size=64", "loader.resize=null", "loader.batch_size=2"]
     words += [
         "loader.workers=2",
-        "log_samples=true",
+        "callbacks=[default,sample_log]",
         "trainer.accumulate_grad_batches=4",
         "model.drop=0.05",
         "model.ema=0.99",

@@ -1,7 +1,8 @@
 """From the command line to checked, plain data: a wrong key, type or target is refused before anything is built.
 
 The schema of a node is the signature of its ``_target_``; nothing is written down twice. The targets themselves are an
-exact list: a config can name the classes below and nothing else, wherever it came from.
+exact list: a config can name the classes of ``schema`` and nothing else, wherever it came from. Callbacks and loggers
+of one's own are the exception, by permission of the environment: see ``extensions``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.config.extensions import check_entries, is_entry, permit
 from ip2p_lightning.config.schema import ALLOWED_TARGETS, class_of, conforms, describe, import_target
 from ip2p_lightning.errors import SecurityError, UserError, suggest
 
@@ -31,10 +33,13 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
         UserError: an unknown key or a value of the wrong type; the line names key and value and suggests a mend.
     """
     for path, value in _targets(config):
-        if value not in ALLOWED_TARGETS:
+        if is_entry(path):
+            permit(path, value)
+        elif not isinstance(value, str) or value not in ALLOWED_TARGETS:
             raise SecurityError(
-                f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
+                f"{'.'.join(path)}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
             )
+    check_entries(config)
     try:
         check_node(config, root, "")
     except _Fragment as fragment:
@@ -61,17 +66,17 @@ class _Fragment(UserError):
         )
 
 
-def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+def _targets(node: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
     """Every value that a loader could take for code: ``_target_`` and its kin, at any depth."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            here = f"{path}.{key}" if path else str(key)
+            here = (*path, str(key))
             if key in ("_target_", "_instantiator", "_class_path", "_recursive_", "_args_"):
                 yield here, value
             yield from _targets(value, here)
     elif isinstance(node, list):
         for i, value in enumerate(node):
-            yield from _targets(value, f"{path}[{i}]")
+            yield from _targets(value, (*path, str(i)))
 
 
 def check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:

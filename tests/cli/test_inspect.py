@@ -32,8 +32,8 @@ def undetected(folder, path, count=FLIPS):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A finished run with all that a run may write, in a size that can be read a thousand times."""
-    words = ["model=tiny", "unet.widths=[8,16,16]", "log_samples=true", "val_every=1", "val_examples=1"]
-    return train_run(tmp_path_factory.mktemp("small") / "run", *words, "loader.eval_size=32", "grid_examples=1")
+    words = ["model=tiny", "unet.widths=[8,16,16]", "callbacks=[default,sample_log]", "val_every=1", "val_examples=1"]
+    return train_run(tmp_path_factory.mktemp("small") / "run", *words, "loader.eval_size=32")
 
 
 KINDS = ["config.json", "status.json", "data.json", "metrics.jsonl", "samples.jsonl", "events.*", "samples/*.png"]

@@ -10,11 +10,11 @@ from ip2p_lightning.errors import UserError
 
 # What must not be smaller, null apart.
 _LEAST = {
-    "grid_examples": 0,
+    "callbacks.image_grids.examples": 0,
+    "callbacks.profiler.steps": 1,
     "max_skips": 0,
     "optimizer.eps": 0,
     "optimizer.weight_decay": 0,
-    "profile_steps": 0,
     "timeout": 1,
     "trainer.gradient_clip_val": 0,
     "val_examples": 1,

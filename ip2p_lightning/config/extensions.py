@@ -25,19 +25,20 @@ def without(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in GROUPS}
 
 
-def permit(path: tuple[str, ...], name: Any) -> None:
+def permit(path: str, name: Any) -> None:
     """Raise SecurityError unless the class `name` may stand at ``GROUP.ENTRY._target_``."""
     allowed = {word.strip() for word in os.environ.get(PERMISSION, "").split(",")} | ALLOWED_TARGETS
     if not isinstance(name, str) or name not in allowed:
         raise SecurityError(
-            f"{'.'.join(path)}={name} is no class of this package; if you trust it, permit it for your command: "
+            f"{path}={name} is no class of this package; if you trust it, permit it for your command: "
             f"{PERMISSION}={name} ip2p-train ..."
         )
 
 
-def is_entry(path: tuple[str, ...]) -> bool:
+def is_entry(path: str) -> bool:
     """Whether a path is that of the class of an entry of the two groups, and of nothing inside it."""
-    return len(path) == 3 and path[0] in GROUPS and path[2] == "_target_"
+    group, _, rest = path.partition(".")
+    return group in GROUPS and rest.count(".") == 1 and rest.endswith("._target_")
 
 
 def check_entries(config: Mapping[str, Any]) -> None:
@@ -71,7 +72,7 @@ def _class_of(group: str, name: str, node: Any) -> type:
         raise UserError(f"{path}={node} has no _target_; choose the member that it is for: {group}=[...,{name}]")
     if wrong := {"_partial_", "folder"} & set(node):
         raise UserError(f"{path}.{min(wrong)} is set by the run: take it out")
-    permit((group, name, "_target_"), node["_target_"])
+    permit(f"{path}._target_", node["_target_"])
     kind = import_target(node["_target_"], asked=path)
     module, base = GROUPS[group]
     if not (inspect.isclass(kind) and issubclass(kind, getattr(importlib.import_module(module), base))):

@@ -6,11 +6,12 @@ Hydra builds what stands there before a program sees its config: callbacks, logg
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError
 
+_CODE = ("_target_", "()", "class")  # keys that Hydra, or logging for it, takes for code
 _OURS = ("hydra_plugins.ip2p_lightning.", "hydra._internal.core_plugins.")
 
 
@@ -36,21 +37,11 @@ def refuse_code(config: Any) -> None:
     from omegaconf import OmegaConf
 
     node = OmegaConf.to_container(config.hydra, resolve=False)
-    for path, value in _code(node, "hydra"):
+    for path, value in walk({"hydra": node}):
+        if path.rpartition(".")[2] not in _CODE and not str(value).startswith("ext://"):
+            continue
         if path not in ("hydra.launcher._target_", "hydra.sweeper._target_") or not str(value).startswith(_OURS):
             raise SecurityError(f"{path}={value} would run code; a config may not: take it out")
     for name, value in node["job"]["env_set"].items():
         if os.environ.get(name) != value:
             raise SecurityError(f"hydra.job.env_set.{name}={value} sets the environment; set it in the shell instead")
-
-
-def _code(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every value that Hydra, or logging for it, takes for code."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key in ("_target_", "()", "class") or str(value).startswith("ext://"):
-                yield f"{path}.{key}", value
-            yield from _code(value, f"{path}.{key}")
-    elif isinstance(node, list):
-        for value in node:
-            yield from _code(value, path)

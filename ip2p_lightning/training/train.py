@@ -28,6 +28,7 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
     from ip2p_lightning.training import dry_run
     from ip2p_lightning.training.distributed import environment, launch
 
+    build.build_without_weights(config)
     data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
     if config["dry_run"]:

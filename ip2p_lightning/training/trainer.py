@@ -24,7 +24,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     checkpoints = Checkpoints(folder, config["save_every"], config["keep"])
     data.val_examples = config["val_examples"]
     validate = config["val_every"] > 0
-    node["inference_mode"] = node.get("inference_mode", True) and node.get("strategy") != "fsdp2"  # it re-uses tensors
+    node["inference_mode"] = node.get("inference_mode", True) and node.get("strategy") != "fsdp2"  # it reuses tensors
     node["strategy"] = _strategy(node, config["timeout"])
     if environment.place() == "srun":
         from ip2p_lightning.training.distributed import slurm_environment, slurm_rendezvous

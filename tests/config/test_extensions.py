@@ -12,7 +12,7 @@ from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import SecurityError, UserError
 from ip2p_lightning.runs.folder import read_config
 from ip2p_lightning.runs.open import open_run
-from ip2p_lightning.system.checksums import write_sealed
+from ip2p_lightning.system.files import write_json
 from tests.support.trained import train_run
 
 MINE = """
@@ -130,7 +130,7 @@ def test_a_config_that_was_not_checked_builds_nothing_foreign(own):
 
 def test_a_stored_runs_callbacks_and_loggers_are_not_read_to_use_its_model(tiny_run, own):
     run = shutil.copytree(tiny_run, own / "run")
-    write_sealed(run / "config.json", read_config(run) | {"callbacks": {"mine": ENTRY}, "logger": {"mine": ENTRY}})
+    write_json(run / "config.json", read_config(run) | {"callbacks": {"mine": ENTRY}, "logger": {"mine": ENTRY}})
     assert "callbacks" not in open_run(run).config
     assert not imported(own)
 

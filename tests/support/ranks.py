@@ -1,7 +1,10 @@
 """Two ranks on this machine: a group that torchrun starts, or processes that think they are the tasks of an srun."""
 
 import itertools
+import json
 from pathlib import Path
+
+import psutil
 
 from tests.support.processes import SMALL, Process, run
 
@@ -39,3 +42,34 @@ def step(folder: Path, *more: str, job: str | None = None, words=WORDS) -> list[
 def ended(processes: list[Process]) -> tuple[list[int], str]:
     """Exit codes and output of `step`."""
     return [process.wait(LIMIT) for process in processes], "\n".join(process.said() for process in processes)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every living process whose command line names `folder`: torchrun, workers."""
+    found = psutil.process_iter(["cmdline", "status"])
+    return [p for p in found if str(folder) in (p.info["cmdline"] or []) and p.info["status"] != psutil.STATUS_ZOMBIE]
+
+
+def workers_of(folder: Path) -> list[psutil.Process]:
+    """Those of them that train."""
+    return [process for process in processes_of(folder) if "torch.distributed.run" not in process.info["cmdline"]]
+
+
+def validations(folder: Path) -> tuple[dict[str, float], dict[str, float], int]:
+    """The last validation that a run of ranks logged, the same by this process alone, and the number of examples."""
+    from lightning.pytorch import Trainer
+
+    from ip2p_lightning.config import build
+    from ip2p_lightning.runs import open as run_opening
+    from ip2p_lightning.training.callbacks.validation import ValidationScores
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "val/psnr" in line][-1]
+    opened = run_opening.open_run(folder)
+    scores, data = ValidationScores(), build.build_data(opened.config)
+    data.val_examples = opened.config["val_examples"]
+    off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "inference_mode")
+    trainer = Trainer(accelerator="cpu", devices=1, callbacks=[scores], **dict.fromkeys(off, False))
+    trainer.validate(opened.module, datamodule=data, verbose=False)
+    logged = {key: value for key, value in last.items() if key.startswith("val/")}
+    return logged, scores.latest, len(data.val_dataloader().keys.keys)

@@ -5,29 +5,16 @@ import signal
 import time
 from collections import Counter
 
-import psutil
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from ip2p_lightning.config import build
-from ip2p_lightning.runs import open as run_opening
 from ip2p_lightning.runs.folder import read_status
-from ip2p_lightning.training.callbacks.validation import ValidationScores
 from tests.support.models import config_of, module_of
 from tests.support.processes import Process, digest, run
-from tests.support.ranks import LIMIT, WORDS, ended, step, train
-
-
-def workers_of(folder):
-    """Every living process that was started for the run in `folder`."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if str(folder) in line and "ip2p_lightning.training.worker" in line:
-            found.append(process.pid)
-    return found
+from tests.support.ranks import LIMIT, WORDS, ended, step, train, validations, workers_of
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +34,9 @@ def test_two_ranks_train_one_model(whole):
 
 
 def test_validation_over_uneven_shards_is_that_of_one_process(whole):
-    last = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()][-1]
-    opened = run_opening.open_run(whole)
-    scores, data = ValidationScores(), build.build_data(opened.config)
-    data.val_examples = opened.config["val_examples"]
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    trainer = Trainer(accelerator="cpu", devices=1, callbacks=[scores], inference_mode=False, **quiet)
-    trainer.validate(opened.module, datamodule=data, verbose=False)
-    assert len(data.val_dataloader().keys.keys) == 3  # odd
-    values = {key: value for key, value in last.items() if key.startswith("val/")}
-    assert values.keys() == scores.latest.keys()
-    assert all(value == pytest.approx(scores.latest[key], abs=1e-6, rel=0) for key, value in values.items())
+    logged, alone, count = validations(whole)
+    assert count == 3 and logged.keys() == alone.keys()  # odd
+    assert all(value == pytest.approx(alone[key], abs=1e-6, rel=0) for key, value in logged.items())
 
 
 def test_a_killed_rank_and_a_stop_are_resumed_exactly(whole, tmp_path):

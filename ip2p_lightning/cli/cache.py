@@ -41,13 +41,9 @@ def _config(words: list[str]) -> dict[str, Any]:
             )
     run = _run(words)
     if run is not None:
-        from ip2p_lightning.config.train_config import TrainConfig
-        from ip2p_lightning.config.validate import check
-        from ip2p_lightning.runs.folder import read_config
+        from ip2p_lightning.runs.open import model_config
 
-        config = read_config(run)
-        check(config, TrainConfig)
-        return config
+        return model_config(run)
     from ip2p_lightning.config.build import checked
     from ip2p_lightning.config.compose import composed
 

@@ -47,6 +47,7 @@ def scalar(text: str) -> Scalar:
 FREE_KEYS = (
     "fault",
     "timeout",
+    "trainer.devices",
     "resume",
     "resume_allow",
     "dry_run",

@@ -116,12 +116,6 @@ _VALUES: Rules = (
         lambda c: f"{_value('optimizer.betas')(c)}: give decays of at least 0 and below 1",
     ),
     (
-        lambda c: _on_cpu(c) and _get(c, "trainer.devices") == "auto" and _get(c, "trainer.strategy", "auto") != "auto",
-        lambda c: (
-            f"{_value('trainer.devices', 'trainer.strategy')(c)}: on a CPU say how many processes, trainer.devices=2"
-        ),
-    ),
-    (
         lambda c: _sharded(c) and bool(_get(c, "model.channels_last")),
         lambda c: (
             f"{_value('trainer.strategy', 'model.channels_last')(c)}: sharded weights have the plain layout; "

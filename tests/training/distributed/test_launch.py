@@ -17,7 +17,8 @@ from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.training.callbacks.validation import ValidationScores
 from tests.support.models import config_of, module_of
 from tests.support.processes import Process, digest, run
-from tests.support.ranks import LIMIT, WORDS, ended, step, train
+from tests.support.ranks import LIMIT, WORDS, ended, step, torchrun, train
+from tests.support.sweeping import await_that
 
 
 def workers_of(folder):
@@ -25,7 +26,7 @@ def workers_of(folder):
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if str(folder) in line and "ip2p_lightning.training.worker" in line:
+        if str(folder) in line and "ip2p_lightning.cli.train" in line:
             found.append(process.pid)
     return found
 
@@ -80,9 +81,55 @@ def test_a_killed_rank_and_a_stop_are_resumed_exactly(whole, tmp_path):
     assert code == 143 and read_status(folder)["state"] == "preempted", process.said()
     assert not workers_of(folder)
 
-    codes, said = ended(step(folder))  # the same ranks, without torchrun
-    assert codes == [0, 0], said
-    assert digest(folder) == digest(whole)
+    said, _ = (process := torchrun(folder)).communicate(timeout=LIMIT)  # the same run through the other launch
+    assert process.returncode == 0, said
+    assert digest(folder) == digest(whole) and [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
+
+
+def test_what_torchrun_began_the_command_finishes_exactly(whole, tmp_path):
+    folder = tmp_path / "run"
+    said, _ = (process := torchrun(folder, "fault=kill@step=3,rank=1")).communicate(timeout=LIMIT)
+    assert process.returncode == 1 and read_status(folder)["state"] == "failed", said
+    code, said = train(folder)
+    assert code == 0 and digest(folder) == digest(whole), said
+
+
+@pytest.fixture
+def started_by_torchrun():
+    """What torchrun tells two ranks, whose store is in this process."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"TORCHELASTIC_RUN_ID": "1", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1"}
+    group |= {"MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    yield [group | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    del store
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["trainer.strategy=auto"],
+            "torchrun started 2 processes, but trainer.strategy=auto is one process; use trainer=ddp",
+        ),
+        (["trainer.devices=3"], "but trainer.devices=3; use trainer.devices=auto"),
+        (["task=nosuch"], "nosuch"),
+    ],
+)
+def test_what_does_not_fit_the_launcher_is_one_line(tmp_path, started_by_torchrun, words, told):
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "model=tiny", *words]
+    line = [*words, f"hydra.run.dir={tmp_path}/run"]
+    ranks = [Process(line, tmp_path / "log", place) for place in started_by_torchrun]
+    assert [rank.wait(LIMIT) for rank in ranks] == [2, 2]
+    assert [told in line for line in ranks[0].said().splitlines()] == [True]
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_end_with_the_process_that_started_them(tmp_path):
+    process = Process([*WORDS, f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
+    assert process.until(lambda: len(workers_of(tmp_path)) == 2, LIMIT)
+    process.send(signal.SIGKILL)
+    process.wait(LIMIT)
+    await_that(lambda: not workers_of(tmp_path))
 
 
 def test_gradients_are_summed_over_the_ranks_once_a_step(tmp_path):

@@ -86,8 +86,6 @@ def _fill(words: list[str]) -> int:
 
     config = _config(words)
     settings = settings_of(config)
-    if settings.mode == "ram":
-        raise UserError("cache=ram is filled by the runs that use it, and ends with them; use cache=disk")
     data = build.build_data(config)
     data.setup("fit")
     cache = Cache(replace(settings, mode="disk"), data, _autoencoder(config))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ip2p_lightning.config.walk import scalars
 from ip2p_lightning.errors import SecurityError, UserError
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
@@ -39,7 +40,7 @@ def plain(config: Any) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} has no value; give it on the command line: {missing[0]}=VALUE")
-    for path, value in _scalars(OmegaConf.to_container(config, resolve=False)):
+    for path, value in scalars(OmegaConf.to_container(config, resolve=False)):
         if isinstance(value, str) and "${oc." in value:
             raise SecurityError(f"{path}={value} reads the environment; write the value itself")
     try:
@@ -48,18 +49,7 @@ def plain(config: Any) -> dict[str, Any]:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
 
 
-def _scalars(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _scalars(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _scalars(value, f"{path}[{i}]")
-    else:
-        yield path, node
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with (old, new); a key that one side lacks counts as None there."""
-    a, b = dict(_scalars(old)), dict(_scalars(new))
+    a, b = dict(scalars(old)), dict(scalars(new))
     return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import UserError, _known, suggest
 
 
@@ -100,17 +101,11 @@ def _keys_of(groups: tuple[str, ...]) -> list[str]:
         try:
             with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
                 config = OmegaConf.to_container(compose("train", chosen, return_hydra_config=True), resolve=False)
-            return [p.name for p in CONF.iterdir() if p.is_dir()] + list(_dotted(config))
+            keys = [path for path, _ in walk(config) if "[" not in path]
+            return [p.name for p in CONF.iterdir() if p.is_dir()] + keys
         except Exception:  # the groups may hold the mistake themselves
             continue
     return []
-
-
-def _dotted(node: object, path: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return [path]
-    inner = [key for k, v in node.items() for key in _dotted(v, f"{path}.{k}" if path else str(k))]
-    return ([path] if path else []) + inner
 
 
 def _members(group: str) -> list[str]:

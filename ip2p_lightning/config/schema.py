@@ -21,7 +21,7 @@ degradations.rain.Rain degradations.low_light.LowLight"""
 # Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
 ALLOWED_TARGETS = frozenset(
     [f"ip2p_lightning.data.{name}" for name in (_DATA + " " + _MAKERS).split()]
-    + [f"ip2p_lightning.curation.{name}" for name in ("Audit", "HubRows", "Layout", "Listed")]
+    + [f"ip2p_lightning.curation.{name}" for name in ("Audit", "HubOrigin", "FolderOrigin", "ManifestOrigin")]
     + ["ip2p_lightning.data.prompts.PromptPool", "ip2p_lightning.data.teachers.cartoon.Cartoonizer"]
     + ["ip2p_lightning.data.teachers.GeneratorTeacher"]
     + [

@@ -11,7 +11,7 @@ from ip2p_lightning.config.overrides import FREE_KEYS
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.checkpoint import checkpoints, newest_intact
 from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
-from ip2p_lightning.system.checksums import write_sealed
+from ip2p_lightning.system.files import write_json
 
 
 def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str]) -> str | None:
@@ -35,9 +35,9 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
             )
         if newest is not None:
             if old != config:  # what was allowed to change is recorded, and is what the ranks of a group read
-                write_sealed(stored, config)
+                write_json(stored, config)
             return str(newest)
-    write_sealed(stored, config)
+    write_json(stored, config)
     return None
 
 

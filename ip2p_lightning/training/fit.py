@@ -34,7 +34,6 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
         The optimizer step reached.
     """
     from ip2p_lightning.config.build import build_module
-    from ip2p_lightning.runs.folder import METRICS
     from ip2p_lightning.system.imports import quiet_libraries
     from ip2p_lightning.training.callbacks.validation import OwedValidation
     from ip2p_lightning.training.memory.micro_batches import merged, settled
@@ -46,7 +45,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
         module = build_module(_prepared(merged(config, data.merge), folder))
     module.any_world = "world" in config["resume_allow"]
     module.merge = data.merge
-    validation = OwedValidation(folder / METRICS)
+    validation = OwedValidation(folder)
     trainer = _trainer(config, folder, data, request, validation)
     if environment.rank() == 0:
         _tell_what_is_cut(data, module.text_encoder)

@@ -39,6 +39,7 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
     from ip2p_lightning.system.file_digests import MEMO, Digests
     from ip2p_lightning.training import dry_run
 
+    build.build_without_weights(config)
     data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
     if config["dry_run"]:

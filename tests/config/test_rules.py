@@ -130,6 +130,13 @@ def test_a_dry_run_looks_for_the_weights(tmp_path, sd_folder):
     assert places(config_of()) == "weights: random"
 
 
+def test_what_a_part_refuses_shows_before_data_and_weights_are_read(tmp_path):
+    config = config_of(*SD, "+objective.zero_terminal_snr=true")
+    with pytest.raises(UserError, match=r"objective\.zero_terminal_snr=true needs objective\.prediction=v_prediction"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("words", [["-m", "seed=0,1"], ["-cd", "experiments", "-cn", "first_light"]])
 def test_filling_a_cache_takes_no_options_of_hydra(refused, words):
     code, line = refused(cache.main, *words)
@@ -205,11 +212,9 @@ CONTRADICTIONS = {
     ("objective=eps", "sampler=bridge"): ("objective", "sampler"),
     ("objective=bridge", "sampler=ddim"): ("objective", "sampler"),
     ("objective=v", "sampler=bridge"): ("objective", "sampler"),
-    (*SD, "+objective.zero_terminal_snr=true"): ("objective.zero_terminal_snr", "objective.prediction"),
     ("trainer.precision=16-mixed",): ("trainer.precision", "trainer.accelerator"),
     ("trainer.precision=16-true",): ("trainer.precision", "trainer.accelerator"),
-    ("trainer.precision=bf16-true",): ("trainer.precision", "model.ema"),
-    ("trainer.precision=bf16-true", "model.ema=null"): ("trainer.precision", "model.balance_tasks"),
+    ("trainer.precision=bf16-true",): ("trainer.precision", "bf16-mixed"),
     ("text_encoder=clip",): ("text_encoder", "unet"),
     ("autoencoder=sd",): ("unet", "autoencoder"),
     ("autoencoder=taesd",): ("unet", "autoencoder"),
@@ -217,15 +222,15 @@ CONTRADICTIONS = {
     (*SD, "autoencoder=pixel"): ("unet", "autoencoder"),
     (*SD, "text_encoder=tiny"): ("unet", "text_encoder"),
     (*SD, "unet=pixel"): ("unet=pixel", "text_encoder=clip"),
-    ("trainer.max_steps=0",): ("trainer.max_steps", "1"),
-    ("trainer.accumulate_grad_batches=0",): ("trainer.accumulate_grad_batches", "1"),
+    ("trainer.max_steps=0",): ("trainer.max_steps=0", "1 or more"),
+    ("trainer.accumulate_grad_batches=0",): ("trainer.accumulate_grad_batches=0", "1 or more"),
     ("schedule.warmup=9000",): ("schedule.warmup", "trainer.max_steps"),
-    ("keep=1",): ("keep", "save_every"),
-    ("save_every=0",): ("save_every", "keep"),
+    ("keep=1",): ("keep=1", "2 or more"),
+    ("save_every=0",): ("save_every=0", "1 or more"),
     ("optimizer.lr=0",): ("optimizer.lr", "above 0"),
-    ("resume=maybe",): ("resume", "auto or never"),
-    ("log_every=0",): ("log_every", "every step"),
-    ("val_every=-1",): ("val_every", "val_every=0"),
+    ("resume=maybe",): ("resume=maybe", "auto, never"),
+    ("log_every=0",): ("log_every=0", "1 or more"),
+    ("val_every=-1",): ("val_every=-1", "0 or more"),
     ("+trainer.max_epochs=3",): ("trainer.max_epochs", "max_steps"),
     ("+trainer.val_check_interval=3",): ("trainer.val_check_interval", "val_every"),
     ("+trainer.enable_checkpointing=false",): ("trainer.enable_checkpointing", "save_every"),
@@ -241,9 +246,13 @@ CONTRADICTIONS = {
     ("trainer.precision=64-true",): ("trainer.precision=64-true", "32-true"),
     ("optimizer.lr=inf",): ("optimizer.lr=inf", "finite"),
     ("optimizer.lr=nan",): ("optimizer.lr=nan", "finite"),
-    ("optimizer.betas=[2,2]",): ("optimizer.betas=[2, 2]", "below 1"),
+    ("optimizer.betas=[0.9,2]",): ("optimizer.betas[1]=2", "below 1"),
     ("optimizer.eps=-1",): ("optimizer.eps=-1", "0 or more"),
     ("optimizer.weight_decay=-1",): ("optimizer.weight_decay=-1", "0 or more"),
+    ("cache=ram",): ("cache=ram", "off, disk, auto"),
+    ("cache_dtype=int8",): ("cache_dtype=int8", "float32, bfloat16"),
+    ("cache_variants=0",): ("cache_variants=0", "1 or more"),
+    ("cache_draws=-1",): ("cache_draws=-1", "0 or more"),
     ("timeout=0",): ("timeout=0", "1 or more"),
     ("max_skips=-1",): ("max_skips=-1", "0 or more"),
     ("grid_examples=-1",): ("grid_examples=-1", "0 or more"),
@@ -311,6 +320,7 @@ def test_hostile_targets_on_the_command_line_are_refused(word):
 def test_targets_hidden_in_lists_and_in_other_loaders_words_are_found():
     for node in (
         {"a": [{"_target_": "os.system"}]},
+        {"a": {"_args_": ["os.system"]}},
         {"a": {"_instantiator": "os.system"}},
         {"_class_path": "os.system"},
     ):

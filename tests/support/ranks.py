@@ -1,10 +1,13 @@
 """Two ranks on this machine: the command's own group, torchrun's, or processes that think they are an srun's."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from tests.support.processes import SMALL, Process, run
 
@@ -46,3 +49,29 @@ def step(folder: Path, *more: str, job: str | None = None, words=WORDS) -> list[
 def ended(processes: list[Process]) -> tuple[list[int], str]:
     """Exit codes and output of `step`."""
     return [process.wait(LIMIT) for process in processes], "\n".join(process.said() for process in processes)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every living process whose command line names `folder`: the ranks of a group."""
+    found = [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE]
+    return [p for p in found if any(str(folder) in word for word in p.info["cmdline"] or [])]
+
+
+def validations(folder: Path) -> tuple[dict[str, float], dict[str, float], int]:
+    """The last validation that a run of ranks logged, the same by this process alone, and the number of examples."""
+    from lightning.pytorch import Trainer
+
+    from ip2p_lightning.config import build
+    from ip2p_lightning.runs import open as run_opening
+    from ip2p_lightning.training.callbacks.validation import ValidationScores
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "val/psnr" in line][-1]
+    opened = run_opening.open_run(folder)
+    scores, data = ValidationScores(), build.build_data(opened.config)
+    data.val_examples = opened.config["val_examples"]
+    off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "inference_mode")
+    trainer = Trainer(accelerator="cpu", devices=1, callbacks=[scores], **dict.fromkeys(off, False))
+    trainer.validate(opened.module, datamodule=data, verbose=False)
+    logged = {key: value for key, value in last.items() if key.startswith("val/")}
+    return logged, scores.latest, len(data.val_dataloader().keys.keys)

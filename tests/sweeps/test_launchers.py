@@ -99,9 +99,9 @@ def test_the_ranks_of_a_group_import_nothing_from_the_current_folder(tmp_path, m
 COMPLETE = """
 import sys
 from pathlib import Path
-from ip2p_lightning.system.checksums import write_sealed
-write_sealed(Path(sys.argv[1]) / "config.json", {"seed": int(sys.argv[2])})
-write_sealed(Path(sys.argv[1]) / "status.json", {"state": "complete", "step": 1})
+from ip2p_lightning.system.files import write_json
+write_json(Path(sys.argv[1]) / "config.json", {"seed": int(sys.argv[2])})
+write_json(Path(sys.argv[1]) / "status.json", {"state": "complete", "step": 1})
 with (Path(sys.argv[1]) / "trainings").open("a") as file:
     file.write("x")
 """

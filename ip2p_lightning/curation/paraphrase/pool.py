@@ -20,13 +20,11 @@ from ip2p_lightning.rng import seed_of
 
 def _source(settings: Settings) -> sources.Ask:
     """What answers a request; a file answers every request with all it has."""
-    decoding = {key: getattr(settings, key) for key in ("temperature", "top_p", "max_new_tokens")}
     if settings.source == "file":
         text = sources.text_file(str(settings.file))
         return lambda _request, _turn: text
-    if settings.source == "endpoint":
-        return sources.endpoint(str(settings.url), str(settings.model), settings.seed, decoding, settings.key)
-    return sources.local_model(str(settings.model), settings.seed, decoding)
+    decoding = {key: getattr(settings, key) for key in ("temperature", "top_p", "max_new_tokens")}
+    return sources.endpoint(str(settings.url), str(settings.model), settings.seed, decoding, settings.key)
 
 
 def _pool(name: str, settings: Settings, ask: sources.Ask) -> tuple[PromptPool, str]:

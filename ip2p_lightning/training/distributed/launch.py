@@ -42,21 +42,13 @@ class RankError(UserError):
 
 @dataclass
 class Rank:
-    """A rank as the process sees it that started it.
-
-    Args:
-        number: from 0.
-        process: its.
-        reason_file: appears when it fails.
-        ended: when it was seen to have ended, in seconds since the epoch.
-        stopped: whether it did not end after another rank had failed, and was killed for that.
-    """
+    """A rank as the process sees it that started it."""
 
     number: int
     process: subprocess.Popen[bytes]
-    reason_file: Path
-    ended: float = 0.0
-    stopped: bool = False
+    reason_file: Path  # appears when it fails
+    ended: float = 0.0  # when it was seen to have ended, in seconds since the epoch
+    stopped: bool = False  # it did not end after another rank had failed, and was killed for that
 
     @property
     def code(self) -> int | None:
@@ -153,17 +145,13 @@ def _judge(ranks: Sequence[Rank], folder: Path, told: signal.Signals | None) -> 
     if codes == {PrunedError.code}:
         raise PrunedError(first.reason.partition(": ")[2])
     worded = [rank for rank in failed if (rank.code or 0) > 0 and rank.code != PreemptedError.code]
-    parts = [f"rank {r.number} was killed by signal {-(r.code or 0)}" for r in failed if _was_killed(r)]
+    killed = [rank for rank in failed if (rank.code or 0) < 0 and not rank.stopped]  # by a user, or for memory
+    parts = [f"rank {rank.number} was killed by signal {-(rank.code or 0)}" for rank in killed]
     parts += [f"rank {rank.number} did not answer" for rank in failed if rank.stopped]
     if stood := tell_stacks(folder):
         parts.append(f"{STACKS.format(rank='*')} say where rank {', '.join(map(str, stood))} stood")
     parts += [f"rank {rank.number}: {rank.reason}" for rank in worded[:1]]
     raise RankError("; ".join(parts), int(worded[0].code or 1) if worded else 1)
-
-
-def _was_killed(rank: Rank) -> bool:
-    """By a user, or for memory."""
-    return (rank.code or 0) < 0 and not rank.stopped
 
 
 def _stop_reason(rank: Rank, told: signal.Signals | None) -> str:

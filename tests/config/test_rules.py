@@ -237,7 +237,6 @@ CONTRADICTIONS = {
     ("+trainer.max_epochs=3",): ("trainer.max_epochs", "max_steps"),
     ("+trainer.val_check_interval=3",): ("trainer.val_check_interval", "val_every"),
     ("+trainer.enable_checkpointing=false",): ("trainer.enable_checkpointing", "save_every"),
-    ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=auto"): ("trainer.devices", "trainer.strategy"),
     ("trainer.devices=2",): ("trainer.devices=2", "trainer.strategy=auto", "trainer=ddp"),
     ("trainer.devices=-1",): ("trainer.devices", "trainer.strategy"),
     ("trainer.devices=[0,1]", "trainer.accelerator=gpu"): ("trainer.devices", "trainer.strategy"),

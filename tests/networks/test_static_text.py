@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.networks.static_text import StaticText
+from ip2p_lightning.networks.projected_text import StaticText
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "ip2p_lightning" / "builtin" / "token_table"
@@ -115,7 +115,7 @@ def test_the_mean_does_not_depend_on_the_order_of_the_words(encoder):
 def test_another_order_of_floats_gives_the_same_features(encoder):
     """A fresh process without this processor's vector instructions; and transformers is not imported for it."""
     code = (
-        "import sys, hashlib, json; from ip2p_lightning.networks.static_text import StaticText; e = StaticText();"
+        "import sys, hashlib, json; from ip2p_lightning.networks.projected_text import StaticText; e = StaticText();"
         "print([hashlib.sha256(e.features(p).numpy().tobytes()).hexdigest() for p in json.loads(sys.argv[1])],"
         "'transformers' in sys.modules)"
     )

@@ -12,7 +12,7 @@ from tests.support.processes import SMALL, digest, run
 from tests.support.sentence_encoder import write_sentence_encoder
 
 WORDS = [*SMALL, "model=tiny", "unet.widths=[8,16,16]", "val_every=2", "save_every=1", "log_every=1"]
-WORDS += ["trainer.max_steps=2", "val_examples=1", "grid_examples=0", "loader.eval_draws=1"]
+WORDS += ["trainer.max_steps=2", "val_examples=1", "loader.eval_draws=1"]
 
 
 @pytest.fixture(scope="module", params=["static", "sentence"])

@@ -17,8 +17,9 @@ from ip2p_lightning.data.latent_cache.cache import cached
 from ip2p_lightning.training.module import EditDiffusion
 
 PAIRS, SIDE = 8, 128  # pixels; a step sees every pair once
-PLAIN = ["cache=off", "loader.merge=1", "optimizer.fused=false", "model.channels_last=false"]
-OURS = ["cache=disk", "loader.merge=4", "model.channels_last=true"]  # and optimizer=adamw as it comes
+PLAIN = ["cache=off", "optimizer.fused=false", "model.channels_last=false"]
+# and optimizer=adamw as it comes
+OURS = ["cache=disk", "loader.batch_size=8", "trainer.accumulate_grad_batches=1", "model.channels_last=true"]
 
 
 class Run:
@@ -33,12 +34,11 @@ class Run:
         self.data = build.build_data(config)
         self.data.setup("fit")
         self.module = build.build_module(config).train()
-        self.module.merge = self.data.merge
         self.module.setup("fit")
         cached(config, self.data, self.module.autoencoder)
         self.optimizer = self.module.optimizer([p for p in self.module.parameters() if p.requires_grad])
         self.clip = config["trainer"]["gradient_clip_val"]
-        self.parts = config["trainer"]["accumulate_grad_batches"] // self.data.merge
+        self.parts = config["trainer"]["accumulate_grad_batches"]
         self.batches, self.micro_step = self._endless(), 0
 
     def _endless(self) -> Iterator[EditExample]:

@@ -122,7 +122,7 @@ def _cached(m: _Material) -> Pair:
     return lambda: m.train(4, m.images), lambda: m.train(4, None)
 
 
-def _merged(m: _Material) -> Pair:
+def _whole(m: _Material) -> Pair:
     return lambda: m.train(4, None), lambda: m.train(1, None)
 
 
@@ -176,9 +176,9 @@ def _edited(m: _Material) -> Pair:
 
 BENCHMARKS: dict[str, Callable[[_Material], Pair]] = {
     "step without and with cached moments": _cached,
-    "step in four micro-batches and merged": _merged,
+    "step of 8 as 2 x 4 and 8 x 1": _whole,
     "encode a pair, read it 100 times": _read,
-    "whole step: plain; cache, merge, fused AdamW": _run,
+    "whole step: plain 2 x 4; cache, 8 x 1, fused AdamW": _run,
     "average: diffusers' loop and lerp": _averaged,
     "edit: diffusers' pipeline in a loop, batches": _edited,  # last: it changes what malloc keeps
 }

@@ -52,15 +52,12 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--batch", type=int, default=2, help="examples a micro-batch")
     parser.add_argument("--accumulate", type=int, default=4, help="micro-batches a step")
-    parser.add_argument("--merge", type=int, default=None, help="of which ours runs so many as one (default: all)")
     parser.add_argument("--steps", type=int, default=5, help="optimizer steps a run: one epoch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-ema", dest="ema", action="store_false")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--work", default="/tmp/ip2p-bench")
-    options = parser.parse_args(words)
-    options.merge = options.merge or options.accumulate
-    return options
+    return parser.parse_args(words)
 
 
 def _pairs(options: argparse.Namespace) -> int:
@@ -91,12 +88,12 @@ def _peer(options: argparse.Namespace, folder: Path, number: int) -> list[str]:
     return [options.peer, *flat, "--random_flip", *(["--use_ema"] if options.ema else [])]
 
 
-def _ours(options: argparse.Namespace, folder: Path, cache: Path, number: int, merge: int) -> list[str]:
+def _ours(options: argparse.Namespace, folder: Path, cache: Path, number: int, parts: int) -> list[str]:
     return [
         "ip2p_lightning.cli.train", "model=local", f"model.path={Path(options.work) / options.size}", "data=built",
         f"data.root={Path(options.work) / f'pairs-{_pairs(options)}'}", "task=denoise", "trainer=cpu",
-        f"trainer.max_steps={options.steps}", f"trainer.accumulate_grad_batches={options.accumulate}",
-        f"loader.batch_size={options.batch}", f"loader.merge={merge}", "loader.resize=null",
+        f"trainer.max_steps={options.steps}", f"trainer.accumulate_grad_batches={parts}",
+        f"loader.batch_size={options.batch * options.accumulate // parts}", "loader.resize=null",
         "loader.crop=center", "model.channels_last=true", "val_every=0", "log_every=1", "save_every=1000000",
         f"model.ema={'0.9999' if options.ema else 'null'}", "cache=disk", f"cache_dir={cache}", f"seed={number}",
         f"hydra.run.dir={folder}",
@@ -135,8 +132,8 @@ def _run(options: argparse.Namespace, side: str, number: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     cache = folder / "cache" if side == "cold" else _cache(options)
-    run, merge = folder / "run", 1 if side == "even" else options.merge
-    words = _peer(options, run, number) if side == "peer" else _ours(options, run, cache, number, merge)
+    run, parts = folder / "run", options.accumulate if side == "even" else 1
+    words = _peer(options, run, number) if side == "peer" else _ours(options, run, cache, number, parts)
     clock, log = folder / "clock.json", folder / "log.txt"
     command = [sys.executable, "-m", "benchmarks.clocked", str(clock), *words]
     with log.open("w") as file:

@@ -53,7 +53,7 @@ def _twice(work: Path, words: list[str], wanted: str, rng: random.Random) -> Out
     codes.append(again.finish())
     found: Outcome = {"SIGTERM and again inside the save: exit codes": codes, "its checkpoint intact": intact}
     found["its digest equal in the end"] = digest(again.folder) == wanted
-    slow = Storm(work / "slow", [*words, "trainer.accumulate_grad_batches=1000", "loader.merge=1"], rng)
+    slow = Storm(work / "slow", [*words, "trainer.accumulate_grad_batches=1000"], rng)
     process = slow.start()
     process.until(lambda: trains(process), LONG)
     process.send(signal.SIGINT)

@@ -168,20 +168,6 @@ class TrainBatches(Sampler[list[Key]]):
             yield [Key(task, epoch, i, d) for task, i, d in order[place : place + self.batch_size]]
 
 
-class Merged(Sampler[list[Key]]):
-    """Every `count` batches as one, in the same order; a rest at the end is left out."""
-
-    def __init__(self, batches: TrainBatches, count: int) -> None:
-        self.batches, self.count = batches, count
-
-    def __len__(self) -> int:
-        return len(self.batches) // self.count
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        parts = iter(self.batches)  # now: it asks where the run stands
-        return ([key for part in group for key in part] for group in zip(*[parts] * self.count, strict=False))
-
-
 class EvalBatches(Sampler[list[Key]]):
     """Every pair of every task `draws` times, in a fixed order; rank r takes places r, r + world, ...: none twice.
 

@@ -41,7 +41,6 @@ class TrainedModule(LightningModule):
         self.ema: Any = None
         self.grad_norm = torch.tensor(0.0)
         self.path: str | None = None  # where the weights came from
-        self.merge = 1  # micro-batches that the loader hands over as one
         self.any_world = False  # whether a checkpoint of another number of ranks may be continued
         self.guard, self._skip, self._sharded = Guard(), False, False
         self._window: list[tuple[Any, ...]] = []  # ids, prompts, t and losses of the optimizer step under way
@@ -211,7 +210,7 @@ class TrainedModule(LightningModule):
             checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
             checkpoint["base"] = self.base
         checkpoint["skipped"] = self.skipped
-        checkpoint["world"], checkpoint["merge"] = self.trainer.world_size, self.merge
+        checkpoint["world"] = self.trainer.world_size
         if self.ema is not None:
             names = [name for name, p in self.named_parameters() if p.requires_grad]
             checkpoint["ema"] = {
@@ -242,12 +241,6 @@ class TrainedModule(LightningModule):
             raise UserError(
                 f"this run was trained by {world} ranks, now there are {self.trainer.world_size}: the batches would "
                 "differ; use as many, or allow it with 'resume_allow=[world]'"
-            )
-        merge = checkpoint.get("merge", self.merge)
-        if self._trainer and merge != self.merge:  # Lightning counts merged micro-batches: the place would be lost
-            raise UserError(
-                f"this run took {merge} micro-batches as one, now it would take {self.merge}; go on with "
-                f"loader.merge={merge} 'resume_allow=[loader.merge]'"
             )
         if self.ema is not None and "ema" in checkpoint:
             self.ema.optimization_step = checkpoint["ema"]["step"]

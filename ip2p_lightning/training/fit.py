@@ -37,15 +37,12 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     from ip2p_lightning.runs.folder import METRICS
     from ip2p_lightning.system.imports import quiet_libraries
     from ip2p_lightning.training.callbacks.validation import OwedValidation
-    from ip2p_lightning.training.memory.micro_batches import merged, settled
 
     _quiet()
     with uncollected():  # imports what the parts are made of
         quiet_libraries()
-        data.merge = settled(config, folder)
-        module = build_module(_prepared(merged(config, data.merge), folder))
+        module = build_module(_prepared(config, folder))
     module.any_world = "world" in config["resume_allow"]
-    module.merge = data.merge
     validation = OwedValidation(folder / METRICS)
     trainer = _trainer(config, folder, data, request, validation)
     if environment.rank() == 0:

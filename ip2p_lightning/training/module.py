@@ -176,13 +176,8 @@ class EditDiffusion(TrainedModule):
         return losses.mean()
 
     def _keyed_draws(self, batch: EditExample) -> Draws:
-        """The draws of this micro-batch; of a merged one, those that its parts would have had by themselves."""
-        size = len(batch.edited) // self.merge
-        part = batch._replace(edited=batch.edited[:size])
-        first = (self.micro_step - 1) * self.merge + 1
-        keys = [(self.seed, "train", self.global_rank, first + number) for number in range(self.merge)]
-        draws = [self.draws(part, torch_rng(*key, device=self.device)) for key in keys]
-        return Draws(*map(torch.cat, zip(*draws, strict=True)))
+        """The draws of this micro-batch."""
+        return self.draws(batch, torch_rng(self.seed, "train", self.global_rank, self.micro_step, device=self.device))
 
     # -- editing -----------------------------------------------------------------------------------------------------
 

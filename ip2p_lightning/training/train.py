@@ -64,13 +64,11 @@ def _lead(
     from ip2p_lightning.training.cache_choice import settle
     from ip2p_lightning.training.distributed import environment, launch, slurm_rendezvous
     from ip2p_lightning.training.fit import fit
-    from ip2p_lightning.training.memory.micro_batches import settled
 
     request = _stop_request()
     origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": list(overrides)}
     run.write_status("running", **origin, exit_code=None, reason=None)
     try:
-        settled(config, run.path, afresh=checkpoint is None)  # before there are ranks, which must agree
         processes = environment.size(config["trainer"])
         settle(config, run.path, data, max(processes, environment.world()), afresh=checkpoint is None)
         if environment.place() == "srun":

@@ -76,7 +76,7 @@ def test_every_comparison_is_recorded():
 
 
 def test_the_whole_step_is_the_runs_own(tmp_path, monkeypatch, sd_folder):
-    """Cached, merged, fused and channels-last by the config's own words, and the same step as the plain one."""
+    """Cached, in one batch, fused and channels-last by the config's own words, and the same step as the plain one."""
     monkeypatch.setattr(real_step, "SIDE", 64)
     plain, ours = real_step.both(tmp_path, sd_folder)
     plain.step()

@@ -40,11 +40,5 @@ def _sharded(config: Config) -> bool:
     return _get(config, "trainer.strategy") == "fsdp2"
 
 
-def _merge(config: Config) -> int:
-    """Micro-batches in one; 1 where that is left to the memory, which chooses a divisor of the accumulation."""
-    asked = _get(config, "loader.merge", 1)
-    return 1 if asked == "auto" else asked
-
-
 def _value(*keys: str) -> Callable[[Config], str]:
     return lambda config: " and ".join(f"{key}={_get(config, key)}" for key in keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ip2p_lightning.config.rules.base import Config, Rules, _apply, _get, _merge, _on_cpu, _target, _value
+from ip2p_lightning.config.rules.base import Config, Rules, _apply, _get, _on_cpu, _target, _value
 
 
 def step_contradictions(config: Config) -> None:
@@ -12,10 +12,6 @@ def step_contradictions(config: Config) -> None:
 
 def _half(config: Config) -> bool:
     return "16" in str(_get(config, "trainer.precision"))
-
-
-def _accumulated(config: Config) -> bool:
-    return _get(config, "trainer.accumulate_grad_batches", 1) != _merge(config)
 
 
 _STEP: Rules = (
@@ -57,10 +53,10 @@ _STEP: Rules = (
         lambda c: f"{_value('model.compile', 'trainer.accelerator')(c)}: CUDA graphs need a GPU; use compile=full",
     ),
     (
-        lambda c: _get(c, "model.compile") == "graphs" and _accumulated(c),
+        lambda c: _get(c, "model.compile") == "graphs" and _get(c, "trainer.accumulate_grad_batches", 1) > 1,
         lambda c: (
-            f"{_value('model.compile', 'trainer.accumulate_grad_batches', 'loader.merge')(c)}: a graph overwrites the "
-            "gradients of the micro-batch before; run them as one, with loader.merge equal to the accumulation"
+            f"{_value('model.compile', 'trainer.accumulate_grad_batches')(c)}: a graph overwrites the gradients of the "
+            "micro-batch before; use trainer.accumulate_grad_batches=1 with a larger loader.batch_size"
         ),
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ip2p_lightning.config.rules.base import Config, Rules, _apply, _get, _merge, _on_cpu, _sharded, _value
+from ip2p_lightning.config.rules.base import Config, Rules, _apply, _get, _on_cpu, _sharded, _value
 from ip2p_lightning.errors import suggest
 
 
@@ -135,17 +135,6 @@ _VALUES: Rules = (
     (
         lambda c: _sharded(c) and _get(c, "trainer.precision") not in ("32-true", "bf16-mixed"),
         lambda c: f"{_value('trainer.strategy', 'trainer.precision')(c)}: use bf16-mixed or 32-true",
-    ),
-    (
-        lambda c: _get(c, "trainer.accumulate_grad_batches", 1) % max(1, _merge(c)) != 0,
-        lambda c: f"{_value('loader.merge', 'trainer.accumulate_grad_batches')(c)}: merge must divide the accumulation",
-    ),
-    (
-        lambda c: (_get(c, "loader.merge", 1) == "auto" or _merge(c) > 1) and bool(_get(c, "model.balance_tasks")),
-        lambda c: (
-            f"{_value('loader.merge', 'model.balance_tasks')(c)}: a running error cannot be merged exactly; "
-            "use loader.merge=1"
-        ),
     ),
     (
         lambda c: (

@@ -129,6 +129,14 @@ def test_checkpointing_goes_on_where_it_would_not_fit_without(monkeypatch):
         told(config)
 
 
+def test_ranks_on_one_cpu_share_its_memory():
+    from ip2p_lightning.training.memory.estimate import room
+
+    cpu = {"accelerator": "cpu", "strategy": "ddp"}
+    one, two = (room({"trainer": {**cpu, "devices": n}}) for n in (1, 2))
+    assert one == 2 * two
+
+
 def test_the_choice_is_recorded_and_changes_no_bit(sd_folder, tmp_path, monkeypatch):
     words = ["model=local", f"model.path={sd_folder}", "task=denoise", "loader.resize=null"]
     off = train_run(tmp_path / "off", *words)

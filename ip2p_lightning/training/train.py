@@ -61,16 +61,17 @@ def _lead(
 ) -> None:
     """Train as the process that holds the run's folder and writes its status."""
     from ip2p_lightning.runs import folder as run_folder
-    from ip2p_lightning.training.cache_choice import settle
     from ip2p_lightning.training.distributed import environment, launch, slurm_rendezvous
     from ip2p_lightning.training.fit import fit
+    from ip2p_lightning.training.resolve import resolve_auto
 
     request = _stop_request()
     origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": list(overrides)}
     run.write_status("running", **origin, exit_code=None, reason=None)
     try:
         processes = environment.size(config["trainer"])
-        settle(config, run.path, data, max(processes, environment.world()), afresh=checkpoint is None)
+        ranks = max(processes, environment.world())
+        config = resolve_auto(config, run.path, data, ranks, afresh=checkpoint is None)
         if environment.place() == "srun":
             slurm_rendezvous.announce(folder, run.path, checkpoint)
         if environment.place() == "single" and processes > 1:
@@ -89,12 +90,13 @@ def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
     """Train as another rank of an ``srun``, in the folder that rank 0 claimed."""
     from ip2p_lightning.training.distributed import slurm_rendezvous
     from ip2p_lightning.training.fit import fit
+    from ip2p_lightning.training.resolve import resolved
 
     request = _stop_request()
     path, checkpoint = slurm_rendezvous.await_start(folder, config["timeout"])
     if path is None:
         return int(checkpoint)
-    fit(config, path, data, checkpoint, request)
+    fit(resolved(config, path), path, data, checkpoint, request)
     return DONE
 
 

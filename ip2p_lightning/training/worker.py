@@ -15,6 +15,7 @@ from ip2p_lightning.system.processes import die_with_parent
 from ip2p_lightning.system.signals import StopRequest
 from ip2p_lightning.training.distributed import launch
 from ip2p_lightning.training.fit import fit
+from ip2p_lightning.training.resolve import resolved
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def _work(folder: Path, checkpoint: str | None, request: StopRequest) -> int:
         check(config, TrainConfig)
         data = build_data(config)
         data.setup("fit")
-        launch.report(folder, fit(config, folder, data, checkpoint, request))
+        launch.report(folder, fit(resolved(config, folder), folder, data, checkpoint, request))
     except BaseException as error:
         launch.report(folder, -1, error)
         if isinstance(known := root(error), UserError):

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -170,9 +169,9 @@ def test_weights_of_16_bits_are_refused(precision):
 @pytest.mark.parametrize(("able", "said"), [({}, "4 to 16 times faster"), ({"amx_bf16": True}, "")])
 def test_half_precision_on_a_cpu_without_it_is_called_slow(able, said, monkeypatch, capsys):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
-    fit._prepared(config_of("trainer.precision=bf16-mixed"), Path())
+    fit._set_up_device(config_of("trainer.precision=bf16-mixed"))
     assert said in capsys.readouterr().out or not said
-    fit._prepared(config_of(), Path())
+    fit._set_up_device(config_of())
     assert capsys.readouterr().out == ""
 
 
@@ -180,7 +179,7 @@ def test_products_of_float32_are_as_exact_as_the_config_says():
     before = torch.get_float32_matmul_precision()
     try:
         for precision in ("high", "highest"):
-            fit._prepared(config_of(f"matmul_precision={precision}"), Path())
+            fit._set_up_device(config_of(f"matmul_precision={precision}"))
             assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)

@@ -83,8 +83,7 @@ class TasksDataModule(LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Training batches of this rank, beginning where the trainer stands (at the start without a trainer)."""
         data, (rank, world) = self.datasets("train"), self._place()
-        size = self.loader.epoch_size or max(len(data), world * self.loader.batch_size)
-        plan = TrainPlan(data.sizes, self.weights, size, self.seed)
+        plan = TrainPlan(data.sizes, self.weights, self.loader.epoch_size or len(data), self.seed)
         keys = TrainBatches(plan, self.loader.batch_size, rank, world, self._done, self._total())
         batches = (self.cache or Batches)(data, keys, self.loader)
         batches.examples.bad = self.bad

@@ -32,8 +32,7 @@ class Loader:
     eval_size: side of the centre crop in validation and testing, a multiple of 8; where `resize` is given, the short
         side is first scaled to it. None: the whole image at its own scale, cut to multiples of 8.
     workers: processes that prepare batches, per rank; 0 prepares them in the training process.
-    epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs, and at least one batch
-        for every rank. Examples that do not fill a last batch are left out of the epoch.
+    epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs.
     eval_draws: times each validation or test pair is shown, with a degradation and prompt of its own.
     misspell: share of a training prompt's words that get another ending, and half as many invented words come between,
         anew for each example: for a text encoder that learns its words here (see `Misspelling`). In [0, 1].

@@ -43,7 +43,6 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     with uncollected():  # imports what the parts are made of
         quiet_libraries()
         module = build_module(config)
-    module.any_world = "world" in config["resume_allow"]
     validation = OwedValidation(folder / METRICS)
     trainer = _trainer(config, folder, data, request, validation)
     if environment.rank() == 0:

@@ -41,7 +41,8 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         return _follow(config, folder, data)
     with launch.leading(folder):
         run = run_folder.claim(folder)
-        checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"])
+        ranks = max(environment.size(config["trainer"]), environment.world())
+        checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"], ranks)
         if resume.is_complete(run.path, config):
             print(f"already complete: {run.path}")
             return DONE
@@ -51,31 +52,36 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         data_fingerprint.adopt_data(
             run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
         )
-        _lead(config, run, data, checkpoint, folder, overrides)
+        _lead(config, run, data, checkpoint, folder, overrides, ranks)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
     return DONE
 
 
 def _lead(
-    config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path, overrides: Sequence[str]
+    config: Mapping[str, Any],
+    run: Any,
+    data: Any,
+    checkpoint: str | None,
+    folder: Path,
+    overrides: Sequence[str],
+    ranks: int,
 ) -> None:
     """Train as the process that holds the run's folder and writes its status."""
     from ip2p_lightning.runs import folder as run_folder
+    from ip2p_lightning.runs.resume import split_of
     from ip2p_lightning.training.distributed import environment, launch, slurm_rendezvous
     from ip2p_lightning.training.fit import fit
     from ip2p_lightning.training.resolve import resolve_auto
 
     request = _stop_request()
     origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": list(overrides)}
-    run.write_status("running", **origin, exit_code=None, reason=None)
+    run.write_status("running", **origin, split=split_of(config, ranks), exit_code=None, reason=None)
     try:
-        processes = environment.size(config["trainer"])
-        ranks = max(processes, environment.world())
         config = resolve_auto(config, run.path, data, ranks, afresh=checkpoint is None)
         if environment.place() == "srun":
             slurm_rendezvous.announce(folder, run.path, checkpoint)
-        if environment.place() == "single" and processes > 1:
-            step = launch.supervise(run.path, checkpoint, processes, request)
+        if environment.place() == "single" and ranks > 1:
+            step = launch.supervise(run.path, checkpoint, ranks, request)
         else:
             step = fit(config, run.path, data, checkpoint, request)
     except BaseException as error:

@@ -16,7 +16,7 @@ setup: .venv/.installed  ## make .venv and install the pinned packages
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,cluster,lora]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,cluster,lora,teachers,paraphrase]'
 	touch $@
 
 demo: setup  ## train the embedded model on four tasks, edit held-out photos, write pictures and a table to runs/demo
@@ -30,9 +30,11 @@ demo: setup  ## train the embedded model on four tasks, edit held-out photos, wr
 test: setup  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: setup  ## check style and format
+lint: setup  ## check style, format, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
 
 golden: setup  ## record the losses that tests/training/test_golden.py compares with
 	$(BIN)/python -m tests.support.record_golden
@@ -41,7 +43,7 @@ bench: setup  ## measure, and compare with the recorded ratios (benchmarks/run.p
 	$(BIN)/python -m benchmarks.run
 
 docs: setup  ## write the README's picture and table from runs/demo
-	$(BIN)/python -m benchmarks.readme runs/demo
+	$(BIN)/python docs/make_readme.py runs/demo
 
 clean:  ## remove what can be made again (not runs/)
 	rm -rf .venv dist build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -5,22 +5,26 @@ Ratios of CPU seconds, both sides in turn in one process, the best of each: the 
 nothing else writes there. Exit codes: 0 held or recorded, 1 a ratio was lost, 2 the record is not of these benchmarks.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import ip2p_lightning  # noqa: F401
-from benchmarks.material import write_checkpoint
+from benchmarks.support.material import write_checkpoint
+from ip2p_lightning.data.latent_cache.examples import Codec
+from ip2p_lightning.data.latent_cache.store import Space
+from ip2p_lightning.networks.autoencoder import KLAutoencoder
+from ip2p_lightning.networks.unet import load_unet
+from ip2p_lightning.training.ema import Average
 
 RECORD = Path(__file__).with_name("recorded.json")
 LOSS, ROUNDS, RETRIES = 0.10, 5, 2
@@ -98,47 +102,36 @@ class _Material:
     """A small checkpoint, batches of it, and the parts that are compared."""
 
     def __init__(self, folder: Path) -> None:
-        from ip2p_lightning.networks.autoencoder import KLAutoencoder
-        from ip2p_lightning.networks.unet import load_unet
-
         self.checkpoint = write_checkpoint(folder / "tiny", "tiny")
         path = str(self.checkpoint)
         self.autoencoder, self.unet = KLAutoencoder(path), load_unet(path)
         self.folder, self.images = folder, torch.rand(8, 3, 128, 128) * 2 - 1
         self.latents, self.text = torch.randn(8, 8, 16, 16), torch.randn(8, 77, 64)
 
-    def train(self, parts: int, images: torch.Tensor | None) -> None:
-        """Forward and backward over 8 examples in `parts`, encoding both images first unless there are none."""
-        for latents, text in zip(self.latents.chunk(parts), self.text.chunk(parts), strict=True):
-            if images is not None:
-                for _ in range(2):
-                    self.autoencoder.moments(images[: len(latents)])
-            t = torch.zeros(len(latents))
-            self.unet(latents, t, encoder_hidden_states=text, return_dict=False)[0].square().mean().backward()
+    def train(self, cached: bool) -> None:
+        """Forward and backward over 8 examples at 2 x 4, encoding both images first unless they are cached."""
+        for latents, text in zip(self.latents.split(2), self.text.split(2), strict=True):
+            for _ in range(0 if cached else 2):
+                self.autoencoder.moments(self.images[:2])
+            prediction = self.unet(latents, torch.zeros(2), encoder_hidden_states=text, return_dict=False)[0]
+            prediction.square().mean().backward()
         self.unet.zero_grad(set_to_none=True)
 
 
 def _cached(m: _Material) -> Pair:
-    return lambda: m.train(4, m.images), lambda: m.train(4, None)
+    return lambda: m.train(cached=False), lambda: m.train(cached=True)
 
 
-def _whole(m: _Material) -> Pair:
-    return lambda: m.train(4, None), lambda: m.train(1, None)
-
-
-def _run(m: _Material) -> Pair:
+def _run(m: _Material, batch: int) -> Pair:
     """A run's own optimizer steps, from the loader to the weights."""
-    from benchmarks import real_step
+    from benchmarks.speed.training import step
 
-    plain, ours = real_step.both(m.folder, m.checkpoint)
+    plain, ours = step.both(m.folder, m.checkpoint, batch)
     return plain.step, ours.step
 
 
 def _read(m: _Material) -> Pair:
     """A pair encoded, and the same pair from the cache."""
-    from ip2p_lightning.data.latent_cache.examples import Codec
-    from ip2p_lightning.data.latent_cache.store import Space
-
     codec = Codec(4, 16, False)
     space = Space(m.folder / "cache", {}, codec.payload)
     space.create()
@@ -155,8 +148,6 @@ def _read(m: _Material) -> Pair:
 def _averaged(m: _Material) -> Pair:
     from diffusers.training_utils import EMAModel
 
-    from ip2p_lightning.training.ema import Average
-
     weights = list(m.unet.parameters())
     theirs, ours = EMAModel(weights), Average(weights)
     return lambda: [theirs.step(weights) for _ in range(5)], lambda: [ours.step(weights) for _ in range(5)]
@@ -164,21 +155,19 @@ def _averaged(m: _Material) -> Pair:
 
 def _edited(m: _Material) -> Pair:
     """Photos of one size, from files to files: the stock pipeline one by one, and ours at once."""
-    from argparse import Namespace
+    from benchmarks.speed import editing
 
-    from benchmarks import edit_speed
-
-    options = Namespace(size="tiny", steps=4, image_scale=1.5, batch_size=None, work=str(m.folder))
-    ours = edit_speed.Ours(options, edit_speed.write_photos(m.folder / "photos", False, 48))
-    theirs = edit_speed.Stock(options)
+    asked = Namespace(size="tiny", steps=4, image_scale=1.5, batch_size=0, work=m.folder)
+    ours = editing.Ours(asked, editing.write_photos(m.folder / "photos", False, 48))
+    theirs = editing.Stock(asked)
     return lambda: theirs.edit(ours.batches[0]), lambda: ours.edit(ours.batches[0])
 
 
 BENCHMARKS: dict[str, Callable[[_Material], Pair]] = {
     "step without and with cached moments": _cached,
-    "step of 8 as 2 x 4 and 8 x 1": _whole,
     "encode a pair, read it 100 times": _read,
-    "whole step: plain 2 x 4; cache, 8 x 1, fused AdamW": _run,
+    "whole step at 2 x 4: plain; cache, fused AdamW": partial(_run, batch=2),
+    "whole step at 8 x 1: plain; cache, fused AdamW": partial(_run, batch=8),
     "average: diffusers' loop and lerp": _averaged,
     "edit: diffusers' pipeline in a loop, batches": _edited,  # last: it changes what malloc keeps
 }

@@ -1,11 +1,8 @@
-"""The full-size reliability drills of single runs: kill, stop, starve and damage real runs, and compare digests.
+"""The reliability drills at full size: kill, stop and crowd real runs, groups of ranks and sweeps.
 
-usage: python -m benchmarks.drills [1 3 6-same ...] [--work DIR] [--seed N]
+usage: python -m benchmarks.drills [runs | ranks | sweeps | 1 3 6-same 40-rank0 optuna ...] [--work DIR] [--seed N]
 
-Each drill adds its measured outcome to ``benchmarks/drills_202611.md``. One at a time: they take up to ten minutes
-each on two cores, kill or not. The drills of groups of ranks and of sweeps are in ``benchmarks/group_drills.py``.
+Each drill adds its measured outcome to ``benchmarks/results/{runs,ranks,sweeps}_drills_cpu_YYYYMM.md``. One at a time:
+they take up to ten minutes each on two cores. What the tests repeat in small has one body, in tests/. The other numbers
+(5, 7, 9 to 15, 17, 19, 20) are tests only: they run at full size every time.
 """
-
-from benchmarks.drills.storm import LONG, Storm, losses, recipe, samples, trains, undisturbed
-
-__all__ = ["LONG", "Storm", "losses", "recipe", "samples", "trains", "undisturbed"]

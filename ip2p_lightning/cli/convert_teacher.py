@@ -42,8 +42,7 @@ def _convert(args: argparse.Namespace) -> int:
     file, tensors = weights(args.source)
     origin = {"architecture": "whitebox", "origin": file.name, "sha256": sha256_of(file), "licence": LICENCE}
     write_atomic(args.out, save(tensors, metadata=origin))
-    kind = "int8 weights, computed as the interpreter does" if "conv.scale" in tensors else "float32 weights"
-    print(f"{shown(args.out)}: {sum(t.numel() for t in tensors.values()):,} numbers, {kind}; {LICENCE}")
+    print(f"{shown(args.out)}: {sum(t.numel() for t in tensors.values()):,} float32 weights; {LICENCE}")
     return 0
 
 

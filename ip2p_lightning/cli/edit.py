@@ -85,7 +85,7 @@ def _edit(args: argparse.Namespace) -> int:
     clock = Clock(module.device if args.throughput else None)
     _edit_all(batches, BatchEditor(module, sampler, args.batch_size, clock), described, args)
     if args.throughput:
-        print(clock.told())
+        print(clock.summary())
     return 0
 
 

@@ -13,18 +13,15 @@ from ip2p_lightning.cli.parser import Parser, run
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.checkpoint import sidecar
-from ip2p_lightning.runs.folder import CONFIG
-from ip2p_lightning.runs.verify import Verdict, verify_run
 from ip2p_lightning.system.checksums import SUMS, damaged_files
 
 EXAMPLES = """
 examples:
   ip2p-inspect digest runs/demo          sha256 over weights, averaged weights, optimizer and schedule
-  ip2p-inspect verify runs/demo          check checkpoints, config, status, metrics and pictures against their sha256
+  ip2p-inspect verify runs/demo          check its checkpoints against their sha256
   ip2p-inspect verify exported/demo      all files of an export; likewise a built dataset, or runs/cache
-
-Of files that a run appends to, verify checks what was there when the run last ended.
 """
+Verdict = tuple[Path, str | None]  # a file or folder, and what is wrong with it
 PARTS = ("raw", "ema", "optimizer", "schedule")
 
 
@@ -59,7 +56,6 @@ def _digest(path: Path) -> int:
 
 
 def _verify(path: Path) -> int:
-
     verdicts = list(verified(path))
     for part, wrong in verdicts:
         print(f"{wrong or 'intact'}: {part}")
@@ -117,18 +113,21 @@ def verified(path: Path) -> Iterator[Verdict]:
         return iter([(path, checkpoint.damage(path))])
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    kinds = {CONFIG: verify_run, SUMS: pipeline, "dataset.json": dataset}
-    kind = next((kinds[name] for name in kinds if (path / name).exists()), None)
-    kind = kind or (verify_run if checkpoint.checkpoints(path) else caches.verified if caches.is_cache(path) else None)
-    if kind is None:
-        raise UserError(
-            f"{path}: nothing to verify; give a run's folder, a .ckpt file, an export that has {SUMS}, a built dataset "
-            "or a cache_dir"
-        )
-    return kind(path)
+    if checkpoint.checkpoints(path):
+        return ((found, checkpoint.damage(found)) for found in checkpoint.checkpoints(path))
+    if (path / SUMS).exists():
+        return export(path)
+    if (path / "dataset.json").exists():
+        return dataset(path)
+    if caches.is_cache(path):
+        return caches.verified(path)
+    raise UserError(
+        f"{path}: nothing to verify; give a run's folder with checkpoints, a .ckpt file, an export that has {SUMS}, a "
+        "built dataset or a cache_dir"
+    )
 
 
-def pipeline(folder: Path) -> Iterator[Verdict]:
+def export(folder: Path) -> Iterator[Verdict]:
     """All files of an export by its sums."""
     wrong = damaged_files(folder)
     yield from ((folder / name, reason) for name, reason in wrong.items())

@@ -1,4 +1,4 @@
-"""``ip2p-report``: one view over many runs: arms, seeds, costs, failures; as Markdown, CSV and a picture."""
+"""``ip2p-report``: scores, costs and failures of many runs, as Markdown, CSV and a picture."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ip2p_lightning.errors import UserError
 BEGIN, END = "<!-- report:begin -->", "<!-- report:end -->"
 EXAMPLES = """
 writes:
-  FILE.md     scores per arm and task, mean and range over seeds, beside the identity edit and a wrong instruction;
-              costs; what is not complete and why; commands and commits
+  FILE.md     scores per configuration and task, mean and range over seeds, beside the identity baseline (the original,
+              unedited) and a wrong instruction; costs; what is not complete and why; commands and commits
   FILE.csv    one row per run, method and task
   FILE.png    every run as a dot; gain against cost
 
-An arm is a set of overrides, whatever the seed. Scores are those of ip2p-evaluate (scores.csv); for a run that was not
-evaluated, its last validation.
+A configuration is a set of overrides, whatever the seed. Scores are those of ip2p-evaluate (scores.csv), or of the last
+validation of a run that was not evaluated.
 
 examples:
   ip2p-report runs/first_light                                       to runs/first_light/report.md
   ip2p-report runs/first_light --update experiments/first_light.md   between the markers of a page, leaving its prose
-  ip2p-report runs/sweep --by optimizer.lr -o lr.md                  arms by one key only
+  ip2p-report runs/sweep --by optimizer.lr -o lr.md                  configurations by one key only
   ip2p-report runs/a runs/b -o a-and-b.md
 
 The same runs give the same bytes. Exit codes: 0 done, 2 usage, 5 disk, 6 damaged run.
@@ -38,7 +38,9 @@ def parser() -> Parser:
     where = page.add_mutually_exclusive_group()
     where.add_argument("-o", "--out", metavar="FILE.md", type=Path, help="default: report.md in the first of RUNS")
     where.add_argument("--update", metavar="FILE.md", type=Path, help=f"a page with {BEGIN} and {END}")
-    page.add_argument("--by", metavar="KEY", nargs="+", default=[], help="keys that make an arm (default: overrides)")
+    page.add_argument(
+        "--by", metavar="KEY", nargs="+", default=[], help="keys that make a configuration (default: overrides)"
+    )
     return page
 
 
@@ -52,18 +54,18 @@ def _report(args: argparse.Namespace) -> int:
     from ip2p_lightning.system.files import write_atomic
 
     path = args.update or args.out or args.runs[0] / "report.md"
-    cells = report.collect(args.runs)
+    found = report.collect(args.runs)
     before, after = _page(path, args.update is not None)
-    arms, shared = report.group(cells, args.by)
-    picture = report.draw(arms)
+    compared = report.compare(found, args.by)
+    picture = report.draw(compared)
     png, table = path.with_suffix(".png"), path.with_suffix(".csv")
-    body = report.as_markdown(cells, arms, shared, png.name if picture else None)
+    body = report.as_markdown(compared, png.name if picture else None)
     if picture:
         write_atomic(png, picture)
-    write_atomic(table, report.as_csv(cells, arms))
+    write_atomic(table, report.as_csv(compared))
     write_atomic(path, f"{before}{BEGIN}\n\n{body}\n{END}{after}".encode())
-    done = sum(cell.state == "complete" for cell in cells)
-    print(f"{done} of {len(cells)} runs complete, {len(arms)} arms")
+    done = sum(run.state == "complete" for run in found)
+    print(f"{done} of {len(found)} runs complete, {len(compared.configurations())} configurations")
     print(f"report       {shown(path)}\ntable        {shown(table)}")
     if picture:
         print(f"picture      {shown(png)}")

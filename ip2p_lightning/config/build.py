@@ -14,20 +14,25 @@ from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 
 
+def build_without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a checked config that cost nothing. Raises UserError for values that their constructors refuse."""
+    return {name: build(config[name]) for name in ("objective", "sampler", "schedule")}
+
+
 def build_module(config: Mapping[str, Any]) -> Any:
     """The LightningModule of a checked config; the weights' random start depends on ``seed`` alone."""
     import torch
 
     from ip2p_lightning.rng import seed_of
 
+    parts = build_without_weights(config)  # what their constructors refuse shows at once
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config["seed"], "weights"))
-        parts = {name: build(config[name]) for name in ("unet", "autoencoder", "text_encoder", "objective", "sampler")}
+        parts |= {name: build(config[name]) for name in ("unet", "autoencoder", "text_encoder")}
     make = build(config["model"])
     return make(
         **parts,
         optimizer=build(config["optimizer"]),
-        schedule=build(config["schedule"]),
         tasks=task_names(config),
         seed=config["seed"],
         max_skips=config["max_skips"],

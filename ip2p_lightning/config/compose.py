@@ -11,11 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ip2p_lightning.config.walk import scalars
 from ip2p_lightning.errors import SecurityError, UserError
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
-
-
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 
 
@@ -30,6 +29,16 @@ def run_name(overrides: str, limit: int = 120) -> str:
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
+def composed(words: Iterable[str], name: str = "train", **more: Any) -> Any:
+    """Hydra's config of ``GROUP=MEMBER`` and ``KEY=VALUE`` words. Raises Hydra's exceptions (see `hydra_errors`)."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return compose(name, overrides=list(words), **more)
+
+
 def plain(config: Any) -> dict[str, Any]:
     """The config resolved to dicts, lists and scalars.
 
@@ -39,7 +48,7 @@ def plain(config: Any) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} has no value; give it on the command line: {missing[0]}=VALUE")
-    for path, value in _scalars(OmegaConf.to_container(config, resolve=False)):
+    for path, value in scalars(OmegaConf.to_container(config, resolve=False)):
         if isinstance(value, str) and "${oc." in value:
             raise SecurityError(f"{path}={value} reads the environment; write the value itself")
     try:
@@ -48,18 +57,7 @@ def plain(config: Any) -> dict[str, Any]:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
 
 
-def _scalars(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _scalars(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _scalars(value, f"{path}[{i}]")
-    else:
-        yield path, node
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with (old, new); a key that one side lacks counts as None there."""
-    a, b = dict(_scalars(old)), dict(_scalars(new))
+    a, b = dict(scalars(old)), dict(scalars(new))
     return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}

@@ -1,20 +1,25 @@
 """From the command line to checked, plain data: a wrong key, type or target is refused before anything is built.
 
 The schema of a node is the signature of its ``_target_``; nothing is written down twice. The targets themselves are an
-exact list: a config can name the classes below and nothing else, wherever it came from.
+exact list: a config can name the classes of ``schema`` and nothing else, wherever it came from. Callbacks and loggers
+of one's own are the exception, by permission of the environment: see ``extensions``.
 """
 
 from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.config.extensions import check_entries, is_entry, permit
 from ip2p_lightning.config.schema import ALLOWED_TARGETS, class_of, conforms, describe, import_target
+from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError, UserError, suggest
 
+# Keys that some loader takes for code.
+_NAMES_CODE = {"_target_", "_instantiator", "_class_path", "_recursive_", "_args_"}
 # Parameters that code passes, not a config.
 _NOT_FROM_CONFIG = {"self", "params", "model_or_params", "unet", "autoencoder", "text_encoder", "objective", "sampler"}
 
@@ -30,11 +35,14 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
         SecurityError: a ``_target_`` that is not on the list.
         UserError: an unknown key or a value of the wrong type; the line names key and value and suggests a mend.
     """
-    for path, value in _targets(config):
-        if value not in ALLOWED_TARGETS:
+    for path, value in walk(config):
+        if is_entry(path):
+            permit(path, value)
+        elif path.rpartition(".")[2] in _NAMES_CODE and str(value) not in ALLOWED_TARGETS:
             raise SecurityError(
                 f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
             )
+    check_entries(config)
     try:
         check_node(config, root, "")
     except _Fragment as fragment:
@@ -59,19 +67,6 @@ class _Fragment(UserError):
         return (
             f"{told} is for a {self.wanted.__name__}, which this config has not; {choice}take it out with ~{self.path}"
         )
-
-
-def _targets(node: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    """Every value that a loader could take for code: ``_target_`` and its kin, at any depth."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            here = f"{path}.{key}" if path else str(key)
-            if key in ("_target_", "_instantiator", "_class_path", "_recursive_", "_args_"):
-                yield here, value
-            yield from _targets(value, here)
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _targets(value, f"{path}[{i}]")
 
 
 def check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:

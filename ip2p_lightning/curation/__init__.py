@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ip2p_lightning.curation.audit.policy import Audit
-    from ip2p_lightning.curation.sources.folder_layout import Layout
-    from ip2p_lightning.curation.sources.hub import HubRows
-    from ip2p_lightning.curation.sources.manifest import Listed
+    from ip2p_lightning.curation.sources.folder_layout import FolderOrigin
+    from ip2p_lightning.curation.sources.hub import HubOrigin
+    from ip2p_lightning.curation.sources.manifest import ManifestOrigin
 
 _HOMES = {
     "Audit": "audit.policy",
-    "HubRows": "sources.hub",
-    "Layout": "sources.folder_layout",
-    "Listed": "sources.manifest",
+    "HubOrigin": "sources.hub",
+    "FolderOrigin": "sources.folder_layout",
+    "ManifestOrigin": "sources.manifest",
 }
 
-__all__ = ["Audit", "HubRows", "Layout", "Listed"]
+__all__ = ["Audit", "FolderOrigin", "HubOrigin", "ManifestOrigin"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,7 @@ from typing import Any
 
 from ip2p_lightning.curation.shards.assemble import MARK
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.system.checksums import read_sealed
-from ip2p_lightning.system.files import sha256_of
+from ip2p_lightning.system.files import read_json, sha256_of
 
 
 def verify(folder: Path) -> str:
@@ -18,31 +17,31 @@ def verify(folder: Path) -> str:
         UserError: no dataset there.
         DamagedError: a file is missing, changed, or too many; the line names the first.
     """
-    mark = read_mark(folder, strict=True)
+    mark = read_mark(folder)
     for name, known in mark["files"].items():
         path = folder / name
         if not path.is_file():
             raise DamagedError(f"{path}: is missing; copy or build the dataset again")
-        if path.stat().st_size != known["bytes"] or sha256_of(path) != known["sha256"]:
+        if path.stat().st_size != known.get("bytes") or sha256_of(path) != known.get("sha256"):
             raise DamagedError(f"{path}: does not have the sha256 it was written with; copy or build the dataset again")
     more = sorted(p.name for p in (folder / "data").iterdir() if f"data/{p.name}" not in mark["files"])
     if more:
         raise DamagedError(f"{folder / 'data' / more[0]}: does not belong to this dataset; remove it")
-    return f"verified: {len(mark['files'])} files, {mark['accepted']} pairs"
+    return f"verified: {len(mark['files'])} files, {mark.get('accepted')} pairs"
 
 
 WORK = ".work"
 
 
-def read_mark(folder: Path, strict: bool = False) -> dict[str, Any]:
-    """The manifest of a finished dataset; `strict` as in `read_sealed`.
+def read_mark(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished dataset.
 
     Raises:
         UserError: there is none.
         DamagedError: it cannot be read.
     """
     try:
-        mark = read_sealed(folder / MARK, strict)
+        mark = read_json(folder / MARK)
     except FileNotFoundError:
         begun = "a build that is not finished: give its command again"
         raise UserError(
@@ -50,6 +49,6 @@ def read_mark(folder: Path, strict: bool = False) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise DamagedError(f"{folder / MARK}: {error}; build the dataset anew") from None
-    if not mark.get("complete"):
+    if not (mark.get("complete") and isinstance(mark.get("files"), dict)):
         raise DamagedError(f"{folder / MARK}: is not the mark of a complete dataset; build it anew")
     return mark

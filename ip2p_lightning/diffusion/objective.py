@@ -65,7 +65,7 @@ class DiffusionObjective:
         if prediction not in ("epsilon", "v_prediction"):
             raise UserError(f"objective.prediction must be epsilon or v_prediction, got {prediction!r}")
         if zero_terminal_snr and prediction == "epsilon":
-            raise UserError("objective: zero_terminal_snr contradicts epsilon; set prediction=v_prediction")
+            raise UserError("objective.zero_terminal_snr=true needs objective.prediction=v_prediction, not epsilon")
         if snr_gamma is not None and not 0 < snr_gamma < float("inf"):
             raise UserError(f"objective.snr_gamma must be positive or null, got {snr_gamma}")
         self.name = prediction

@@ -19,7 +19,7 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.memory_format import to_channels_last
 from ip2p_lightning.system.allocator import keep_pages
 
-CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/edit_cpu_202611.md): more at once gain nothing
+CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/results/edit_cpu_202611.md): more at once gain nothing
 GPU_PIXELS, GPU_MOST = 2**16, 32  # pixels per GiB of memory: a guess, not measured; halved where it does not fit
 
 

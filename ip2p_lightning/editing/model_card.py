@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tabulate import tabulate
+
 from ip2p_lightning.evaluation import scores_file
 
 PAGE = """---
@@ -94,6 +96,5 @@ def _score_table(path: Any) -> str:
     rows = scores_file.read(path)
     if not rows:
         return "Not evaluated yet: `ip2p-evaluate RUN`."
-    columns = scores_file.COLUMNS[1:]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join(lines + ["| " + " | ".join(row[c] for c in columns) + " |" for row in rows])
+    shown = [{column: row[column] for column in scores_file.COLUMNS[1:]} for row in rows]
+    return tabulate(shown, "keys", tablefmt="pipe", disable_numparse=True)

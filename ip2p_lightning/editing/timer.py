@@ -47,7 +47,7 @@ class Clock:
 
         return counted
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Images and evaluations a second since the clock was made, and where the time went."""
         whole, beside = time.perf_counter() - self.began, [part for part in BESIDE if part in self.seconds]
         parts = [part for part in self.seconds if part not in beside]

@@ -10,12 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from tabulate import tabulate
+
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.system.files import write_atomic
 
 COLUMNS = ("run", "method", "task", "split", "prompts", "psnr", "ssim", "n")
 KEY = ("method", "task", "split", "prompts")
-METHODS = ("model", "identity", "wrong_instruction")
+METHODS = ("model", "identity", "wrong_instruction")  # identity: the original, unedited, is the baseline
 
 
 def means(rows: Iterable[Mapping[str, Any]], **same: str) -> list[dict[str, str]]:
@@ -73,13 +75,11 @@ def as_table(rows: Sequence[Mapping[str, str]]) -> str:
     """Per task, aligned for a terminal: identity, model, gain and wrong instruction in dB, and SSIM."""
     psnr = {(row["task"], row["method"]): float(row["psnr"]) for row in rows}
     ssim = {(row["task"], row["method"]): float(row["ssim"]) for row in rows}
-    lines = [("task", "images", "identity", "model", "gain", "wrong instruction", "SSIM identity", "model")]
+    head = ["task", "images", "identity", "model", "gain", "wrong instruction", "SSIM identity", "model"]
+    lines = []
     for task, count in {row["task"]: row["n"] for row in rows}.items():
         identity, model, wrong = (psnr[task, method] for method in ("identity", "model", "wrong_instruction"))
         decibels = (f"{identity:.2f} dB", f"{model:.2f} dB", f"{model - identity:+.2f} dB", f"{wrong:.2f} dB")
         lines.append((task, count, *decibels, f"{ssim[task, 'identity']:.3f}", f"{ssim[task, 'model']:.3f}"))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(lines, head, tablefmt="plain", colalign=align, disable_numparse=True)

@@ -90,7 +90,7 @@ class Autoencoder:
 
     def _each(self, convert: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """On a CPU one image at a time: twice as fast as eight, in less memory, and no image depends on its neighbours
-        to the last bit, as it does in a batch. (Measured: benchmarks/vs_diffusers_cpu_202611.md.)"""
+        to the last bit, as it does in a batch. (Measured: benchmarks/results/vs_diffusers_cpu_202611.md.)"""
         if self.model is None or x.device.type != "cpu":
             return convert(x).float()
         return torch.cat([convert(one).float() for one in x.split(1)])

@@ -1,7 +1,7 @@
 """diffusers' networks while they sample: the same outputs, up to float noise, for less arithmetic and less memory.
 
-What each rewriting gains on a CPU is measured in benchmarks/edit_cpu_202611.md. On a GPU, where none of them was
-measured, only the keys and values are kept.
+What each rewriting gains on a CPU is measured in benchmarks/results/edit_cpu_202611.md. On a GPU, where none of them
+was measured, only the keys and values are kept.
 
 Shapes: B batch, C channels, h w size, L tokens, D width.
 """

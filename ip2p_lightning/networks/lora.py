@@ -23,6 +23,9 @@ class Lora:
         targets: ends of the names of the Linear and Conv2d layers that get an adapter.
         dropout: of the adapters' inputs, in training.
         dtype: the frozen weights are held in; bfloat16 halves them, and needs bf16 autocast in training.
+
+    Raises:
+        UserError: no targets.
     """
 
     def __init__(
@@ -33,6 +36,8 @@ class Lora:
         dropout: float = 0.0,
         dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
+        if not targets:
+            raise UserError("unet.lora.targets=[]: give ends of names of layers, such as [to_q, to_v]")
         self.rank, self.alpha, self.targets = rank, rank if alpha is None else alpha, list(targets)
         self.dropout, self.dtype = dropout, dtype
 

@@ -13,8 +13,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ip2p_lightning.errors import DamagedError, SecurityError, UserError
-from ip2p_lightning.system.checksums import read_sealed, write_sealed
-from ip2p_lightning.system.files import sha256_of, write_atomic
+from ip2p_lightning.system.files import read_json, sha256_of, write_atomic, write_json
 
 FOLDER = "checkpoints"
 on_write: Callable[[int], None] | None = None  # told of every write's size; tests interrupt here
@@ -169,7 +168,7 @@ def damage(path: Path) -> str | None:
 def identity(folder: Path) -> str | None:
     """The id of the run whose checkpoints lie in `folder`; None where it is not known: any of them may be its own."""
     try:
-        return read_sealed(folder / IDENTITY).get("id")
+        return read_json(folder / IDENTITY).get("id")
     except (OSError, DamagedError):
         return None
 
@@ -179,4 +178,4 @@ def identify(folder: Path) -> None:
     if identity(folder) is None:
         told = (_LINES.fullmatch(p.read_text(errors="replace")) for p in sorted(folder.glob("step-*.sha256")))
         known = [found["run"] for found in told if found and found["run"]]
-        write_sealed(folder / IDENTITY, {"id": known[-1] if known else uuid.uuid4().hex})
+        write_json(folder / IDENTITY, {"id": known[-1] if known else uuid.uuid4().hex})

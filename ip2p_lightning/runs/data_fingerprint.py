@@ -11,8 +11,7 @@ from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs.checkpoint import FOLDER
 from ip2p_lightning.runs.folder import RunFolder
-from ip2p_lightning.system.checksums import read_sealed, write_sealed
-from ip2p_lightning.system.files import probe
+from ip2p_lightning.system.files import probe, read_json, write_json
 
 DATA = "data.json"
 
@@ -48,7 +47,7 @@ def adopt_data(
     probe(run.path / FOLDER)
     new = {place: _summed(hashes) for place, hashes in contents.items()}
     path = run.path / DATA
-    old = read_sealed(path) if path.exists() else new
+    old = read_json(path) if path.exists() else new
     if old != new and not fresh and "data" not in allow:
         places = sorted(old.keys() | new.keys())
         changes = list(filter(None, (_data_change(place, old.get(place), new.get(place), bad) for place in places)))
@@ -59,7 +58,7 @@ def adopt_data(
             "allow it with 'resume_allow=[data]' or choose another hydra.run.dir"
         )
     if old != new or not path.exists():
-        write_sealed(path, new)
+        write_json(path, new)
 
 
 def _summed(hashes: Mapping[str, str], limit: int = 2000) -> dict[str, Any]:

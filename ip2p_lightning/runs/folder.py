@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import subprocess
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.system.checksums import beginnings, read_sealed, write_sealed
-from ip2p_lightning.system.files import storage_errors
+from ip2p_lightning.system.files import read_json, storage_errors, write_json
+from ip2p_lightning.system.locks import try_lock
 
 CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
-WRITTEN = (METRICS, "samples*.jsonl", "events.out.tfevents*", "samples/*.png")  # grow, but never change
 
 
 @dataclass
@@ -34,23 +32,18 @@ class RunFolder:
     lock: Any = field(default=None, repr=False)
 
     def write_status(self, state: str, **more: Any) -> None:
-        """Replace ``status.json``: state is running, preempted, pruned, failed or complete.
-
-        A run that ends records the sha256 of what it wrote so far (``files``), for ``ip2p-inspect verify``.
-        """
+        """Replace ``status.json``: state is running, preempted, pruned, failed or complete."""
         status = read_status(self.path)
-        if state != "running":
-            more["files"] = beginnings(self.path, WRITTEN)
         status.update(
             state=state, pid=os.getpid(), host=platform.node(), updated=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more
         )
-        write_sealed(self.path / STATUS, status)
+        write_json(self.path / STATUS, status)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """A run's status, {} where there is none yet."""
     try:
-        return read_sealed(Path(folder) / STATUS)
+        return read_json(Path(folder) / STATUS)
     except FileNotFoundError:
         return {}
     except DamagedError:
@@ -58,25 +51,22 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def note(folder: Path, **more: Any) -> None:
-    """Add to ``status.json`` without a say in the run's state."""
-    write_sealed(Path(folder) / STATUS, read_status(folder) | more)
+    """Update fields of ``status.json``; its state stays."""
+    write_json(Path(folder) / STATUS, read_status(folder) | more)
 
 
 def claim(folder: Path) -> RunFolder:
     """Hold `folder` for this process; where a live process holds it, a sibling ``folder@2``, ``@3``, ...
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or its file system has no locks.
     """
     for number in range(1, 1000):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}@{number}")
         with storage_errors(candidate):
             candidate.mkdir(parents=True, exist_ok=True)
-            lock = (candidate / LOCK).open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+        lock = try_lock(candidate / LOCK)
+        if lock is None:
             continue
         # a loader's worker that outlives us must not hold the folder; weak, or this process would hold it for ever
         os.register_at_fork(after_in_child=_closing(weakref.ref(lock)))
@@ -107,7 +97,7 @@ def read_config(folder: Path, limit: int = 4_000_000) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run: it has no {CONFIG}; give the folder that ip2p-train printed")
     if path.stat().st_size > limit:
         raise DamagedError(f"{path} has {path.stat().st_size} bytes, more than {limit}")
-    return read_sealed(path)
+    return read_json(path)
 
 
 def commit() -> str | None:

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.runs.folder import METRICS
 
 
-def final_score(folder: Path, metric: str = "val/psnr") -> float | None:
-    """The last value of a metric in ``metrics.jsonl`` (the last validation's mean PSNR), None without one."""
-    return last_metrics(folder).get(metric)
+def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's log, without those that a kill has cut; none where there is no log yet."""
+    path = Path(folder) / METRICS
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield line
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last value of each key in ``metrics.jsonl``, {} where there is none yet."""
-    last: dict[str, Any] = {}
-    if (Path(folder) / METRICS).exists():
-        for line in (Path(folder) / METRICS).read_text().splitlines():
-            try:
-                last |= json.loads(line)
-            except ValueError:  # the last line of a killed run may be cut
-                continue
-    return last
+    """The last value of each key, {} where there is none yet."""
+    return {key: value for line in read_metrics(folder) for key, value in line.items()}
 
 
-def has_scores(metrics: Path, step: int) -> bool:
-    """Whether a run's log holds the scores of a step; a line that a kill has cut does not count."""
-    return any(
-        line.get("step") == step and any(key.startswith("val/") for key in line)
-        for line in map(_parsed, metrics.read_text().splitlines() if metrics.exists() else ())
-    )
+def final_score(folder: Path, metric: str = "val/psnr") -> float | None:
+    """The last value of a metric (by default the last validation's mean PSNR), None without one."""
+    return last_metrics(folder).get(metric)
 
 
-def _parsed(line: str) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return {}
+def has_scores(folder: Path, step: int) -> bool:
+    """Whether the log holds the validation scores of a step."""
+    return any(line["step"] == step and any(key.startswith("val/") for key in line) for line in read_metrics(folder))

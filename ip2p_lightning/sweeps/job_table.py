@@ -1,9 +1,11 @@
-"""The jobs of a sweep beside one another: what tells them apart, and how each went."""
+"""The jobs of a sweep as a table: the overrides in which they differ, their states and reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+
+from tabulate import tabulate
 
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.sweeps.job import GOOD, LOG, Job
@@ -35,11 +37,9 @@ def refuse_shared(jobs: Sequence[Job], earlier: Sequence[Job]) -> None:
 
 def table(jobs: Sequence[Job]) -> str:
     """States, reasons and logs of a sweep's jobs, aligned."""
-    rows = [("job", "state", "overrides", "reason")]
+    rows = []
     for job in titled(jobs):
         log = f" (log: {job.folder / LOG})" if job.state not in GOOD and not job.failure else ""
-        rows.append((str(job.number), job.state, job.title, job.reason + log))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows
-    )
+        rows.append((job.number, job.state, job.title, job.reason + log))
+    head = ["job", "state", "overrides", "reason"]
+    return tabulate(rows, head, tablefmt="plain", disable_numparse=True)

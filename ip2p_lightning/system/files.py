@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ip2p_lightning.errors import StorageError
+from ip2p_lightning.errors import DamagedError, StorageError
 
 TEMPORARY = ".tmp-"
 
@@ -76,6 +76,22 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Atomic, human-readable JSON."""
     write_atomic(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        DamagedError: it is none.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is not readable: {error}") from None
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} holds no JSON object")
+    return content
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:

@@ -34,7 +34,6 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
         The optimizer step reached.
     """
     from ip2p_lightning.config.build import build_module
-    from ip2p_lightning.runs.folder import METRICS
     from ip2p_lightning.system.imports import quiet_libraries
     from ip2p_lightning.training.callbacks.validation import OwedValidation
 
@@ -43,7 +42,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     with uncollected():  # imports what the parts are made of
         quiet_libraries()
         module = build_module(config)
-    validation = OwedValidation(folder / METRICS)
+    validation = OwedValidation(folder)
     trainer = _trainer(config, folder, data, request, validation)
     if environment.rank() == 0:
         _tell_what_is_cut(data, module.text_encoder)

@@ -245,7 +245,7 @@ class EditDiffusion(TrainedModule):
             return self.autoencoder.decode(z).clamp(-1, 1)
 
     def validation_step(self, batch: EditExample, batch_idx: int) -> dict[str, Tensor]:
-        """Scores of the model and of the identity edit, per example; `callbacks` gathers them."""
+        """Scores of the model and of the identity baseline, per example; `callbacks` gathers them."""
         seeds = [seed_of(self.seed, "val", task, i) for task, i in zip(batch.task, batch.id, strict=True)]
         edit = self.edit(batch.original, batch.prompt, seeds)
         return {

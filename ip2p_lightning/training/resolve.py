@@ -38,15 +38,9 @@ def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int,
     note(folder, cache=cache, gradient_checkpointing=checkpointing)
     if config["cache"] == "auto" and cache.get("reason"):
         print(f"cache: off ({cache['reason']})")
-    return resolved(config, folder)
-
-
-def resolved(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The config with what `resolve_auto` chose for the run in `folder`, for its other ranks."""
-    status = read_status(folder)
-    values = {"model": {**config["model"], "gradient_checkpointing": status["gradient_checkpointing"]}}
+    values: dict[str, Any] = {"model": {**config["model"], "gradient_checkpointing": checkpointing}}
     if config["cache"] == "auto":
-        values["cache"] = "off" if status["cache"].get("reason") else "disk"
+        values["cache"] = "off" if cache.get("reason") else "disk"
     return {**config, **values}
 
 

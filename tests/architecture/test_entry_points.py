@@ -107,7 +107,7 @@ def test_inspect_digests_and_verifies(tiny_run, capsys, tmp_path):
     assert inspect(["verify", str(copy)]) == 6
     said = capsys.readouterr()
     assert str(newest) in said.out and said.err.startswith("error: 1 of ")
-    (tmp_path / "notes.txt").write_text("nobody has sealed this")
+    (tmp_path / "notes.txt").write_text("no sums beside it")
     assert inspect(["verify", str(tmp_path / "notes.txt")]) == 2
     assert "nothing to verify" in capsys.readouterr().err
 

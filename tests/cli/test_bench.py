@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import real_step, run
+from benchmarks import run
+from benchmarks.speed.training import step
 
 
 class Clock:
@@ -75,14 +76,15 @@ def test_every_comparison_is_recorded():
     assert json.loads(run.RECORD.read_text()).keys() == run.BENCHMARKS.keys()
 
 
-def test_the_whole_step_is_the_runs_own(tmp_path, monkeypatch, sd_folder):
-    """Cached, in one batch, fused and channels-last by the config's own words, and the same step as the plain one."""
-    monkeypatch.setattr(real_step, "SIDE", 64)
-    plain, ours = real_step.both(tmp_path, sd_folder)
+@pytest.mark.parametrize("batch", [2, 8])
+def test_the_whole_step_is_the_runs_own(tmp_path, monkeypatch, sd_folder, batch):
+    """Cached, fused and channels-last by the config's own words, and the same step as the plain one."""
+    monkeypatch.setattr(step, "SIDE", 64)
+    plain, ours = step.both(tmp_path, sd_folder, batch)
     plain.step()
     ours.step()
     torch.testing.assert_close(plain.module.grad_norm, ours.module.grad_norm, rtol=1e-4, atol=0)
     seen = [tuple(next(side.batches).edited.shape) for side in (plain, ours)]
-    assert seen == [(2, 3, 64, 64), (8, 8, 8, 8)]  # pixels of a micro-batch, moments of them all
+    assert seen == [(batch, 3, 64, 64), (batch, 8, 8, 8)]  # pixels of a micro-batch, and their moments
     assert [side.optimizer.defaults["fused"] for side in (plain, ours)] == [False, True]
     assert ours.module.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)

@@ -52,10 +52,14 @@ def test_table_has_a_row_per_task_and_method(scored):
     assert all(int(row["n"]) >= 1 and 0 < float(row["psnr"]) <= 100 and -1 <= float(row["ssim"]) <= 1 for row in rows)
 
 
-def test_same_command_same_bytes(run):
+def test_same_command_same_bytes_and_a_table_with_gains_and_places(run, capsys):
     before = outputs(run)
     assert main([str(run)]) == 0
     assert outputs(run) == before and len(before) == 3
+    out, err = capsys.readouterr()
+    for word in (*TASKS, "gain", "wrong instruction", "scores.csv", "sheet-test-seen.png", "scores-test-seen.jsonl"):
+        assert word in out
+    assert "error" not in err and "Warning" not in err
 
 
 def test_identity_is_the_hand_computed_distance_of_the_pair(scored):
@@ -88,12 +92,6 @@ def test_wrong_instruction_is_another_tasks(scored):
             assert line["prompt"] in pools[following].prompts
 
 
-def test_sheet_is_a_picture(run):
-    assert main([str(run), "--sheet-examples", "1"]) == 0
-    small = Image.open(run / "sheet-test-seen.png").size
-    assert small[0] > 4 * 192 and small[1] > 4 * 192
-
-
 def test_other_rows_stay_and_equal_ones_are_replaced(run, capsys):
     seen = (run / "scores.csv").read_text()
     assert main([str(run), "--prompts", "heldout", "--sheet-examples", "0"]) == 0
@@ -123,22 +121,15 @@ def test_another_sampler_is_scored_beside_the_runs_own(run, capsys):
     assert outputs(run) == before and "speed" in capsys.readouterr().out
     found = outputs(run / "steps-3")
     assert set(found) == set(before) and len(table(run / "steps-3")) == 12
+    assert min(Image.open(run / "steps-3" / "sheet-test-seen.png").size) > 4 * 192
     changed = [a["psnr"] != b["psnr"] for a, b in zip(lines(run), lines(run / "steps-3"), strict=True)]
-    assert any(changed) and not all(changed)  # the identity edit has no steps
+    assert any(changed) and not all(changed)  # the identity baseline has no steps
 
 
 def test_a_sampler_that_does_not_fit_is_refused(run, refused):
     for words in (("--image-scale", "2"), ("--scheduler", "ddim"), ("--steps", "0"), ("--dtype", "half")):
         assert refused(main, run, *words)[0] == 2
     assert not [p for p in run.iterdir() if p.is_dir() and "scale" in p.name]
-
-
-def test_table_is_printed_with_gains_and_places(run, capsys):
-    assert main([str(run)]) == 0
-    out, err = capsys.readouterr()
-    for word in (*TASKS, "gain", "wrong instruction", "scores.csv", "sheet-test-seen.png", "scores-test-seen.jsonl"):
-        assert word in out
-    assert "error" not in err and "Warning" not in err
 
 
 def test_a_lone_task_hears_another_from_its_config(sd_run, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ip2p_lightning.cli.report import BEGIN, END, main
-from ip2p_lightning.evaluation.report import collect, group
+from ip2p_lightning.evaluation.report import collect, compare
 from ip2p_lightning.evaluation.report.markdown import typed
 
 TASKS = ("cartoon", "derain")
@@ -47,7 +47,7 @@ def validation(psnr: float) -> dict:
 
 @pytest.fixture
 def sweep(tmp_path) -> Path:
-    """Two arms of two seeds, one that failed, one that was preempted, one that never began."""
+    """Two configurations of two seeds, one that failed, one that was preempted, one that never began."""
     folder = tmp_path / "runs" / "sweep"
     for prompts, base in (("name", 22.0), ("paraphrase", 26.0)):
         for seed in (0, 1):
@@ -65,7 +65,7 @@ def rows_of(text: str) -> list[list[str]]:
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
 
 
-def test_means_ranges_gains_and_the_two_baselines(sweep):
+def test_means_ranges_gains_baselines_costs_failures_and_commands(sweep):
     assert main([str(sweep)]) == 0
     text = (sweep / "report.md").read_text()
     rows = rows_of(text)
@@ -73,15 +73,10 @@ def test_means_ranges_gains_and_the_two_baselines(sweep):
     assert ["prompts=name", "0, 1", "22.50 (22.00–23.00)", "23.50 (23.00–24.00)", "23.00 (22.50–23.50)"] in rows
     assert ["&emsp;gain", "", "+6.50 (+6.00 to +7.00)", "+6.50 (+6.00 to +7.00)", "+6.50 (+6.00 to +7.00)"] in rows
     assert ["&emsp;wrong instruction", "", "18.00", "19.00", "18.50"] in rows
-    assert "**26.50 (26.00–27.00)**" in text and "**22.50" not in text  # the better arm stands out
+    assert "**26.50 (26.00–27.00)**" in text and "**22.50" not in text  # the better configuration stands out
     assert "all with `loader.size=32`" in text and "4 of 7 runs complete" in text
-    assert "val photos" not in text  # evaluated runs are judged by their evaluation
-
-
-def test_costs_failures_commands_and_commits(sweep):
-    assert main([str(sweep)]) == 0
-    text = (sweep / "report.md").read_text()
-    rows = rows_of(text)
+    assert "validation photos" not in text  # evaluated runs are judged by their evaluation
+    # costs, failures, commands and commits
     assert ["prompts=name", "2", "20", "160", "20", "8.0", "500"] in rows  # 20 steps x 4 x 2 images at 8 a second
     assert ["failed", "NonFiniteError: step 3", "1", "`bad`"] in rows
     assert ["preempted", "SIGTERM", "1", "`stopped`"] in rows
@@ -90,21 +85,17 @@ def test_costs_failures_commands_and_commits(sweep):
     assert "ip2p-train -cn first_light -cd experiments prompts=name seed=1\n" in text
 
 
-def test_csv_has_every_run_and_score(sweep):
-    assert main([str(sweep), "-o", str(sweep / "all.md")]) == 0
-    rows = list(csv.DictReader((sweep / "all.csv").open()))
-    found = [r for r in rows if (r["run"], r["method"], r["task"]) == ("paraphrase-1", "model", "derain")]
-    assert len(found) == 1 and found[0]["psnr"] == "28.0000" and found[0]["arm"] == "prompts=paraphrase"
-    assert {r["run"] for r in rows} >= {"bad", "stopped", "refused"}
-    assert Image.open(sweep / "all.png").size[0] > 500
-
-
-def test_same_runs_same_bytes(sweep):
+def test_csv_has_every_run_and_score_and_the_same_runs_give_the_same_bytes(sweep):
     outputs = []
     for _ in range(2):
-        assert main([str(sweep)]) == 0
-        outputs.append([(sweep / f"report.{kind}").read_bytes() for kind in ("md", "csv", "png")])
+        assert main([str(sweep), "-o", str(sweep / "all.md")]) == 0
+        outputs.append([(sweep / f"all.{kind}").read_bytes() for kind in ("md", "csv", "png")])
     assert outputs[0] == outputs[1]
+    rows = list(csv.DictReader((sweep / "all.csv").open()))
+    found = [r for r in rows if (r["run"], r["method"], r["task"]) == ("paraphrase-1", "model", "derain")]
+    assert len(found) == 1 and found[0]["psnr"] == "28.0000" and found[0]["configuration"] == "prompts=paraphrase"
+    assert {r["run"] for r in rows} >= {"bad", "stopped", "refused"}
+    assert Image.open(sweep / "all.png").size[0] > 500
 
 
 def test_update_leaves_the_prose(sweep, tmp_path):
@@ -134,21 +125,21 @@ def test_seeds_are_those_that_were_scored(sweep):
     assert ["prompts=name", "1", "30.00", "30.00", "30.00"] in rows  # its last validation, in a table of its own
 
 
-def test_by_chooses_the_keys_of_an_arm(sweep):
-    arms, shared = group(collect([sweep]), ["loader.size"])
-    assert [(arm.label, len(arm.cells)) for arm in arms] == [("loader.size=32", 4)] and shared == {"loader.size": 32}
-    arms, _ = group(collect([sweep]), ["optimizer.lr", "prompts"])
-    assert arms[0].label == "optimizer.lr=0.001 prompts=name"
+def test_by_chooses_the_keys_of_a_configuration(sweep):
+    found = compare(collect([sweep]), ["loader.size"])
+    assert found.configurations() == ["loader.size=32"] and found.shared == {"loader.size": 32}
+    assert found.runs["configuration"].count() == 4
+    first = compare(collect([sweep]), ["optimizer.lr", "prompts"]).configurations()[0]
+    assert first == "optimizer.lr=0.001 prompts=name"
 
 
-def test_arms_are_in_the_order_of_their_numbers(tmp_path):
+def test_configurations_are_in_the_order_of_their_numbers(tmp_path):
     for value in (10, 9, 0.5):
         make_run(tmp_path / f"run{value}", {"a.b": value}, 20)
-    arms, _ = group(collect([tmp_path]))
-    assert [arm.label for arm in arms] == ["a.b=0.5", "a.b=9", "a.b=10"]
+    assert compare(collect([tmp_path])).configurations() == ["a.b=0.5", "a.b=9", "a.b=10"]
 
 
-def test_arms_with_data_of_their_own_have_their_own_identity(tmp_path):
+def test_configurations_with_data_of_their_own_have_their_own_identity_baseline(tmp_path):
     make_run(tmp_path / "a", {"task": "x"}, 25)
     other = make_run(tmp_path / "b", {"task": "y"}, 25)
     table = (other / "scores.csv").read_text()
@@ -163,8 +154,8 @@ def test_arms_with_data_of_their_own_have_their_own_identity(tmp_path):
 
 def test_a_run_whose_process_is_gone_was_killed(tmp_path):
     make_run(tmp_path / "dead", {}, None, "running")
-    [cell] = collect([tmp_path])
-    assert (cell.state, cell.reason) == ("killed", "ended without a word")
+    [run] = collect([tmp_path])
+    assert (run.state, run.reason) == ("killed", "ended without a word")
 
 
 def test_a_sweep_in_which_all_failed_has_a_report_too(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
-from ip2p_lightning.system.checksums import read_sealed
+from ip2p_lightning.system.files import read_json
 from tests.support.processes import QUIET, SMALL, digest, run
 from tests.support.sd_checkpoint import write_sd_checkpoint
 
@@ -53,7 +53,7 @@ def test_a_run_leaves_what_is_promised(finished):
     assert list(finished.glob("events.out.tfevents*"))
     kept = checkpoint.checkpoints(finished)
     assert [checkpoint.step_of(p) for p in kept] == [8, 4] and not any(checkpoint.damage(p) for p in kept)
-    known = set(read_sealed(finished / "data.json"))
+    known = set(read_json(finished / "data.json"))
     assert known == {f"{t}/{s}" for t in ("cartoon", "derain", "denoise", "lowlight") for s in ("train", "val")}
 
 

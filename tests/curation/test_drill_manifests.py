@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from ip2p_lightning.curation.sources.manifest import Listed
+from ip2p_lightning.curation.sources.manifest import ManifestOrigin
 from ip2p_lightning.data.sources import Manifest
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.rng import numpy_rng
@@ -15,7 +15,7 @@ from tests.support.manifest_faults import BUILD_ONLY, ROWS, TWINS, Fault, fault,
 def listed(path) -> tuple[int, list[str]]:
     """How many lines a build takes, and what it says about the others. Anything but a `UserError` is a crash."""
     try:
-        found = Listed(str(path)).list()
+        found = ManifestOrigin(str(path)).list()
     except UserError as error:
         return 0, [str(error)]
     return len(found.candidates), [refusal.reason for refusal in found.refused]

@@ -100,7 +100,7 @@ def test_branches_that_cancel_are_not_evaluated(sd, scales, branches):
     editor.edit(batch_of(5, 32).original, WORDS, [0] * 5)
     assert (clock.images, clock.evaluations) == (5, 5 * 3 * branches)
     assert set(clock.seconds) == {"encode", "sample", "decode"} and min(clock.seconds.values()) > 0
-    assert clock.told().startswith("5 images in ") and "sample" in clock.told()
+    assert clock.summary().startswith("5 images in ") and "sample" in clock.summary()
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc", "euler-a"])

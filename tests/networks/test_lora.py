@@ -268,7 +268,6 @@ def test_what_cannot_be_exported_as_an_adapter_is_refused(runs, sd_run, tmp_path
     "words",
     [
         ("unet.lora.rank=0",),
-        ("unet.lora.targets=[]",),
         ("unet.lora.dropout=1.0",),
         ("unet.lora.alpha=-1",),
         ("unet.lora.dtype=bfloat16", "trainer.precision=32-true"),
@@ -283,6 +282,8 @@ def test_what_makes_no_sense_is_refused_by_name(words):
 
 
 def test_layers_that_are_not_there_and_a_missing_library_are_refused(bases, monkeypatch):
+    with pytest.raises(UserError, match=r"unet\.lora\.targets=\[\]: give"):
+        Lora(targets=[])
     with pytest.raises(UserError, match=r"unet\.lora\.targets=\['to_qq'\]"):
         adapted(bases[8], targets=["to_qq"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -302,7 +303,11 @@ def test_the_pixel_model_has_no_base_to_adapt():
 def half(bases, tmp_path_factory):
     """Frozen weights in bfloat16 beside a trained conv_in in float32; validated, with a grid."""
     words = ["model=local", f"model.path={bases[4]}", *WORDS, "optimizer.lr=1e-2", "sampler.steps=4"]
-    words += ["unet.lora.dtype=bfloat16", "trainer.precision=bf16-mixed", "val_examples=1", "grid_examples=1"]
+    words += [
+        "unet.lora.dtype=bfloat16",
+        "trainer.precision=bf16-mixed",
+        "val_examples=1",
+    ]
     return train_run(tmp_path_factory.mktemp("half") / "run", *words, "val_every=2")
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_config, read_status
-from ip2p_lightning.system.checksums import read_sealed
+from ip2p_lightning.system.files import read_json
+from tests.support.drilling import Victim, losses, samples, samples_told, survived
 from tests.support.processes import QUIET, SMALL, Process, digest, run
 
 STEPS, WINDOW = 6, 4
@@ -30,7 +31,7 @@ def words(sd_folder):
         "loader.workers=2",
     ]
     recipe += [f"trainer.max_steps={STEPS}", f"trainer.accumulate_grad_batches={WINDOW}", "save_every=2", "log_every=1"]
-    return [*recipe, "optimizer.lr=1e-3", "loader.batch_size=1", "log_samples=true"]
+    return [*recipe, "optimizer.lr=1e-3", "loader.batch_size=1", "callbacks=[default,sample_log]"]
 
 
 @pytest.fixture(scope="module")
@@ -46,61 +47,43 @@ def go(folder, words, *more, **environment):
     return run([*words, *more, f"hydra.run.dir={folder}"], folder.parent / "log", **environment)
 
 
-def losses(folder):
-    found = {}
-    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
-        if "train/loss" in line:
-            found.setdefault(line["step"], set()).add(line["train/loss"])
-    return found
-
-
-def samples(folder):
-    """What each micro-step saw; what was done again must have been the same."""
-    found = {}
-    for line in map(json.loads, (folder / "samples.jsonl").read_text().splitlines()):
-        assert found.setdefault(line["micro_step"], line) == line
-    return found
-
-
 # -- kills -----------------------------------------------------------------------------------------------------------
 
 
 def test_kills_inside_windows_and_inside_a_save_change_nothing(words, whole, tmp_path):
-    folder = tmp_path / "run"
-    for fault in ("kill@micro_step=5", "kill@micro_step=10", "kill@ckpt_write=0.5", "kill@micro_step=23"):
-        code, said = go(folder, words, f"fault={fault}")
-        assert code == -signal.SIGKILL, said
-        assert read_status(folder)["state"] == "running"  # nobody was left to say otherwise
-    assert list((folder / checkpoint.FOLDER).glob(".tmp-*")) == []  # the torn one was swept by the start after it
-    assert go(folder, words)[0] == 0
-    assert digest(folder) == digest(whole)
-    assert losses(folder) == losses(whole)
-    assert samples(folder) == samples(whole) and len((folder / "samples.jsonl").read_text().splitlines()) > 24
+    faults = ("kill@micro_step=5", "kill@micro_step=10", "kill@ckpt_write=0.5", "kill@micro_step=23")
+    victim = Victim(tmp_path / "run", words)
+    found = survived(victim, digest(whole), *([f"fault={fault}"] for fault in faults), ())
+    ends = ["-9 running"] * 4 + ["0 complete"]  # nobody was left to say otherwise
+    assert found == {"ends": ends, "damaged": 0, "left over": 0, "digest equal": True}
+    once = {step: set(values) for step, values in losses(victim.folder).items()}
+    assert once == {step: set(values) for step, values in losses(whole).items()}  # what is done again is the same
+    told = samples_told(victim.folder, whole, STEPS * WINDOW)
+    assert [value for value in told.values() if not isinstance(value, str)] == [0, 0, True, 0, 0], told
+    assert len((victim.folder / "samples.jsonl").read_text().splitlines()) > 24
     assert not (tmp_path / "run@2").exists()  # workers that outlived their run did not hold its folder
 
 
 def test_an_epoch_shows_every_pair_of_every_task_once(whole):
-    seen = [
-        list(zip(line["tasks"], line["ids"], strict=True)) for _, line in sorted(samples(whole).items())
-    ]  # 4 x 6 photos in batches of one: 24 micro-steps are an epoch
-    assert len(seen) == STEPS * WINDOW == 24 and len({pair for batch in seen for pair in batch}) == 24
-    steps = [line["step"] for _, line in sorted(samples(whole).items())]
-    assert steps == [1 + n // WINDOW for n in range(24)]
+    told = samples_told(whole, whole, STEPS * WINDOW)  # 4 x 6 photos in batches of one: 24 micro-steps are an epoch
+    assert told["epochs"] == "1 of 24 pairs, and 0 samples of the next" and told["pairs twice in an epoch"] == 0
+    assert [line["step"] for line in samples(whole)[0].values()] == [1 + n // WINDOW for n in range(24)]
 
 
 def test_the_number_of_workers_may_change_on_the_way(words, whole, tmp_path):
-    folder = tmp_path / "run"
-    assert go(folder, words, "fault=kill@step=3")[0] == -signal.SIGKILL
-    assert go(folder, words, "loader.workers=0", "fault=kill@step=5")[0] == -signal.SIGKILL
-    assert go(folder, words, "loader.workers=1")[0] == 0
-    assert digest(folder) == digest(whole)
+    starts = ["fault=kill@step=3"], ["loader.workers=0", "fault=kill@step=5"], ["loader.workers=1"]
+    found = survived(Victim(tmp_path / "run", words), digest(whole), *starts)
+    assert found["digest equal"] and found["ends"] == ["-9 running", "-9 running", "0 complete"]
 
 
 def test_a_run_may_be_moved(words, whole, tmp_path):
+    there = tmp_path / "elsewhere"
     go(tmp_path / "run", words, "fault=kill@step=3")
-    (tmp_path / "run").rename(tmp_path / "elsewhere")
-    assert go(tmp_path / "elsewhere", words)[0] == 0
-    assert digest(tmp_path / "elsewhere") == digest(whole)
+    (tmp_path / "run").rename(there)
+    assert go(there, words)[0] == 0
+    assert digest(there) == digest(whole)
+    named = str(tmp_path / "run")
+    assert not [p for p in there.iterdir() if p.is_file() and named in p.read_text(errors="replace")]
 
 
 def test_a_damaged_newest_checkpoint_is_gone_back_from(words, whole, tmp_path):
@@ -140,9 +123,7 @@ def test_a_stop_inside_any_micro_step_of_a_window_loses_nothing(words, whole, tm
         assert checkpoint.step_of(checkpoint.checkpoints(folder)[0]) == window + 1
     assert go(folder, words)[0] == 0
     assert digest(folder) == digest(whole)
-    assert losses(folder) == losses(whole)
-    lines = [line for line in (folder / "metrics.jsonl").read_text().splitlines() if "train/loss" in line]
-    assert len(lines) == STEPS  # no step was done twice
+    assert losses(folder) == losses(whole)  # no step was done twice
 
 
 def test_a_second_stop_inside_the_save_harms_nothing(words, whole, tmp_path):
@@ -182,7 +163,7 @@ def test_exceptions_are_recorded_and_survived(tmp_path):
         *SMALL,
         "model=tiny",
         "task=denoise",
-        "grid_examples=0",
+        "callbacks.image_grids.examples=0",
         "trainer.max_steps=5",
         "save_every=2",
         "val_every=2",
@@ -303,7 +284,7 @@ def test_added_data_is_refused_unless_it_is_allowed(pairs):
     code, said = go(work / "run", words)
     assert code == 3 and "zero (edited) added" in said, said
     assert go(work / "run", words, "resume_allow=[data]")[0] == 0
-    assert any("zero" in n for place in read_sealed(work / "run/data.json").values() for n in place["parts"])
+    assert any("zero" in n for place in read_json(work / "run/data.json").values() for n in place["parts"])
 
 
 def test_data_that_was_touched_or_moved_is_the_same_data(pairs):

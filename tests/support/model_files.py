@@ -6,60 +6,34 @@ import numpy as np
 
 from ip2p_lightning.data.teachers.tf_checkpoint import MAGIC, crc32c, masked
 
-# --- flatbuffers (https://flatbuffers.dev/internals): a table is a list of fields, None where one is left out
-
-
-def scalar(kind, value):
-    return ("scalar", struct.pack(f"<{kind}", value))
-
-
-def vector(kind, values):
-    return ("bytes", struct.pack("<I", len(values)) + struct.pack(f"<{len(values)}{kind}", *values))
-
-
-def blob(data):
-    return ("bytes", struct.pack("<I", len(data)) + data)
+# --- flatbuffers (schema.fbs of TFLite): a table is a list of fields, None where one is left out
 
 
 def write_flatbuffer(root, mark=b"TFL3"):
-    out = bytearray(4) + mark
-    _point(out, 0, root)
-    return bytes(out)
+    """`root` and all below it: a list is a table, a tuple of lists a vector of tables, an array a vector."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder()
+    builder.Finish(_written(builder, root), mark)
+    return bytes(builder.Output())
 
 
-def _point(out, place, node):
-    """Append `node` and let the offset at `place` point to it."""
-    out.extend(b"\0" * (-len(out) % 4))
-    start = len(out)
-    if isinstance(node, list):
-        start = _table(out, node)
-    elif node[0] == "tables":
-        out += struct.pack("<I", len(node[1])) + bytes(4 * len(node[1]))
-        for i, child in enumerate(node[1]):
-            _point(out, start + 4 + 4 * i, child)
-    else:
-        out += node[1]
-    struct.pack_into("<I", out, place, start - place)
-
-
-def _table(out, fields):
-    inline = [b"" if f is None else f[1] if f[0] == "scalar" else bytes(4) for f in fields]
-    places, at = [], 4
-    for data in inline:
-        at += -at % max(len(data), 1)
-        places.append(at if data else 0)
-        at += len(data)
-    vtable = len(out)
-    out += struct.pack(f"<{2 + len(fields)}H", 4 + 2 * len(fields), at, *places)
-    out.extend(b"\0" * (-len(out) % 4))
-    start = len(out)
-    out += struct.pack("<i", start - vtable) + bytes(at - 4)
-    for place, data in zip(places, inline, strict=True):
-        out[start + place : start + place + len(data)] = data
-    for place, f in zip(places, fields, strict=True):
-        if f is not None and f[0] != "scalar":
-            _point(out, start + place, f if f[0] != "table" else f[1])
-    return start
+def _written(builder, node):
+    if isinstance(node, np.ndarray):
+        return builder.CreateNumpyVector(node)
+    inside = [field if field is None or np.isscalar(field) else _written(builder, field) for field in node]
+    if isinstance(node, tuple):
+        builder.StartVector(4, len(inside), 4)
+        for place in reversed(inside):
+            builder.PrependUOffsetTRelative(place)
+        return builder.EndVector()
+    builder.StartObject(len(node))
+    for slot, (field, place) in enumerate(zip(node, inside, strict=True)):
+        if isinstance(field, np.number):
+            {np.int8: builder.PrependInt8Slot, np.uint32: builder.PrependUint32Slot}[type(field)](slot, place, 99)
+        elif field is not None:
+            builder.PrependUOffsetTRelativeSlot(slot, place, 0)
+    return builder.EndObject()
 
 
 def write_tflite(layers, kind):
@@ -67,28 +41,28 @@ def write_tflite(layers, kind):
     buffers, tensors, operators = [[]], [], []
 
     def tensor(values, code, quantised=None):
-        buffers.append([blob(values.tobytes())])
-        entry = [vector("i", values.shape), scalar("b", code), scalar("I", len(buffers) - 1), blob(b"w"), quantised]
-        tensors.append(entry)
+        buffers.append([values.ravel().view(np.uint8)])
+        shape = np.array(values.shape, np.int32)
+        tensors.append([shape, np.int8(code), np.uint32(len(buffers) - 1), None, quantised])
         return len(tensors) - 1
+
+    def operator(code, inputs, outputs):
+        operators.append([np.uint32(code), np.array(inputs, np.int32), np.array(outputs, np.int32)])
 
     for weight, bias in layers:
         if kind == "int8":
             scale = (np.abs(weight).max((1, 2, 3)) / 127).astype(np.float32)
             whole = np.rint(weight / scale[:, None, None, None]).astype(np.int8)
-            parameters = [None, None, vector("f", scale), vector("q", [0] * len(scale))]
-            w = tensor(whole, 9, ("table", parameters))
+            w = tensor(whole, 9, [None, None, scale, np.zeros(len(scale), np.int64)])
         elif kind == "half":
-            half = tensor(weight.astype(np.float16), 1)
-            w = tensor(np.zeros((0, *weight.shape[1:]), np.float32), 0)
-            operators.append([scalar("I", 1), vector("i", [half]), vector("i", [w])])
+            half, w = tensor(weight.astype(np.float16), 1), tensor(np.zeros((0, *weight.shape[1:]), np.float32), 0)
+            operator(1, [half], [w])
         else:
             w = tensor(weight, 0)
-        operators.append([scalar("I", 0), vector("i", [0, w, tensor(bias, 0)]), vector("i", [0])])
-    graph = [("tables", tensors), None, None, ("tables", operators)]
-    codes = [[scalar("b", 3)], [scalar("b", 6), None, None, scalar("i", 6)]]
-    fields = [scalar("I", 3), ("tables", codes), ("tables", [graph]), blob(b"test"), ("tables", buffers)]
-    return write_flatbuffer(fields)
+        operator(0, [0, w, tensor(bias, 0)], [0])
+    graph = [tuple(tensors), None, None, tuple(operators)]
+    codes = ([np.int8(3)], [np.int8(6)])
+    return write_flatbuffer([np.uint32(3), codes, (graph,), None, tuple(buffers)])
 
 
 # --- TensorFlow checkpoints (tensor_bundle.proto in a table as LevelDB's)

@@ -37,6 +37,7 @@ class Counting:
     """An autoencoder that counts what it encodes; a plain mean over patches unless it is given a real one."""
 
     channels, factor, scaling_factor, deterministic, model = 4, 8, 1.0, False, None
+    version = 1
 
     def __init__(self, name="counting"):
         self.name, self.calls, self.images = name, 0, 0

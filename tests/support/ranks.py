@@ -1,21 +1,41 @@
-"""Two ranks on this machine: a group that torchrun starts, or processes that think they are the tasks of an srun."""
+"""Two ranks on this machine: the command's own group, torchrun's, or processes that think they are an srun's."""
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import psutil
 
 from tests.support.processes import SMALL, Process, run
 
 GROUP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 WORDS = [*GROUP, *SMALL[1:], "model=tiny", "task.weights={cartoon: 0}", "trainer.max_steps=4", "save_every=2"]
-WORDS += ["log_every=1", "trainer.accumulate_grad_batches=2", "grid_examples=1", "val_every=4", "val_examples=1"]
+WORDS += [
+    "log_every=1",
+    "trainer.accumulate_grad_batches=2",
+    "val_every=4",
+    "val_examples=1",
+]
 WORDS += ["loader.eval_draws=1", "timeout=60"]
 LIMIT = 300  # seconds
 _jobs = itertools.count(1)
 
 
 def train(folder: Path, *more: str, words=WORDS) -> tuple[int, str]:
-    """Exit code and output of a group of two that torchrun starts: 20 s, most of them imports."""
+    """Exit code and output of a group of two that the command starts itself: 20 s, most of them imports."""
     return run([*words, *more, f"hydra.run.dir={folder}"], folder.parent / "log", LIMIT)
+
+
+def torchrun(folder: Path, *more: str, options=("--standalone", "--nproc-per-node=2")) -> subprocess.Popen:
+    """The same run, launched by torchrun, which says how many ranks there are."""
+    words = [word for word in WORDS if not word.startswith("trainer.devices")]
+    line = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "ip2p_lightning.cli.train", *words, *more]
+    settings = os.environ | {"IP2P_FAULTS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*line, f"hydra.run.dir={folder}"], env=settings, **pipes)
 
 
 def task(rank: int, job: str, size: int = 2) -> dict[str, str]:
@@ -34,3 +54,29 @@ def step(folder: Path, *more: str, job: str | None = None, words=WORDS) -> list[
 def ended(processes: list[Process]) -> tuple[list[int], str]:
     """Exit codes and output of `step`."""
     return [process.wait(LIMIT) for process in processes], "\n".join(process.said() for process in processes)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every living process whose command line names `folder`: the ranks of a group."""
+    found = [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE]
+    return [p for p in found if any(str(folder) in word for word in p.info["cmdline"] or [])]
+
+
+def validations(folder: Path) -> tuple[dict[str, float], dict[str, float], int]:
+    """The last validation that a run of ranks logged, the same by this process alone, and the number of examples."""
+    from lightning.pytorch import Trainer
+
+    from ip2p_lightning.config import build
+    from ip2p_lightning.runs import open as run_opening
+    from ip2p_lightning.training.callbacks.validation import ValidationScores
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "val/psnr" in line][-1]
+    opened = run_opening.open_run(folder)
+    scores, data = ValidationScores(), build.build_data(opened.config)
+    data.val_examples = opened.config["val_examples"]
+    off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "inference_mode")
+    trainer = Trainer(accelerator="cpu", devices=1, callbacks=[scores], **dict.fromkeys(off, False))
+    trainer.validate(opened.module, datamodule=data, verbose=False)
+    logged = {key: value for key, value in last.items() if key.startswith("val/")}
+    return logged, scores.latest, len(data.val_dataloader().keys.keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,24 +24,29 @@ SCHEDULER = {  # word for word what Stable Diffusion 1.5 ships
 }
 
 
-def write_sd_checkpoint(folder: str | Path, in_channels: int = 4, factor: int = 8, seed: int = 0) -> Path:
+def write_sd_checkpoint(
+    folder: str | Path, in_channels: int = 4, factor: int = 8, seed: int = 0, make: Callable[[], dict] | None = None
+) -> Path:
     """Write model_index.json, unet, vae, text_encoder, tokenizer and scheduler to `folder`; about 1 MB, under 1 s.
 
     `in_channels` of the UNet is 4 (text to image) or 8 (an editor). `factor` is pixels per latent, a power of two. The
-    weights depend on `seed` alone; torch's global generator is left as it was.
+    weights depend on `seed` alone; torch's global generator is left as it was. `make` makes other networks than
+    these tiny ones, by their names.
     """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae, unet, text = _vae(factor), _unet(in_channels), _text_encoder()
-        _write_tokenizer(folder / "tokenizer")
-        vae.save_pretrained(folder / "vae")
-        unet.save_pretrained(folder / "unet")
-        text.save_pretrained(folder / "text_encoder")
+        for name, part in (make or (lambda: _tiny(in_channels, factor)))().items():
+            part.save_pretrained(folder / name)
+    _write_tokenizer(folder / "tokenizer")
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2))
     _write_index(folder, "StableDiffusionInstructPix2PixPipeline" if in_channels == 8 else "StableDiffusionPipeline")
     return folder
+
+
+def _tiny(in_channels: int, factor: int) -> dict:
+    return {"vae": _vae(factor), "unet": _unet(in_channels), "text_encoder": _text_encoder()}
 
 
 def _unet(in_channels: int):  # heads are 8 and 16 wide

@@ -92,7 +92,7 @@ def doubled(wanted: bool) -> Iterator[None]:
 def fit(
     split: Split, words: tuple[str, ...], steps: int, folder: Path, begin: str | None = None, double: bool = False
 ) -> Fit:
-    """Train to step `steps`, from the checkpoint `begin` where one is given; half-way it leaves ``folder/middle.ckpt``."""
+    """Train to step `steps`, from the checkpoint `begin` if one is given; half-way leave ``folder/middle.ckpt``."""
     folder.mkdir(parents=True, exist_ok=True)
     if split.world == 1:
         _fit(split, words, steps, folder, begin, double, {})

@@ -5,15 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ip2p_lightning.cli.inspect import digests
-from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
+from tests.support.fault_injection import with_fault
+from tests.support.processes import Process, digest
 
-TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.eval_size=32", "loader.batch_size=2", "grid_examples=0"]
+TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.eval_size=32", "loader.batch_size=2"]
 SMALL = [*TINY, "trainer=fast", "val_examples=1", "trainer.max_steps=4", "val_every=0", "save_every=2"]
 CPU = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 DDP = [*TINY, *CPU, "trainer.accumulate_grad_batches=1", "trainer.max_steps=3", "val_every=0", "save_every=2"]
@@ -21,7 +22,7 @@ TRAIN = [sys.executable, "-m", "ip2p_lightning.cli.train"]
 
 
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "IP2P_FAULTS": "1", "HF_HUB_OFFLINE": "1"} | more
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
 
 
 @contextmanager
@@ -36,9 +37,10 @@ def started(folder: Path, *words: str) -> Iterator[subprocess.Popen]:
 
 def start(folder: Path, *words: str, command: list[str] | None = None) -> subprocess.Popen:
     """``ip2p-train`` in a process of its own."""
+    words, permission = with_fault(list(words))
     line = [*(command or TRAIN), *words, f"hydra.sweep.dir={folder}"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(line, cwd=folder.parent, env=environment(), **streams)
+    return subprocess.Popen(line, cwd=folder.parent, env=environment(**permission), **streams)
 
 
 def sweep(folder: Path, *words: str, timeout: float = 900) -> tuple[int, str]:
@@ -72,5 +74,24 @@ def states(folder: Path) -> dict[int, str]:
     return {seed: read_status(path)["state"] for seed, path in sorted(runs(folder).items())}
 
 
-def digest(folder: Path) -> str:
-    return digests(checkpoint.load(checkpoint.checkpoints(folder)[0]))["all"]
+def times(folder: Path) -> dict[Path, int]:
+    """Each file in a folder, and when it was last written; without Hydra's own file of the sweep."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "multirun.yaml")
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def crowd(folder: Path, logs: Path, words: list[str], count: int, timeout: float) -> dict[str, object]:
+    """The same command many times at once: what folders the runs have, and whether each has one writer."""
+    words = [*SMALL, *words, "log_every=1", f"hydra.run.dir={folder / 'run'}"]
+    processes = [Process(words, logs / str(number)) for number in range(count)]
+    codes, folders = [process.wait(timeout) for process in processes], sorted(folder.iterdir())
+    lines = [len((path / "metrics.jsonl").read_text().splitlines()) for path in folders]
+    return {
+        "exit codes": dict(Counter(codes)),
+        "folders": [path.name for path in folders],
+        "states": dict(Counter(read_status(path)["state"] for path in folders)),
+        "a writer each": {read_status(path)["pid"] for path in folders} == {process.pid for process in processes},
+        "lines logged": dict(Counter(lines)),
+        "event files": dict(Counter(len(list(path.glob("events*"))) for path in folders)),
+        "different digests": len({digest(path) for path in folders}),
+    }

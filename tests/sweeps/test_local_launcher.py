@@ -11,18 +11,22 @@ from ip2p_lightning.sweeps.job import Job
 from ip2p_lightning.sweeps.job_table import table
 from ip2p_lightning.system.processes import SUPERVISOR
 from tests.support.processes import Process
-from tests.support.sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, started, states, sweep
+from tests.support.sweeping import (
+    DDP,
+    SMALL,
+    TRAIN,
+    await_that,
+    crowd,
+    environment,
+    runs,
+    started,
+    states,
+    sweep,
+    times,
+)
 
 FAULTS = "fault='oom@step=1,seed=1;kill@step=1,seed=2;nan@step=1,seed=3'"
 WORDS = [*SMALL, "max_skips=0"]
-
-
-def times(folder: Path) -> dict[Path, int]:
-    return {
-        path: path.stat().st_mtime_ns
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "multirun.yaml"
-    }  # Hydra's, of the sweep
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +79,16 @@ def test_ddp_jobs_in_a_sweep_of_which_the_middle_one_fails(tmp_path):
 
 
 def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
-    words = [*SMALL, "trainer.max_steps=30", "log_every=1", f"hydra.run.dir={tmp_path / 'runs' / 'run'}"]
-    processes = [Process(words, tmp_path / f"log{number}") for number in range(5)]
-    assert [process.wait(300) for process in processes] == [0] * 5, processes[0].said()
-    folders = sorted((tmp_path / "runs").iterdir())
-    assert [folder.name for folder in folders] == ["run", "run@2", "run@3", "run@4", "run@5"]
-    assert {read_status(folder)["pid"] for folder in folders} == {process.pid for process in processes}
-    for folder in folders:  # no step logged twice, no second writer
-        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 30 and len(list(folder.glob("events*"))) == 1
-    assert len({digest(folder) for folder in folders}) == 1
+    found = crowd(tmp_path / "runs", tmp_path, ["trainer.max_steps=30"], count=5, timeout=300)
+    assert found == {
+        "exit codes": {0: 5},
+        "folders": ["run", "run@2", "run@3", "run@4", "run@5"],
+        "states": {"complete": 5},
+        "a writer each": True,
+        "lines logged": {30: 5},  # no step logged twice, no second writer
+        "event files": {1: 5},
+        "different digests": 1,
+    }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a job learns of its controller's death from Linux only")

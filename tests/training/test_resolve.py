@@ -4,7 +4,7 @@ import pytest
 
 from ip2p_lightning.runs.folder import note, read_status
 from ip2p_lightning.training import resolve
-from ip2p_lightning.training.resolve import resolve_auto, resolved
+from ip2p_lightning.training.resolve import resolve_auto
 from tests.support.pieces import autoencoder_fixture, fill, open_cache, pairs_fixture  # noqa: F401
 
 PAYLOAD = 3 * 4 * 4 * 4 * 4  # of a stored pair: 12 planes of 4 x 4 floats
@@ -64,7 +64,6 @@ def test_a_run_keeps_what_it_chose_when_it_began(tmp_path, config, data, monkeyp
     assert chosen(config, tmp_path, data) == began
     room(monkeypatch, *disks.values())
     assert chosen(config, tmp_path, data, afresh=False) == began
-    assert resolved(config, tmp_path)["cache"] == began  # the other ranks
     if began == "disk":
         note(tmp_path, cache={"folder": "here", "hits": 3})  # as the fit leaves it
         assert chosen(config, tmp_path, data, afresh=False) == "disk"
@@ -76,5 +75,4 @@ def test_gradient_checkpointing_is_chosen_at_each_start(tmp_path, config, data, 
     for fits in (True, False):
         monkeypatch.setattr("ip2p_lightning.training.memory.estimate._fits", lambda config, fits=fits: fits)
         assert resolve_auto(config, tmp_path, data, 1, afresh=fits)["model"]["gradient_checkpointing"] is not fits
-        assert resolved(config, tmp_path)["model"]["gradient_checkpointing"] is not fits
         assert read_status(tmp_path)["gradient_checkpointing"] is not fits

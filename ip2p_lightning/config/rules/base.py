@@ -5,40 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ip2p_lightning.config.walk import get
 from ip2p_lightning.errors import UserError
 
 Config = Mapping[str, Any]
-
-
 Rules = tuple[tuple[Callable[[Config], Any], Callable[[Config], str]], ...]
 
 
-def _apply(rules: Rules, config: Config) -> None:
+def apply_rules(rules: Rules, config: Config) -> None:
+    """Raise UserError, worded by the rule, for the first one that `config` breaks."""
     for broken, line in rules:
         if broken(config):
             raise UserError(line(config))
 
 
-def _get(config: Config, path: str, default: Any = None) -> Any:
-    node: Any = config
-    for key in path.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            return default
-        node = node[key]
-    return node
+def target(config: Config, node: str) -> str:
+    """The last part of a node's ``_target_``."""
+    return str(get(config, f"{node}._target_", "")).rpartition(".")[2]
 
 
-def _target(config: Config, node: str) -> str:
-    return str(_get(config, f"{node}._target_", "")).rpartition(".")[2]
+def on_cpu(config: Config) -> bool:
+    """Whether the run asks for a CPU."""
+    return get(config, "trainer.accelerator") == "cpu"
 
 
-def _on_cpu(config: Config) -> bool:
-    return _get(config, "trainer.accelerator") == "cpu"
+def sharded(config: Config) -> bool:
+    """Whether weights are spread over the ranks."""
+    return get(config, "trainer.strategy") == "fsdp2"
 
 
-def _sharded(config: Config) -> bool:
-    return _get(config, "trainer.strategy") == "fsdp2"
-
-
-def _value(*keys: str) -> Callable[[Config], str]:
-    return lambda config: " and ".join(f"{key}={_get(config, key)}" for key in keys)
+def typed(*keys: str) -> Callable[[Config], str]:
+    """Keys with their values, as one types them."""
+    return lambda config: " and ".join(f"{key}={get(config, key)}" for key in keys)

@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
+from ip2p_lightning.config.walk import scalars
 from ip2p_lightning.errors import UserError
 
-# What must not be smaller, null apart.
-_LEAST = {
-    "grid_examples": 0,
+# Limits of numbers that are not null; a list's are those of each of its items.
+_AT_LEAST = {
+    "cache_draws": 0,
+    "cache_variants": 1,
+    "callbacks.image_grids.examples": 0,
+    "callbacks.profiler.steps": 1,
+    "keep": 2,
+    "log_every": 1,
     "max_skips": 0,
+    "optimizer.betas": 0,
     "optimizer.eps": 0,
     "optimizer.weight_decay": 0,
-    "profile_steps": 0,
+    "save_every": 1,
     "timeout": 1,
+    "trainer.accumulate_grad_batches": 1,
     "trainer.gradient_clip_val": 0,
+    "trainer.max_steps": 1,
+    "unet.lora.dropout": 0,
+    "unet.lora.rank": 1,
+    "val_every": 0,
     "val_examples": 1,
 }
+_ABOVE = {"optimizer.lr": 0, "unet.lora.alpha": 0}
+_BELOW = {"optimizer.betas": 1, "unet.lora.dropout": 1}
 
 
 def in_range(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a number of `config` that is not finite, or too small; types have been checked."""
-    for key, value in _numbers(config, ""):
-        if not math.isfinite(value):
-            raise UserError(f"{key}={value}: give a finite number")
-        if value < _LEAST.get(key, value):
-            raise UserError(f"{key}={value}: give {_LEAST[key]} or more")
+    """Raise UserError for a number of `config` that is not finite, or out of its range; types have been checked."""
+    for path, value in scalars(config):
+        if isinstance(value, int | float):
+            wanted = _wanted(re.sub(r"\[\d+\]$", "", path), value)
+            if wanted:
+                raise UserError(f"{path}={value}: give {wanted}")
 
 
-def _numbers(node: Any, path: str) -> Iterator[tuple[str, float]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _numbers(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list | tuple):
-        for place, value in enumerate(node):
-            yield from _numbers(value, f"{path}[{place}]")
-    elif isinstance(node, int | float):
-        yield path, node
+def _wanted(key: str, value: float) -> str:
+    """What a number should be, "" where it is that."""
+    if not math.isfinite(value):
+        return "a finite number"
+    if value < _AT_LEAST.get(key, value):
+        return f"{_AT_LEAST[key]} or more"
+    if value <= _ABOVE.get(key, -math.inf):
+        return f"a number above {_ABOVE[key]}"
+    return f"a number below {_BELOW[key]}" if value >= _BELOW.get(key, math.inf) else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ip2p_lightning.curation.audit.perceptual_hash import Likeness, alike
-from ip2p_lightning.data.sources.splits import split_groups
+from ip2p_lightning.data.sources.splits import Groups, split_groups
 
 _STRENGTH = {"train": 0, "val": 1, "test": 2}  # of two splits with one photo, the test set keeps it
 
@@ -38,23 +38,6 @@ class Fractions:
     test: float
 
 
-class _Groups:
-    """Disjoint sets of entries."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
-
-    def root(self, i: int) -> int:
-        while self._parent[i] != i:
-            self._parent[i] = self._parent[self._parent[i]]
-            i = self._parent[i]
-        return i
-
-    def join(self, i: int, j: int) -> None:
-        first, second = sorted((self.root(i), self.root(j)))
-        self._parent[second] = first
-
-
 def divide(entries: Sequence[Entry], fractions: Mapping[str, Fractions], lookalikes: bool) -> int:
     """Give every entry its `split` and `source_id`; one that would leak gets no split but a `reason`.
 
@@ -69,7 +52,7 @@ def divide(entries: Sequence[Entry], fractions: Mapping[str, Fractions], lookali
     Returns:
         How many pairs of lookalikes were found.
     """
-    groups, loose = _Groups(len(entries)), _divisible(entries, fractions)
+    groups, loose = Groups(), _divisible(entries, fractions)
     why = {}
     _join_equal(groups, ((("print", p), i) for i, entry in enumerate(entries) for p in entry.prints))
     _join_equal(groups, ((("scene", e.task, e.scene), i) for i, e in enumerate(entries) if e.scene and loose[e.task]))
@@ -97,7 +80,7 @@ def _hash(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _join_equal(groups: _Groups, keys: Iterable[tuple[object, int]]) -> None:
+def _join_equal(groups: Groups, keys: Iterable[tuple[object, int]]) -> None:
     first: dict[object, int] = {}
     for key, i in keys:
         groups.join(first.setdefault(key, i), i)

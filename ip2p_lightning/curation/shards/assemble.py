@@ -18,8 +18,7 @@ from ip2p_lightning.curation.shards.parquet import Row, parquet, stored
 from ip2p_lightning.curation.shards.report import REPORT, write_report
 from ip2p_lightning.data.sources.base import SPLITS
 from ip2p_lightning.errors import DamagedError, DataError, StorageError
-from ip2p_lightning.system.checksums import write_sealed
-from ip2p_lightning.system.files import sha256_of, storage_errors, sync_folder, write_atomic
+from ip2p_lightning.system.files import sha256_of, storage_errors, sync_folder, write_atomic, write_json
 
 MARK = "dataset.json"
 
@@ -91,7 +90,7 @@ def _write(
     manifest["files"] = {
         p.relative_to(final).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files
     }
-    write_sealed(final / MARK, manifest)
+    write_json(final / MARK, manifest)
     return manifest
 
 

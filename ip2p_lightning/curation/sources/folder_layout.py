@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ip2p_lightning.curation.sources.base import Candidate, Listing, Refusal, read_inside, source_folder, without_twins
 from ip2p_lightning.data.image import SUFFIXES
+from ip2p_lightning.data.sources.image_files import walk
 from ip2p_lightning.data.sources.splits import checked_fractions
 from ip2p_lightning.errors import UserError, suggest
 
@@ -27,7 +28,7 @@ class File(NamedTuple):
     stamp: int
 
 
-class Layout:
+class FolderOrigin:
     """Images below a folder, found and matched by patterns.
 
     A pattern is a path without its ending, such as ``train/{scene}/blur/{name}``. ``{word}`` stands for a part of a
@@ -145,23 +146,14 @@ def _pairs(root: Path, sides: Mapping[str, str], refused: list[Refusal]) -> Iter
 def files(root: Path, pattern: str) -> Iterator[File]:
     """Image files below `root` that fit, in no order. Hidden ones and linked folders are passed by."""
     fits = re.compile(_regex(pattern))
-    for entry, path in _walk(str(root), _fixed(pattern)):
+    top = f"{root}/"
+    for entry in walk(top + _fixed(pattern)):
+        path = entry.path[len(top) :]
         stem = _stem(path)
         found = fits.fullmatch(stem) if path[len(stem) :].lower() in LISTED else None
         if found:
             status = entry.stat(follow_symlinks=False)
             yield File(path, found.groupdict(), status.st_size, status.st_mtime_ns)
-
-
-def _walk(root: str, below: str) -> Iterator[tuple[os.DirEntry[str], str]]:
-    for entry in os.scandir(f"{root}/{below}"):
-        if entry.name.startswith("."):
-            continue
-        path = f"{below}/{entry.name}" if below else entry.name
-        if entry.is_dir(follow_symlinks=False):  # a linked folder could lead round in a circle, or out
-            yield from _walk(root, path)
-        elif not entry.is_dir():
-            yield entry, path
 
 
 def _fixed(pattern: str) -> str:

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.curation.sources.base import Candidate, Listing, Refusal, read_inside, without_twins
-from ip2p_lightning.data.sources.base import SPLITS
-from ip2p_lightning.data.sources.manifest_reader import PathCheck, cell, digest, records
-from ip2p_lightning.data.sources.splits import checked_fractions
+from ip2p_lightning.data.sources.manifest import Manifest, Row
+from ip2p_lightning.data.sources.manifest_reader import PathCheck, digest, records
 from ip2p_lightning.errors import DataError
 
 
-class Listed:
-    """The lines of a manifest, as `ip2p_lightning.data.Manifest` reads it.
+class ManifestOrigin(Manifest):
+    """The lines of a manifest, as training reads it.
 
     Columns named as those of the images with ``_sha256`` behind (``original_sha256``) say what the files must hash to.
 
     Args:
-        path: the ``.csv`` (with a header) or ``.jsonl`` file.
-        root: folder that paths are relative to and must stay within; None: the manifest's folder.
-        original: column of the image before the edit.
-        edited: column of the image after it.
-        prompt: column of the instruction; None, or an empty cell, draws from the task's prompts.
-        task: use only lines whose ``task`` column says this; None: all lines.
-        val: fraction for validation where there is no ``split`` column.
-        test: fraction for testing there.
+        path, root, original, edited, prompt, task, val, test: as for `ip2p_lightning.data.Manifest`; but without a
+            column of prompts, they are drawn from the task's.
         licence: of the images, for the card.
     """
 
@@ -45,16 +37,14 @@ class Listed:
         test: float = 0.1,
         licence: str = "",
     ) -> None:
-        checked_fractions("source manifest", val, test)
-        self.path, self.task, self.val, self.test, self.licence = Path(path).expanduser(), task, val, test, licence
-        self.original, self.edited, self.prompt = original, edited, prompt
-        self._root = os.path.realpath(Path(root).expanduser() if root else self.path.parent)
+        super().__init__(path, root, original, edited, prompt, task, val, test, memory=0)
+        self.licence = licence
 
     def facts(self) -> dict[str, str]:
         return {"licence": self.licence} if self.licence else {}
 
     def read(self, place: str, limit: int) -> bytes:
-        return read_inside(self._root, place, limit)
+        return read_inside(self.folder, place, limit)
 
     def list(self) -> Listing:
         """Every line; one that names a file that is not there, or lacks a field, is refused with its number.
@@ -64,36 +54,29 @@ class Listed:
             DataError: a line that cannot be read at all.
             SecurityError: a path that leaves the root.
         """
-        inside = PathCheck(Path(self._root))
+        inside = PathCheck(self.folder)
         candidates: list[Candidate] = []
         lines: list[int] = []
         refused: list[Refusal] = []
         for number, record in records(self.path):
             where = f"line {number}"
             try:
-                if self.task is None or cell(record, "task", where) == self.task:
-                    candidates.append(self._candidate(record, inside, where))
+                row = self.row(record, where)
+                if row is not None:
+                    candidates.append(self._candidate(row, record, inside, where))
                     lines.append(number)
             except DataError as error:
                 refused.append(Refusal(f"{self.path.name}:{number}", self.path.name, "list", str(error)))
         if not candidates and not refused:
-            raise DataError(f"{self.path}: no line" + (f" with task '{self.task}'" if self.task else ""))
+            raise DataError(self.nothing())
         return Listing(without_twins(candidates, refused, lines), sorted(refused))
 
-    def _candidate(self, record: Mapping[str, Any], inside: PathCheck, where: str) -> Candidate:
-        original, edited = (cell(record, name, where) for name in (self.original, self.edited))
-        split = cell(record, "split", where) if record.get("split") else None
-        if split is not None and split not in SPLITS:
-            raise DataError(f"{where}: split '{split}' is not train, val or test")
-        prompt = None
-        if self.prompt is not None and record.get(self.prompt):
-            prompt = cell(record, self.prompt, where)
-        name = cell(record, "id", where) if record.get("id") not in (None, "") else f"{original} > {edited}"
+    def _candidate(self, row: Row, record: Mapping[str, Any], inside: PathCheck, where: str) -> Candidate:
         first, second = (
             os.stat(inside(place, f"{where}, field '{field}'"))  # noqa: PTH116  a million times
-            for field, place in ((self.original, original), (self.edited, edited))
+            for field, place in ((self.original, row.original), (self.edited, row.edited))
         )
         stamp = first.st_mtime_ns ^ (second.st_mtime_ns << 1)
         size = first.st_size + second.st_size
-        hashes = (digest(record, f"{field}_sha256", where) for field in (self.original, self.edited))
-        return Candidate(name, original, edited, prompt, split, None, tuple(hashes), size, stamp)
+        hashes = tuple(digest(record, f"{field}_sha256", where) for field in (self.original, self.edited))
+        return Candidate(*row, None, hashes, size, stamp)

@@ -9,17 +9,14 @@ from typing import Any
 
 from ip2p_lightning.data.dataloader import Loader
 from ip2p_lightning.data.dataset import TaskDatasets
-from ip2p_lightning.data.latent_cache.code_version import code_version
-from ip2p_lightning.data.latent_cache.content_key import Contents
+from ip2p_lightning.data.latent_cache.content_key import Contents, class_version
 from ip2p_lightning.data.latent_cache.encode import CachedBatches, Filler
 from ip2p_lightning.data.latent_cache.examples import CachedTask, CachedTasks, Codec
 from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, settings_of
-from ip2p_lightning.data.latent_cache.shared_memory import in_memory
 from ip2p_lightning.data.latent_cache.store import Space
+from ip2p_lightning.data.latent_cache.version import VERSION, libraries
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.system.file_digests import MEMO, Digests
-
-FORMAT = 1  # of the files; raise it when their meaning changes
 
 
 @dataclass
@@ -55,7 +52,7 @@ class Cache:
         self.shares = shares_of(settings, data)
         self.reason = refusal(self.shares)
         if not self.reason:
-            root = in_memory() if settings.mode == "ram" else Path(settings.folder).expanduser()
+            root = Path(settings.folder).expanduser()
             self.space = self._space(root)
             self.space.create()
             self.contents = Contents(Digests(root / MEMO))
@@ -111,14 +108,14 @@ class Cache:
         """All that decides an entry, apart from the pair and its view."""
         shown = self._view
         return {
-            "autoencoder": self.autoencoder.digest(),
+            "autoencoder": self.autoencoder.digest() + class_version(type(self.autoencoder)),
             "size": shown.size,
             "resize": list(shown.resize) if shown.resize else None,
             "crop": shown.crop,
             "dtype": self.settings.dtype,
             "precision": self.settings.precision,  # not the device: what a CPU made serves a GPU
-            "format": FORMAT,
-            "code": code_version(self.autoencoder),
+            "version": VERSION,
+            "libraries": libraries(),
         }
 
 

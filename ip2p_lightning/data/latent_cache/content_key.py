@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ip2p_lightning.data.latent_cache.code_version import code_of
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.file_digests import Digests
 
@@ -47,10 +45,10 @@ class Contents:
 
 
 def described(thing: Any) -> str:
-    """A degradation or teacher in words that change when it does, or its code.
+    """A degradation or teacher in words that change when it does.
 
     Raises:
-        UserError: it holds something whose content, or code, is not known.
+        UserError: it is, or holds, an object of a class outside this package that declares no ``version``.
     """
     if thing is None or isinstance(thing, bool | int | float | str):
         return repr(thing)
@@ -60,8 +58,22 @@ def described(thing: Any) -> str:
         return "[" + ",".join(map(described, thing)) + "]"
     if isinstance(thing, Mapping):
         return "{" + ",".join(f"{key}:{described(thing[key])}" for key in sorted(thing, key=str)) + "}"
-    if callable(getattr(thing, "digest", None)):
-        return f"{type(thing).__qualname__} {code_of(type(thing))} {thing.digest()}"
-    if dataclasses.is_dataclass(thing) or type(thing).__module__.startswith("ip2p_lightning."):
-        return f"{type(thing).__qualname__} {code_of(type(thing))}{described(vars(thing))}"
-    raise UserError(f"cache_draws: what {type(thing).__name__} holds is not known to the cache; use cache_draws=0")
+    own = f"{type(thing).__qualname__} {class_version(type(thing))}"
+    return f"{own} {thing.digest() if callable(getattr(thing, 'digest', None)) else described(vars(thing))}"
+
+
+def class_version(kind: type) -> str:
+    """What stands for the code of a class outside this package, "" for one in it (see `VERSION`).
+
+    Raises:
+        UserError: the class declares no ``version``.
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if name.startswith("ip2p_lightning."):
+        return ""
+    if not hasattr(kind, "version"):
+        raise UserError(
+            f"cache: nothing tells when {name} changes; give the class a number (version = 1), raised with every "
+            "change of its results, or use cache=off (of a degradation or teacher: cache_draws=0)"
+        )
+    return f"{name} {kind.version}"

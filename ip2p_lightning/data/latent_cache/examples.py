@@ -6,7 +6,6 @@ Shapes: B batch, C latent channels, H W pixels, h w latent size.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch.utils.data import Dataset, default_collate
 from ip2p_lightning.data.batch_sampler import Key
 from ip2p_lightning.data.dataset import EditDataset, TaskDatasets, to_tensor
 from ip2p_lightning.data.example import EditExample
-from ip2p_lightning.data.latent_cache.content_key import Contents, described
+from ip2p_lightning.data.latent_cache.content_key import Contents, class_version, described
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.rng import numpy_rng
 from ip2p_lightning.system.file_digests import News
@@ -91,8 +90,10 @@ class CachedTask:
 
     def __init__(self, base: EditDataset, space: Space | None, crops: int, contents: Contents, codec: Codec) -> None:
         self.base, self.space, self.crops, self.contents, self.codec = base, space, crops, contents, codec
-        drawn = space is not None and hasattr(base.pairs, "make")
-        self._maker = f"{inspect.getsource(type(base.pairs))}{described(base.pairs.make)}" if drawn else ""
+        self._made_by = ""
+        if space is not None:
+            make = getattr(base.pairs, "make", None)
+            self._made_by = class_version(type(base.pairs)) + (described(make) if make else "")
 
     def __getitem__(self, key: tuple[int, int, int]) -> Item:
         """The example of ``(epoch, index, draw)``: the view is drawn from the stored ones by the same key.
@@ -109,7 +110,7 @@ class CachedTask:
         """A stored view of a pair, or its pixels where it is not stored yet. Raises as the source does."""
         base, content = self.base, self.contents.of(self.base.pairs, index)
         name = base.pairs.id(index)
-        key = hashlib.sha256(content + f"{self._maker} {variant.crop} {variant.flip}".encode()).digest()
+        key = hashlib.sha256(content + f"{self._made_by} {variant.crop} {variant.flip}".encode()).digest()
         payload = self.space.get(key) if self.space is not None else None
         if payload is not None:
             example = EditExample(*self.codec.unpack(payload), prompt, base.task, name)

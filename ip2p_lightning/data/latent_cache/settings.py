@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import torch
 
-from ip2p_lightning.errors import UserError
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -18,32 +16,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Settings:
     """The cache's keys of a config.
 
-    mode: off; disk; ram (shared memory of the machine, given back by the last run that uses it); auto: disk where
-        pairs are real files, encoding costs something, and every entry is expected to be used more than once.
+    mode: off; disk; auto: disk where pairs are real files, encoding costs something, and every entry is expected to be
+        used more than once.
     folder: of all caches on disk.
     variants: crops stored of each pair where crops are drawn; mirror images come on top.
     draws: stored degradations of each photo; 0: degradations are drawn anew each time, and nothing of them is stored.
     dtype: float32, or bfloat16: half the size, moments rounded to 8 bits of mantissa (relative error at most 2^-8).
     precision: in which the machine multiplies matrices of float32, as the run's ``matmul_precision``.
-
-    Raises:
-        UserError: an impossible value.
     """
 
-    mode: Literal["off", "ram", "disk", "auto"] = "auto"
+    mode: Literal["off", "disk", "auto"] = "auto"
     folder: Path = Path("runs/cache")
     variants: int = 4
     draws: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     precision: str = "highest"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("off", "ram", "disk", "auto"):
-            raise UserError(f"cache={self.mode}: give off, ram, disk or auto")
-        if self.variants < 1 or self.draws < 0:
-            raise UserError(f"cache_variants={self.variants} cache_draws={self.draws}: give at least 1, and at least 0")
-        if self.dtype not in DTYPES:
-            raise UserError(f"cache_dtype={self.dtype}: give float32 or bfloat16")
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:

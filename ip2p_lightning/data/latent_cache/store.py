@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import DamagedError
-from ip2p_lightning.system.checksums import read_sealed, write_sealed
 from ip2p_lightning.system.file_digests import MEMO, Digests
-from ip2p_lightning.system.files import storage_errors
+from ip2p_lightning.system.files import read_json, storage_errors, write_json
 from ip2p_lightning.system.range_locks import Claims
 from ip2p_lightning.system.record_log import RecordLog
 
@@ -52,7 +51,7 @@ class Space:
         Raises:
             DamagedError: what describes it is not what was written there.
         """
-        description = read_sealed(folder / DESCRIPTION, strict=True)
+        description = read_json(folder / DESCRIPTION)
         payload = description.pop("payload_bytes", 0)
         space = cls(folder.parent, description, payload or 1)
         if space.folder != folder or not payload:
@@ -67,7 +66,7 @@ class Space:
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / DESCRIPTION).exists():
-            write_sealed(self.folder / DESCRIPTION, self.description | {"payload_bytes": self.payload})
+            write_json(self.folder / DESCRIPTION, self.description | {"payload_bytes": self.payload})
 
     def __len__(self) -> int:
         """Index records read so far, those of rebuilt entries included."""

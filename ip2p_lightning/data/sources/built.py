@@ -16,8 +16,8 @@ from ip2p_lightning.data.sources.folder import check_sizes
 from ip2p_lightning.data.sources.image_files import checked_folder
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DamagedError, DataError, UserError, suggest
-from ip2p_lightning.system.checksums import read_sealed
 from ip2p_lightning.system.file_digests import Digests
+from ip2p_lightning.system.files import read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +80,7 @@ class Built:
 
 def _mark(root: Path) -> dict[str, Any]:
     try:
-        mark = read_sealed(root / "dataset.json")
+        mark = read_json(root / "dataset.json")
     except FileNotFoundError:
         raise UserError(f"{root}: no finished dataset (dataset.json is missing); ip2p-data build makes one") from None
     except OSError as error:

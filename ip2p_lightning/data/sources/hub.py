@@ -92,12 +92,26 @@ class HubDataset:
         checked_split(split)
         self._tables = self._tables or load_tables(self.name, self.revision)
         own = own_split(self._tables, split)
-        table = self._tables[own or train_split(self._tables, self.name)]
-        columns = self._checked(table)
+        name = own or train_split(self._tables, self.name)
+        table, columns = self.undecoded(self._tables[name])
         rows = self._rows(table, split, own is not None)
         if not len(rows):
             raise DataError(f"{self.name}: no row for split '{split}'")
-        return HubPairs(_undecoded(table, columns), rows, columns, self.name, own or "train")
+        return HubPairs(table, rows, columns, self.name, name)
+
+    def undecoded(self, table: Dataset) -> tuple[Dataset, Columns]:
+        """The columns needed, and which they are; images as bytes: they are decoded by our own rules.
+
+        Raises:
+            DataError: a column is missing or holds no images.
+        """
+        import datasets
+
+        columns = self._checked(table)
+        table = table.select_columns(list(dict.fromkeys(filter(None, columns))))
+        for column in (columns.original, columns.edited):
+            table = table.cast_column(column, datasets.Image(decode=False))
+        return table, columns
 
     def _rows(self, table: Dataset, split: Split, own: bool) -> np.ndarray:
         """Row numbers of a split: all of its own table, less what train has to give to splits without a table."""
@@ -122,16 +136,6 @@ class HubDataset:
             if kind != "Image":
                 raise DataError(f"{self.name}: column '{column}' holds {kind}, not images")
         return columns
-
-
-def _undecoded(table: Dataset, columns: Columns) -> Dataset:
-    """Only the columns needed, images as bytes: they are decoded by our own rules."""
-    import datasets
-
-    table = table.select_columns(list(dict.fromkeys(filter(None, columns[:3]))))
-    for column in (columns.original, columns.edited):
-        table = table.cast_column(column, datasets.Image(decode=False))
-    return table
 
 
 class HubPairs:

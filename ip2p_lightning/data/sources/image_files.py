@@ -26,19 +26,21 @@ def checked_folder(path: str | os.PathLike[str], what: str) -> Path:
 def images_below(folder: Path) -> list[Path]:
     """Every image file below `folder`, sorted by name; hidden files and folders are left out."""
     try:
-        return sorted(_walk(folder), key=lambda path: path.as_posix())
+        found = [Path(entry.path) for entry in walk(folder)]
+        return sorted((p for p in found if p.suffix.lower() in SUFFIXES), key=lambda path: path.as_posix())
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}") from None
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Every file below `folder`, in no order; hidden ones and linked folders are left out."""
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
-        if entry.is_dir(follow_symlinks=False):  # a linked folder could lead round in a circle
-            yield from _walk(Path(entry.path))
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            yield Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):  # a linked folder could lead round in a circle, or out
+            yield from walk(entry.path)
+        elif not entry.is_dir():
+            yield entry
 
 
 def split_folder(root: Path, split: Split) -> Path | None:

@@ -15,15 +15,15 @@ from ip2p_lightning.data.sources.base import SPLITS, Maker, Split, checked_split
 from ip2p_lightning.data.sources.fingerprints import text_hash
 from ip2p_lightning.data.sources.folder import pair_hashes, paired_view
 from ip2p_lightning.data.sources.image_files import ImageStore, image_store
-from ip2p_lightning.data.sources.manifest_reader import PathCheck, cell, connected, records, same_name
-from ip2p_lightning.data.sources.splits import checked_fractions, split_groups
+from ip2p_lightning.data.sources.manifest_reader import PathCheck, cell, records, same_name
+from ip2p_lightning.data.sources.splits import Groups, checked_fractions, split_groups
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.system.file_digests import Digests
 
 
 class Row(NamedTuple):
-    """One line of a manifest, checked; strings, because a manifest may have a million lines."""
+    """One line of a manifest; strings, because a manifest may have a million lines."""
 
     id: str
     original: str
@@ -63,7 +63,8 @@ class Manifest:
         memory: float = 512,
     ) -> None:
         checked_fractions("Manifest", val, test)
-        self.path, self.root, self.task = path, root, task
+        self.path, self.task = Path(path).expanduser(), task
+        self.folder = os.path.realpath(Path(root).expanduser() if root else self.path.parent)
         self.original, self.edited, self.prompt = original, edited, prompt
         self.val, self.test = val, test
         self._store = image_store(memory, "Manifest")
@@ -86,41 +87,52 @@ class Manifest:
             raise DataError(f"{self.path}: no line for split '{split}'")
         return ManifestPairs(rows, self._store)
 
-    def _read(self) -> list[Row]:
-        path = Path(self.path).expanduser()
-        inside = PathCheck(Path(self.root).expanduser() if self.root else path.parent)
-        seen: dict[str, int] = {}
-        rows = []
-        for number, record in records(path):
-            where = f"{path}, line {number}"
-            if self.task is not None and cell(record, "task", where) != self.task:
-                continue
-            row = self._row(record, inside, where)
-            first = seen.setdefault(same_name(row.id), number)
-            if first != number:
-                raise DataError(f"{where}: field 'id': '{row.id}' is already on line {first}")
-            rows.append(row)
-        if not rows:
-            raise DataError(f"{path}: no line" + (f" with task '{self.task}'" if self.task else ""))
-        return rows
-
-    def _row(self, record: Mapping[str, Any], inside: PathCheck, where: str) -> Row:
+    def row(self, record: Mapping[str, Any], where: str) -> Row | None:
+        """The fields of one line, as they are written; None for another task. Raises DataError naming the field."""
+        if self.task is not None and cell(record, "task", where) != self.task:
+            return None
         original, edited = cell(record, self.original, where), cell(record, self.edited, where)
         split = cell(record, "split", where) if record.get("split") else None
         if split is not None and split not in SPLITS:
             raise DataError(f"{where}: split '{split}' is not train, val or test")
-        prompt = None
-        if self.prompt is not None and (self.prompt not in record or record[self.prompt]):
-            prompt = cleaned_prompt(cell(record, self.prompt, where), f"{where}: field '{self.prompt}'")
+        prompt = cell(record, self.prompt, where) if self.prompt is not None and record.get(self.prompt) else None
         name = cell(record, "id", where) if record.get("id") not in (None, "") else f"{original} > {edited}"
-        first = inside(original, f"{where}, field '{self.original}'")
-        second = inside(edited, f"{where}, field '{self.edited}'")
-        return Row(name, first, second, prompt, split)
+        return Row(name, original, edited, prompt, split)
+
+    def _read(self) -> list[Row]:
+        inside = PathCheck(self.folder)
+        seen: dict[str, int] = {}
+        rows = []
+        for number, record in records(self.path):
+            where = f"{self.path}, line {number}"
+            row = self.row(record, where)
+            if row is None:
+                continue
+            if self.prompt is not None and self.prompt not in record:
+                cell(record, self.prompt, where)
+            first = seen.setdefault(same_name(row.id), number)
+            if first != number:
+                raise DataError(f"{where}: field 'id': '{row.id}' is already on line {first}")
+            rows.append(self._checked(row, inside, where))
+        if not rows:
+            raise DataError(self.nothing())
+        return rows
+
+    def nothing(self) -> str:
+        """What is wrong with a manifest without a line for the task."""
+        return f"{self.path}: no line" + (f" with task '{self.task}'" if self.task else "")
+
+    def _checked(self, row: Row, inside: PathCheck, where: str) -> Row:
+        prompt = row.prompt and cleaned_prompt(row.prompt, f"{where}: field '{self.prompt}'")
+        original = inside(row.original, f"{where}, field '{self.original}'")
+        edited = inside(row.edited, f"{where}, field '{self.edited}'")
+        return Row(row.id, original, edited, prompt, row.split)
 
     def _divided(self, rows: list[Row]) -> list[Row]:
-        base = os.path.realpath(self.root or Path(self.path).expanduser().parent)
-        groups = connected([(row.original, row.edited) for row in rows])
-        names = [group.removeprefix(base) for group in groups]  # the same on a machine with another root
+        groups = Groups()
+        for row in rows:
+            groups.join(row.original, row.edited)
+        names = [groups.root(row.original).removeprefix(self.folder) for row in rows]  # the same with another root
         place = split_groups(names, self.val, self.test, str(self.path))
         return [Row(*row[:4], place[name]) for row, name in zip(rows, names, strict=True)]
 

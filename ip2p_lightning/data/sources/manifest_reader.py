@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -130,7 +130,7 @@ def same_name(name: str) -> str:
 class PathCheck:
     """Turns a path written in a manifest into a file below `root`, or refuses it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str | Path) -> None:
         self.root = os.path.realpath(root)
         self._inside = self.root.rstrip("/") + "/"
         self._real_folder = lru_cache(maxsize=4096)(os.path.realpath)  # links are followed once per folder
@@ -182,19 +182,3 @@ class PathCheck:
         self._room -= len(names)
         self._plain[folder] = names
         return names
-
-
-def connected(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """For each pair the name of its group: pairs that share an image, directly or by way of others, are one group."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for a, b in pairs:
-        first, second = sorted((root(a), root(b)))
-        parent[second] = first  # the smallest name leads: the order of the lines does not matter
-    return [root(a) for a, _ in pairs]

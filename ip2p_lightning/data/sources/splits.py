@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ip2p_lightning.data.sources.base import Split
 from ip2p_lightning.errors import DataError, UserError
@@ -23,6 +24,24 @@ def checked_fractions(owner: str, val: float, test: float) -> None:
     """Refuse fractions that leave nothing to train on."""
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise UserError(f"{owner}: val={val} and test={test} must be within [0, 1) and leave some for training")
+
+
+class Groups:
+    """Disjoint sets, joined pair by pair; the smallest member leads, so that the order of joining does not matter."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Hashable, Any] = {}
+
+    def root(self, member: Hashable) -> Any:
+        """The leader of the set that `member` is in, itself if it was never joined."""
+        while self._parent.setdefault(member, member) != member:
+            self._parent[member] = self._parent[self._parent[member]]
+            member = self._parent[member]
+        return member
+
+    def join(self, a: Hashable, b: Hashable) -> None:
+        first, second = sorted((self.root(a), self.root(b)))
+        self._parent[second] = first
 
 
 def split_groups(groups: Sequence[str], val: float, test: float, where: str) -> dict[str, Split]:

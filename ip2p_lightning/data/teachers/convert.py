@@ -1,4 +1,4 @@
-"""``python -m ip2p_lightning.data.teachers.convert``: published weights of White-box Cartoonization to safetensors."""
+"""Published weights of White-box Cartoonization by the names of the port."""
 
 from __future__ import annotations
 
@@ -57,11 +57,9 @@ def _from_tflite(file: Path) -> dict[str, Tensor]:
     if len(found) != len(LAYERS):
         raise UserError(f"{file}: {len(found)} convolutions, White-box Cartoonization's has {len(LAYERS)}")
     tensors: dict[str, Tensor] = {}
-    for layer, conv in zip(LAYERS, found, strict=True):
-        tensors[f"{layer}.weight"] = _tensor(conv.weight, (0, 3, 1, 2))  # O kH kW I -> O I kH kW
-        tensors[f"{layer}.bias"] = _tensor(conv.bias, (0,))
-        if conv.scale is not None:
-            tensors[f"{layer}.scale"] = _tensor(conv.scale[:, None, None], (0, 1, 2))
+    for layer, (weight, bias) in zip(LAYERS, found, strict=True):
+        tensors[f"{layer}.weight"] = _tensor(weight, (0, 3, 1, 2))  # O kH kW I -> O I kH kW
+        tensors[f"{layer}.bias"] = _tensor(bias, (0,))
     return tensors
 
 

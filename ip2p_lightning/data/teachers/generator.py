@@ -23,14 +23,14 @@ from ip2p_lightning.system.files import sha256_of, storage_errors
 class Architecture:
     """What a teacher has to know of a generator. Another (CartoonGAN, AnimeGAN) is a line in `ARCHITECTURES`.
 
-    build: from the tensors of a safetensors file, and whether to compute int8 weights as their interpreter does, to a
-        module [B 3 H W] in [-1, 1] -> the same. A file holds tensors alone, never code, so the class must be ours.
+    build: from the tensors of a safetensors file to a module [B 3 H W] in [-1, 1] -> the same. A file holds tensors
+        alone, never code, so the class must be ours.
     multiple: what its sides must be multiples of.
     bgr: whether blue comes first.
     where: whence the user gets the weights, under which licence, and how they become a safetensors file.
     """
 
-    build: Callable[[dict[str, Tensor], bool], nn.Module]
+    build: Callable[[dict[str, Tensor]], nn.Module]
     multiple: int
     bgr: bool
     where: str
@@ -53,13 +53,11 @@ class GeneratorTeacher:
     The weights are loaded at the first call, in the process that makes it; only their presence is checked before.
 
     Args:
-        weights: a safetensors file; for White-box Cartoonization, as `teachers.convert` writes it.
+        weights: a safetensors file; for White-box Cartoonization, as `cli.convert_teacher` writes it.
         architecture: one of `ARCHITECTURES`.
         device: auto: the GPU if there is one, except in a data loader's worker, which must not touch it.
         short_side: a photo whose shorter side is longer is stylised at this size, as the original experiment did, and
             then enlarged again; use `prepare` for the pair at the smaller size. None: at the photo's own size.
-        exact: compute int8 weights as their interpreter does, bit by bit; False: in floating point, as the network was
-            trained. Nothing changes for float weights.
         batch_size: images at once on a GPU. On a CPU it is one by one, which costs nothing there.
 
     Raises:
@@ -72,7 +70,6 @@ class GeneratorTeacher:
     architecture: str = "whitebox"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     short_side: int | None = 720
-    exact: bool = True
     batch_size: int = 8
     _loaded: dict[str, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -123,7 +120,7 @@ class GeneratorTeacher:
         """Changes with what decides a photo's other side: settings and weights. Raises StorageError."""
         path = Path(self.weights).expanduser()
         with storage_errors(path, "read"):
-            return f"{self.architecture} {self.short_side} {self.exact} {sha256_of(path)}"
+            return f"{self.architecture} {self.short_side} {sha256_of(path)}"
 
     @property
     def _kind(self) -> Architecture:
@@ -157,7 +154,7 @@ class GeneratorTeacher:
         path = Path(self.weights).expanduser()
         try:
             with storage_errors(path, "read"):
-                return self._kind.build(load_file(path), self.exact)
+                return self._kind.build(load_file(path))
         except (SafetensorError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0][:120]
             raise DamagedError(f"{path}: not weights of {self.architecture} ({reason}); {self._kind.where}") from None

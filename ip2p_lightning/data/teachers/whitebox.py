@@ -8,8 +8,6 @@ images are BGR in [-1, 1].
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,66 +22,17 @@ class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's ``SAME``: for stride 2 on an even size, one more pixel at the far end."""
 
     def forward(self, x: Tensor) -> Tensor:  # [B C H W] -> [B C' H/stride W/stride]
-        return super().forward(self.pad(x))
-
-    def pad(self, x: Tensor) -> Tensor:  # [B C H W] -> [B C H+k-s W+k-s]
-        """Zeros around `x`."""
         left = (self.kernel_size[0] - self.stride[0]) // 2
         right = self.kernel_size[0] - self.stride[0] - left
-        return F.pad(x, (left, right, left, right))
-
-
-class DynamicRangeConv(SameConv):
-    """The same with int8 weights and activations, as LiteRT computes a "dynamic range" TFLite file.
-
-    Each image's activations are rounded to 255 steps between their own least and greatest value, so a result depends,
-    within a step, on all of the image. Without this the port is up to 27/255 from the interpreter in single pixels
-    (0.8/255 on average): the rounding is part of that teacher. ``weight`` holds whole numbers, whose sums are exact in
-    float32 below 2**24 (measured: 3e5), so neither threads nor the batch change a bit of them.
-
-    The reference are LiteRT's own kernels. Its XNNPACK delegate rounds differently: it is up to 25/255 from them.
-    """
-
-    scale: Tensor  # [C' 1 1]: what a weight of 1 stands for in each output channel
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.register_buffer("scale", torch.ones(self.out_channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # [B C H W] -> [B C' H/stride W/stride]
-        whole, step = rounded(x)
-        total = F.conv2d(self.pad(whole), self.weight, stride=self.stride)
-        assert self.bias is not None
-        return total.mul_(step * self.scale).add_(self.bias[:, None, None])
-
-
-def rounded(x: Tensor) -> tuple[Tensor, Tensor]:  # [B C H W] -> whole numbers within +-255 [B C H W], step [B 1 1 1]
-    """`x` / step, rounded and clipped as int8 with a zero point per image, the zero point taken off again.
-
-    TFLite's AsymmetricQuantizeFloats (``portable_tensor_utils.cc``), with the roundings that LiteRT 2.3 was found
-    to do: photos lie on halves of a step, and one step's difference in one activation may grow through 18 layers.
-    """
-    low, high = x.amin((1, 2, 3), keepdim=True).clamp(max=0), x.amax((1, 2, 3), keepdim=True).clamp(min=0)
-    step = (high - low) / 255
-    step = torch.where(step > 0, step, torch.ones_like(step))
-    wide = (high.double() - low.double()).clamp(min=torch.finfo(x.dtype).tiny) / 255
-    from_low, from_high = -128 - low.double() / wide, 127 - high.double() / wide
-    nearer = 128 + (low.double() / wide).abs() < 127 + (high.double() / wide).abs()  # the smaller rounding error
-    zero = _half_away(torch.where(nearer, from_low, from_high)).clamp(-128, 127).to(x.dtype)
-    return _half_away(x * (1 / step)).add_(zero).clamp_(-128, 127).sub_(zero), step
-
-
-def _half_away(x: Tensor) -> Tensor:
-    """C's ``round``: halves go away from zero (torch.round takes them to even)."""
-    return x.abs().add_(0.5).floor_().copysign_(x)
+        return super().forward(F.pad(x, (left, right, left, right)))
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a skip, without normalisation; no activation after the sum."""
 
-    def __init__(self, channels: int, conv: type[SameConv] = SameConv) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = conv(channels, channels, 3), conv(channels, channels, 3)
+        self.conv1, self.conv2 = SameConv(channels, channels, 3), SameConv(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:  # [B C H W] -> the same
         return x + self.conv2(_lrelu(self.conv1(x)))
@@ -93,43 +42,32 @@ class WhiteboxGenerator(nn.Module):
     """The generator and its guided filter. Layers bear the names of the authors' checkpoint, in lower case.
 
     channels: width of the first layer; 32 in the published weights.
-    conv: class of the convolutions.
     """
 
-    def __init__(self, channels: int = 32, conv: type[SameConv] = SameConv) -> None:
+    def __init__(self, channels: int = 32) -> None:
         super().__init__()
         c = channels
-        self.conv = conv(3, c, 7)
-        self.conv_1 = conv(c, c, 3, stride=2)
-        self.conv_2 = conv(c, 2 * c, 3)
-        self.conv_3 = conv(2 * c, 2 * c, 3, stride=2)
-        self.conv_4 = conv(2 * c, 4 * c, 3)
+        self.conv = SameConv(3, c, 7)
+        self.conv_1 = SameConv(c, c, 3, stride=2)
+        self.conv_2 = SameConv(c, 2 * c, 3)
+        self.conv_3 = SameConv(2 * c, 2 * c, 3, stride=2)
+        self.conv_4 = SameConv(2 * c, 4 * c, 3)
         for i in range(BLOCKS):
-            setattr(self, f"block_{i}", ResidualBlock(4 * c, conv))
-        self.conv_5 = conv(4 * c, 2 * c, 3)
-        self.conv_6 = conv(2 * c, 2 * c, 3)
-        self.conv_7 = conv(2 * c, c, 3)
-        self.conv_8 = conv(c, c, 3)
-        self.conv_9 = conv(c, 3, 7)
+            setattr(self, f"block_{i}", ResidualBlock(4 * c))
+        self.conv_5 = SameConv(4 * c, 2 * c, 3)
+        self.conv_6 = SameConv(2 * c, 2 * c, 3)
+        self.conv_7 = SameConv(2 * c, c, 3)
+        self.conv_8 = SameConv(c, c, 3)
+        self.conv_9 = SameConv(c, 3, 7)
 
     @classmethod
-    def from_weights(cls, tensors: dict[str, Tensor], exact: bool = True) -> WhiteboxGenerator:
-        """The generator as wide as `tensors` say, frozen, with them loaded.
-
-        Args:
-            tensors: as `convert` writes them; int8 weights come with a ``scale``.
-            exact: compute int8 weights as their interpreter does; False: in floating point.
+    def from_weights(cls, tensors: dict[str, Tensor]) -> WhiteboxGenerator:
+        """The generator as wide as `tensors` (as `convert` writes them) say, frozen, with them loaded.
 
         Raises:
             KeyError, RuntimeError: they are not this generator's.
         """
-        whole = "conv.scale" in tensors
-        tensors = {name: tensor.float() for name, tensor in tensors.items()}
-        if whole and not exact:
-            scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith(".scale")}
-            for name, scale in scales.items():
-                tensors[name.replace(".scale", ".weight")] *= scale[..., None]
-        model = cls(tensors["conv.weight"].shape[0], DynamicRangeConv if whole and exact else SameConv)
+        model = cls(tensors["conv.weight"].shape[0])
         model.load_state_dict(tensors)
         return model.eval().requires_grad_(False)
 

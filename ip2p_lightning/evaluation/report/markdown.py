@@ -3,166 +3,129 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.evaluation.report.arms import Arm, Spread, sections, tasks
-from ip2p_lightning.evaluation.report.runs import RunSummary
+import pandas as pd
+from tabulate import tabulate
+
+from ip2p_lightning.evaluation.report.configurations import MEAN, Comparison, Section, per_run
 
 NONE = "–"
 SPLITS = {"test": "held-out photos (test)", "val": "validation photos (val)", "train": "training photos (train)"}
 PROMPTS = {"heldout": "held-out instructions", "seen": "instructions of the training pool"}
-Section = tuple[str, str]
+IDENTITY = "*identity* is the original as it is, *gain* the model minus that, run by run."
 
 
-def as_markdown(cells: Sequence[RunSummary], arms: Sequence[Arm], shared: Mapping[str, Any], plot: str | None) -> str:
-    """Everything the runs tell, most important first; the same runs give the same text.
+def as_markdown(found: Comparison, plot: str | None) -> str:
+    """Scores, costs, failures, commands; the same runs give the same text.
 
     Args:
-        cells, arms, shared: from `collect` and `group`.
+        found: from `compare`.
         plot: file name of the picture, where there is one.
     """
-    done = sum(cell.state == "complete" for cell in cells)
-    words = f"{done} of {len(cells)} runs complete"
-    if shared:
-        words += "; all with " + " ".join(f"`{key}={value}`" for key, value in shared.items())
-    parts = [words + "."]
-    found = sections(arms)
-    for number, section in enumerate(found):
-        parts += _section(arms, section)
-        if number == 0 and plot:
-            parts.append(f"![PSNR of each arm per task, and gain against cost]({plot})")
-    if not found:
+    summary = f"{(found.runs['state'] == 'complete').sum()} of {len(found.runs)} runs complete"
+    if found.shared:
+        summary += "; all with " + " ".join(f"`{key}={value}`" for key, value in found.shared.items())
+    parts = [summary + "."]
+    for section in found.sections():
+        parts += _section(found.section(section), where(section))
+        if plot:
+            parts.append(f"![PSNR of each configuration per task, and gain against cost]({plot})")
+            plot = None
+    if not found.sections():
         parts.append("No scores yet: none of the complete runs was validated, or evaluated by ip2p-evaluate.")
-    parts += [*_cost(arms), *_failed(cells), *_runs(cells)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *_cost(found.runs), *_failed(found.runs), *_runs(found.runs)]) + "\n"
 
 
-def _section(arms: Sequence[Arm], section: Section) -> list[str]:
+def where(section: Section) -> str:
+    """A section in words."""
     split, prompts = section
-    columns = tasks(arms, section)
-    where = f"{SPLITS.get(split, split)}, {PROMPTS.get(prompts, prompts)}"
-    counts = {s.n for a in arms for c in a.cells for s in c.scores if (s.split, s.prompts) == section and s.n}
-    images = f"; {' or '.join(str(n) for n in sorted(counts))} images a task and run" if counts else ""
+    return f"{SPLITS.get(split, split)}, {PROMPTS.get(prompts, prompts)}"
+
+
+def _section(rows: pd.DataFrame, title: str) -> list[str]:
+    counts = sorted(set(rows["n"]) - {0})
+    images = f"; {' or '.join(map(str, counts))} images a task and run" if counts else ""
+    psnr, ssim = (per_run(rows, score) for score in ("psnr", "ssim"))
+    seeds = rows[rows["method"] == "model"].groupby("configuration", observed=True)["seed"].agg(_listed)
+    head = ["configuration", "seeds", *psnr["model"].columns]
+    similar = [[label, seeds[label], *texts] for label, texts in _texts(ssim["model"], ".3f").items()]
     return [
-        f"### PSNR on {where}",
-        f"In dB, mean over the runs of an arm and (lowest–highest){images}. *identity* is the original as it is, "
-        "*gain* the model minus that, run by run.",
-        _table(["arm", "seeds", *columns, "mean"], _psnr_rows(arms, section, columns)),
-        f"### SSIM on {where}",
-        _table(["arm", "seeds", *columns, "mean"], _ssim_rows(arms, section, columns)),
+        f"### PSNR on {title}",
+        f"In dB, mean over the runs of a configuration and (lowest–highest){images}. {IDENTITY}",
+        _table(head, _psnr_rows(psnr, seeds)),
+        f"### SSIM on {title}",
+        _table(head, [_baseline(ssim, ".3f"), *similar]),
     ]
 
 
-def _psnr_rows(arms: Sequence[Arm], section: Section, columns: Sequence[str]) -> list[list[str]]:
-    present = [arm for arm in arms if arm.values(section, "model", None)]
-    own, best = _own_identity(present, section, columns), _best(present, section)
-    rows = [] if own else [_identity_row(present, section, columns, "psnr")]
-    for arm in present:
+def _psnr_rows(tables: Mapping[str, pd.DataFrame], seeds: Mapping[str, str]) -> list[list[str]]:
+    identity, own = _texts(tables["identity"]), _own_baseline(tables["identity"])
+    gain, wrong = _texts(tables["gain"], "+.2f"), _texts(tables["wrong_instruction"])
+    rows = [] if own else [_baseline(tables, ".2f")]
+    for label, model in _best_in_bold(tables["model"]).items():
         if own:
-            rows.append(_row(f"{arm.label}: identity", arm.seeds(section), arm, section, columns, "identity"))
-        rows.append(_row(f"**{arm.label}**", arm.seeds(section), arm, section, columns, "model", best=best))
-        gains = [Spread.of(arm.gains(section, task).values()) for task in (*columns, None)]
-        rows.append(["&emsp;gain", "", *(NONE if g is None else g.text("+.2f") for g in gains)])
-        if arm.values(section, "wrong_instruction", None):
-            rows.append(_row("&emsp;wrong instruction", "", arm, section, columns, "wrong_instruction"))
+            rows.append([f"{label}: identity", seeds[label], *identity.get(label, [])])
+        rows += [[f"**{label}**", seeds[label], *model], ["&emsp;gain", "", *gain[label]]]
+        if label in wrong:
+            rows.append(["&emsp;wrong instruction", "", *wrong[label]])
     return rows
 
 
-def _ssim_rows(arms: Sequence[Arm], section: Section, columns: Sequence[str]) -> list[list[str]]:
-    present = [arm for arm in arms if arm.values(section, "model", None)]
-    rows = [_identity_row(present, section, columns, "ssim")]
-    return rows + [
-        _row(arm.label, arm.seeds(section), arm, section, columns, "model", "ssim", ".3f") for arm in present
-    ]
+def _texts(table: pd.DataFrame, form: str = ".2f") -> dict[str, list[str]]:
+    """The row of each configuration."""
+    groups = table.groupby(level="configuration", observed=True)
+    return {label: [_spread(group[task], form) for task in table] for label, group in groups}
 
 
-def _row(
-    label: str,
-    seeds: str,
-    arm: Arm,
-    section: Section,
-    columns: Sequence[str],
-    method: str,
-    score: str = "psnr",
-    form: str = ".2f",
-    best: Callable[[str | None], float] | None = None,
-) -> list[str]:
-    texts = []
-    for task in (*columns, None):
-        spread = Spread.of(arm.values(section, method, task, score).values())
-        text = NONE if spread is None else spread.text(form)
-        texts.append(f"**{text}**" if spread and best and spread.mean >= best(task) else text)
-    return [label, seeds, *texts]
+def _spread(values: pd.Series, form: str) -> str:
+    """The mean, with the range in brackets where there is one."""
+    values = values.dropna().astype(float)
+    if values.empty:
+        return NONE
+    mean, low, high = (format(x, form) for x in (values.mean(), values.min(), values.max()))
+    return mean if low == high else f"{mean} ({low}{' to ' if form.startswith('+') else '–'}{high})"
 
 
-def _best(arms: Sequence[Arm], section: Section) -> Callable[[str | None], float] | None:
-    """The highest mean of a task over the arms; None where there is nothing to compare."""
-    if len(arms) < 2:
-        return None
-    return lambda task: max(s.mean for a in arms if (s := Spread.of(a.values(section, "model", task).values())))
+def _best_in_bold(table: pd.DataFrame) -> dict[str, list[str]]:
+    means = table.groupby(level="configuration", observed=True).mean()
+    best = means.eq(means.max()) & (len(means) > 1)
+    return {
+        label: [f"**{text}**" if bold else text for text, bold in zip(texts, best.loc[label], strict=True)]
+        for label, texts in _texts(table).items()
+    }
 
 
-def _own_identity(arms: Sequence[Arm], section: Section, columns: Sequence[str]) -> bool:
-    """Whether the arms have different data: the identity edit then scores differently in each."""
-    for task in columns:
-        means = [s.mean for arm in arms if (s := Spread.of(arm.values(section, "identity", task).values()))]
-        if means and max(means) - min(means) > 0.005:
-            return True
-    return False
+def _own_baseline(identity: pd.DataFrame) -> bool:
+    """Whether the configurations have different data: the identity baseline then scores differently in each."""
+    means = identity.drop(columns=MEAN).groupby(level="configuration", observed=True).mean()
+    return bool((means.max() - means.min()).max() > 0.005)
 
 
-def _identity_row(arms: Sequence[Arm], section: Section, columns: Sequence[str], score: str) -> list[str]:
-    whole = Arm("identity", tuple(cell for arm in arms for cell in arm.cells))
-    return _row("identity", "", whole, section, columns, "identity", score, ".2f" if score == "psnr" else ".3f")
+def _baseline(tables: Mapping[str, pd.DataFrame], form: str) -> list[str]:
+    return ["identity", "", *(_spread(tables["identity"][task], form) for task in tables["identity"])]
 
 
-def _cost(arms: Sequence[Arm]) -> list[str]:
-    if not arms:
-        return []
-    rows = []
-    for arm in arms:
-        lists = [
-            [float(c.status["step"]) for c in arm.cells if c.status.get("step") is not None],
-            [float(c.images) for c in arm.cells if c.images is not None],
-            [c.seconds for c in arm.cells if c.seconds is not None],
-            [c.images / c.seconds for c in arm.cells if c.images is not None and c.seconds],
-            [c.memory for c in arm.cells if c.memory is not None],
-        ]
-        spreads = [Spread.of(values) for values in lists]
-        forms = (".0f", ".0f", ".0f", ".1f", ".0f")
-        texts = [NONE if s is None else _short(s, form) for s, form in zip(spreads, forms, strict=True)]
-        rows.append([arm.label, str(len(arm.cells)), *texts])
-    head = ["arm", "runs", "steps", "images", "seconds", "images/s", "peak memory, MB"]
-    return ["### Cost", "Of one run: training with its validations.", _table(head, rows)]
+def _cost(runs: pd.DataFrame) -> list[str]:
+    forms = {"step": ".0f", "images": ".0f", "seconds": ".0f", "speed": ".1f", "peak_memory_mb": ".0f"}
+    groups = runs.assign(speed=runs["images"] / runs["seconds"]).groupby("configuration", observed=True)
+    rows = [[label, str(len(group)), *(_spread(group[c], f) for c, f in forms.items())] for label, group in groups]
+    head = ["configuration", "runs", "steps", "images", "seconds", "images/s", "peak memory, MB"]
+    return ["### Cost", "Of one run: training with its validations.", _table(head, rows)] if rows else []
 
 
-def _short(spread: Spread, form: str) -> str:
-    return format(spread.mean, form) if spread.low == spread.high else spread.text(form)
+def _failed(runs: pd.DataFrame) -> list[str]:
+    groups = runs[runs["state"] != "complete"].groupby(["state", "reason"])["run"]
+    rows = [[*key, str(len(names)), ", ".join(f"`{name}`" for name in names)] for key, names in groups]
+    return ["### Not complete", _table(["state", "reason", "runs", "which"], rows)] if rows else []
 
 
-def _failed(cells: Sequence[RunSummary]) -> list[str]:
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for cell in cells:
-        if cell.state != "complete":
-            reasons.setdefault((cell.state, cell.reason), []).append(cell.name)
-    if not reasons:
-        return []
-    rows = [
-        [state, reason or NONE, str(len(names)), ", ".join(f"`{n}`" for n in names)]
-        for (state, reason), names in sorted(reasons.items())
-    ]
-    return ["### Not complete", _table(["state", "reason", "runs", "which"], rows)]
-
-
-def _runs(cells: Sequence[RunSummary]) -> list[str]:
-    rows = [
-        [f"`{c.name}`", c.state, str(c.seed), str(c.status.get("step", NONE)), str(c.status.get("commit") or NONE)]
-        for c in cells
-    ]
-    commands = dict.fromkeys(typed(str(c.status["command"])) for c in cells if c.status.get("command"))
-    blocks = ["### Runs", _table(["run", "state", "seed", "step", "commit"], rows)]
+def _runs(runs: pd.DataFrame) -> list[str]:
+    table = runs.assign(run="`" + runs["run"] + "`")[["run", "state", "seed", "step", "commit"]]
+    blocks = ["### Runs", _table(list(table.columns), table.astype(object).fillna(NONE).values.tolist())]
+    commands = dict.fromkeys(typed(command) for command in runs["command"].dropna())
     return [*blocks, "```sh\n" + "\n".join(commands) + "\n```"] if commands else blocks
 
 
@@ -193,8 +156,12 @@ def _from_here(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _listed(seeds: pd.Series) -> str:
+    return ", ".join(sorted(set(map(str, seeds))))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; numbers stand to the right of the first column."""
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
-    cleaned = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cleaned)
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)

@@ -1,57 +1,58 @@
-"""The report's picture: every arm on every task, and what the gain costs."""
+"""The report's picture: every configuration on every task, and what the gain costs."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ip2p_lightning.evaluation.report.arms import Arm, sections, tasks
-from ip2p_lightning.evaluation.report.markdown import PROMPTS, SPLITS
+import pandas as pd
+
+from ip2p_lightning.evaluation.report.configurations import MEAN, Comparison, per_run
+from ip2p_lightning.evaluation.report.markdown import where
 
 INK, GREY, FAINT = "#1d1d20", "#77777d", "#e4e4e8"
 COLOURS = ("#1f6f8b", "#d1603d", "#5b8c3e", "#8a5a9e", "#c29b2b", "#3f5f9f", "#a84a6a", "#4d8f86")
-Section = tuple[str, str]
 
 
-def draw(arms: Sequence[Arm]) -> bytes | None:
+def draw(found: Comparison) -> bytes | None:
     """A PNG for the strictest section that was scored, None without scores; the same runs give the same bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    found = sections(arms)
-    if not found:
+    if not found.sections():
         return None
-    section = found[0]
-    arms = [arm for arm in arms if arm.values(section, "model", None)]
-    columns = tasks(arms, section)
-    height = 1.7 + 0.42 * len(arms)
-    figure = Figure(figsize=(max(8.5, 2.3 * len(columns) + 1.6), height + 3.3), dpi=130, layout="constrained")
+    section = found.sections()[0]
+    tables = per_run(found.section(section), "psnr")
+    labels = tables["model"].index.unique("configuration")
+    tasks = tables["model"].columns.drop(MEAN)
+    height = 1.7 + 0.42 * len(labels)
+    figure = Figure(figsize=(max(8.5, 2.3 * len(tasks) + 1.6), height + 3.3), dpi=130, layout="constrained")
     figure.patch.set_facecolor("white")
     upper, lower = figure.subfigures(2, 1, height_ratios=[height, 3.3])
-    where = f"{SPLITS.get(section[0], section[0])}, {PROMPTS.get(section[1], section[1])}"
-    upper.suptitle(f"Gain in PSNR over doing nothing: {where}", color=INK)
-    _dots(upper.subplots(1, len(columns), sharey=True, squeeze=False)[0], arms, section, columns)
-    _pareto(lower.subplots(), arms, section)
+    upper.suptitle(f"Gain in PSNR over the identity baseline: {where(section)}", color=INK)
+    _dots(upper.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tables, labels, tasks)
+    _pareto(lower.subplots(), tables["gain"][MEAN], found.runs.dropna(subset="configuration"))
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
 
 
-def _dots(axes: Sequence[Any], arms: Sequence[Arm], section: Section, columns: Sequence[str]) -> None:
-    """Per task: a dot for each run, a bar at the arm's mean, hollow dots for the wrong instruction.
+def _dots(axes: Sequence[Any], tables: Mapping[str, pd.DataFrame], labels: Sequence[str], tasks: Sequence[str]) -> None:
+    """Per task: a dot for each run, a bar at the configuration's mean, hollow dots for the wrong instruction.
 
-    Gains, not PSNR: the identity edit scores differently from seed to seed, as each draws its own degradations.
+    Gains, not PSNR: the identity baseline differs from seed to seed, as each draws its own degradations.
     """
-    for axis, task in zip(axes, columns, strict=True):
+    wrong = (tables["wrong_instruction"] - tables["identity"]).dropna(how="all")
+    for axis, task in zip(axes, tasks, strict=True):
         axis.axvline(0, ls="--", color=GREY, lw=1.2)
-        for row, arm in enumerate(arms):
+        for row, label in enumerate(labels):
             colour = _colour(row)
-            right, wrong = (list(arm.gains(section, task, m).values()) for m in ("model", "wrong_instruction"))
-            axis.plot(wrong, [row + 0.2] * len(wrong), "o", ms=5, mfc="white", mec=colour, mew=1.1)
+            left, right = (list(_of(table, label)[task].dropna()) for table in (wrong, tables["gain"]))
+            axis.plot(left, [row + 0.2] * len(left), "o", ms=5, mfc="white", mec=colour, mew=1.1)
             axis.plot(right, [row] * len(right), "o", ms=6, color=colour, alpha=0.8, mew=0)
             if right:
                 axis.plot([fmean(right)] * 2, [row - 0.27, row + 0.27], color=colour, lw=2.2)
@@ -59,9 +60,13 @@ def _dots(axes: Sequence[Any], arms: Sequence[Arm], section: Section, columns: S
         axis.margins(x=0.08)
         axis.set_title(task, fontsize=11, color=INK)
         axis.set_xlabel("gain, dB", fontsize=9)
-    axes[0].set_yticks(range(len(arms)), [arm.label for arm in arms], fontsize=9)
-    axes[0].set_ylim(len(arms) - 0.4, -0.6)
-    _legend(axes[0].figure, any(arm.values(section, "wrong_instruction", None) for arm in arms))
+    axes[0].set_yticks(range(len(labels)), labels, fontsize=9)
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    _legend(axes[0].figure, len(wrong) > 0)
+
+
+def _of(table: pd.DataFrame, label: str) -> pd.DataFrame:
+    return table[table.index.get_level_values("configuration") == label]
 
 
 def _legend(figure: Any, wrong: bool) -> None:
@@ -69,47 +74,42 @@ def _legend(figure: Any, wrong: bool) -> None:
 
     keys = [
         Line2D([], [], marker="o", ls="", color=INK, ms=6, label="a run"),
-        Line2D([], [], marker="|", ls="", color=INK, ms=11, mew=2.2, label="mean of the arm"),
-        Line2D([], [], ls="--", color=GREY, label="doing nothing"),
+        Line2D([], [], marker="|", ls="", color=INK, ms=11, mew=2.2, label="mean of the configuration"),
+        Line2D([], [], ls="--", color=GREY, label="identity baseline"),
         Line2D([], [], marker="o", ls="", mfc="white", mec=INK, ms=5, label="wrong instruction"),
     ]
     look = {"ncols": 4, "fontsize": 8, "frameon": False, "labelcolor": INK}
     figure.legend(handles=keys if wrong else keys[:-1], loc="outside lower center", **look)
 
 
-def _pareto(axis: Any, arms: Sequence[Arm], section: Section) -> None:
-    """Mean gain against training time (images where time is not known), and the arms that no other beats in both."""
-    timed = all(cell.seconds for arm in arms for cell in arm.cells)
-    points = []
-    for row, arm in enumerate(arms):
-        gains = arm.gains(section, None)
-        costs = {c.name: (c.seconds if timed else c.images) for c in arm.cells}
-        runs = [(costs[name], gain) for name, gain in gains.items() if costs.get(name)]
-        if runs:
-            mean = fmean(c for c, _ in runs), fmean(g for _, g in runs)
-            points.append((*mean, row))
-            axis.plot(*zip(*runs, strict=True), "o", ms=4.5, color=_colour(row), alpha=0.45, mew=0)
-            axis.plot(*mean, "D", ms=8, color=_colour(row), label=arm.label)
-    front = _front(points)
+def _pareto(axis: Any, gains: pd.Series, runs: pd.DataFrame) -> None:
+    """Mean gain against training time (images where no time is known), and the configurations none other dominates."""
+    timed = bool((runs["seconds"] > 0).all())
+    costs = runs.set_index(["configuration", "run"])["seconds" if timed else "images"].astype(float)
+    points = pd.DataFrame({"cost": costs, "gain": gains}).dropna().query("cost > 0")
+    groups = points.groupby(level="configuration", observed=True)
+    for row, label in enumerate(gains.index.unique("configuration")):
+        here = _of(points, label)
+        if len(here):
+            axis.plot(here["cost"], here["gain"], "o", ms=4.5, color=_colour(row), alpha=0.45, mew=0)
+            axis.plot(*here.mean(), "D", ms=8, color=_colour(row), label=label)
+    front = _front(groups.mean())
     if len(front) > 1:
-        axis.step(*zip(*front, strict=True), where="post", color=GREY, lw=1, zorder=0)
+        axis.step(front["cost"], front["gain"], where="post", color=GREY, lw=1, zorder=0)
     _clean(axis)
     axis.margins(x=0.12, y=0.18)
     axis.set_xlim(left=0)
-    axis.set_title("What the gain costs: diamonds are arms, dots their runs", fontsize=11, color=INK)
+    axis.set_title("What the gain costs: diamonds are configurations, dots their runs", fontsize=11, color=INK)
     axis.set_xlabel("seconds of training, validation included" if timed else "images seen in training", fontsize=9)
     axis.set_ylabel("mean gain, dB", fontsize=9)
-    if len(points) <= 12:
+    if 0 < len(groups) <= 12:
         axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
-def _front(points: Sequence[tuple[float, float, int]]) -> list[tuple[float, float]]:
-    """The arms that cost less than any other of at least their gain, cheapest first."""
-    front: list[tuple[float, float]] = []
-    for cost, gain, _ in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not front or gain > front[-1][1]:
-            front.append((cost, gain))
-    return front
+def _front(means: pd.DataFrame) -> pd.DataFrame:
+    """The configurations that cost less than any other of at least their gain, cheapest first."""
+    ordered = means.sort_values(["cost", "gain"], ascending=[True, False])
+    return ordered[ordered["gain"] > ordered["gain"].cummax().shift(fill_value=float("-inf"))]
 
 
 def _colour(row: int) -> str:

@@ -1,9 +1,7 @@
-"""One run as a report sees it: a cell of the grid of arms and seeds."""
+"""A run's folder, summarised for a report."""
 
 from __future__ import annotations
 
-import fcntl
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +11,9 @@ from typing import Any
 from ip2p_lightning.config.overrides import Scalar, hyperparameters
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.evaluation import scores_file
-from ip2p_lightning.runs.folder import CONFIG, LOCK, METRICS, STATUS, read_config, read_status
+from ip2p_lightning.runs.folder import CONFIG, LOCK, STATUS, read_config, read_status
+from ip2p_lightning.runs.metrics_log import read_metrics
+from ip2p_lightning.system.locks import is_held
 
 LOG = "log.txt"  # where a launcher keeps what a job printed
 
@@ -77,7 +77,7 @@ def collect(roots: Sequence[Path]) -> list[RunSummary]:
             raise UserError(f"{root}: no runs in it; give a run's folder, or one that holds runs, such as runs/demo")
         for folder in folders:
             found.setdefault(folder.resolve(), _read(folder, _name(folder, root, len(roots) > 1)))
-    return sorted(found.values(), key=lambda cell: cell.name)
+    return sorted(found.values(), key=lambda run: run.name)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -103,9 +103,9 @@ def _read(folder: Path, name: str) -> RunSummary:
     if not (folder / CONFIG).is_file():
         return RunSummary(name, "not started", _last_error(folder / LOG))
     state = str(status.get("state", "not started"))
-    if state == "running" and not _held(folder):
+    if state == "running" and not is_held(folder / LOCK):
         state, status = "killed", status | {"reason": _last_error(folder / LOG) or "ended without a word"}
-    config, lines = read_config(folder), _metrics(folder / METRICS)
+    config, lines = read_config(folder), _metrics(folder)
     table = scores_file.read(folder / "scores.csv")
     found = tuple(_as_score(row) for row in table) if table else tuple(_validation(lines))
     images, seconds = _cost(lines, config)
@@ -114,34 +114,15 @@ def _read(folder: Path, name: str) -> RunSummary:
     return RunSummary(name, state, reason, config, status, found, images, seconds, memory)
 
 
-def _held(folder: Path) -> bool:
-    """Whether a live process holds the run."""
-    if not (folder / LOCK).exists():
-        return False
-    with (folder / LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
 def _last_error(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
     lines = [line for line in lines if line]
     return ([line for line in lines if line.startswith("error:")] or lines or [""])[-1].removeprefix("error: ")[:300]
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; what a resumed run repeated counts once, and a line cut by a kill not at all."""
-    found: dict[Any, dict[str, Any]] = {}
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            found[line["step"], "train/loss" in line] = line
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log by step; what a resumed run repeated counts once."""
+    found = {(line["step"], "train/loss" in line): line for line in read_metrics(folder)}
     return sorted(found.values(), key=lambda line: line["step"])
 
 

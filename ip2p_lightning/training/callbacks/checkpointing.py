@@ -8,7 +8,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.checkpoint import FOLDER, checkpoints, identify, load, save, sidecar
 from ip2p_lightning.system.files import require_space, sweep_temporaries
 
@@ -34,14 +33,9 @@ class Checkpoints(Callback):
         folder: the run's folder.
         every: optimizer steps between checkpoints.
         keep: how many stay; at least 2, so that a damaged one has a predecessor.
-
-    Raises:
-        UserError: an argument out of range.
     """
 
     def __init__(self, folder: Path, every: int = 200, keep: int = 2) -> None:
-        if every < 1 or keep < 2:
-            raise UserError(f"save_every={every} keep={keep}: give save_every >= 1 and keep >= 2")
         self.folder, self.every, self.keep = Path(folder) / FOLDER, every, keep
         self.saved_step = -1
 

@@ -1,4 +1,4 @@
-"""What is logged: losses per task and noise quartile, validation against the identity edit, image grids, progress."""
+"""Losses per task and noise quartile."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def metric_tags(tasks: Sequence[str]) -> list[str]:
 
 
 def layout(tasks: Sequence[str]) -> dict[str, Any]:
-    """Custom scalars: per task its loss, and its PSNR and SSIM beside those of the identity edit."""
+    """Custom scalars: per task its loss, and its PSNR and SSIM beside those of the identity baseline."""
 
     def charts(loss: str, ending: str) -> dict[str, Any]:
         found = {"training loss": ["Multiline", [f"{loss}$"]]}  # tags are patterns that need match the start only

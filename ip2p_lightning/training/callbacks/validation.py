@@ -17,11 +17,11 @@ class OwedValidation(Callback):
     A checkpoint is saved before the validation of its step, so that a kill or a stop may come between the two.
 
     Args:
-        metrics: the run's log, one JSON object a line.
+        folder: the run's.
     """
 
-    def __init__(self, metrics: Path) -> None:
-        self.metrics, self.validated, self.began = Path(metrics), -1, False
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.validated, self.began = Path(folder), -1, False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
@@ -41,11 +41,11 @@ class OwedValidation(Callback):
             return False
         if self.began:  # the log may hold this step from weights that the run went back from
             return True
-        return bool(trainer.strategy.broadcast(not has_scores(self.metrics, trainer.global_step), src=0))
+        return bool(trainer.strategy.broadcast(not has_scores(self.folder, trainer.global_step), src=0))
 
 
 class ValidationScores(Callback):
-    """PSNR and SSIM per task, for the averaged model and for the identity edit: sums over all examples and ranks.
+    """PSNR and SSIM per task, for the averaged model and for the identity baseline: sums over all examples and ranks.
 
     They are logged when a validation is over, grids and all: a step that has scores in the log was wholly validated.
     """

@@ -13,11 +13,10 @@ from PIL import Image
 from ip2p_lightning.data import Loader, Photos
 from ip2p_lightning.data.degradations.noise import GaussianNoise
 from ip2p_lightning.data.degradations.rain import Rain
-from ip2p_lightning.data.latent_cache import cache, code_version
-from ip2p_lightning.data.latent_cache.content_key import Contents, described
+from ip2p_lightning.data.latent_cache import cache, version
+from ip2p_lightning.data.latent_cache.content_key import described
 from ip2p_lightning.data.latent_cache.examples import Variant, collate
 from ip2p_lightning.data.sources.image_files import image_store
-from ip2p_lightning.data.teachers.cartoon import Cartoonizer
 from ip2p_lightning.data.teachers.generator import GeneratorTeacher
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
@@ -26,12 +25,6 @@ from tests.support.pieces import Counting, autoencoder_fixture, fill, open_cache
 
 LOADER = Loader(batch_size=2, size=32, crop="center")
 ALL = 12  # 6 pairs, both flips
-
-
-@pytest.fixture(autouse=True)
-def code_read_anew():
-    yield
-    code_version._behind.cache_clear()
 
 
 @pytest.fixture
@@ -176,40 +169,6 @@ def test_more_crops_add_what_they_need(pairs, tmp_path, autoencoder):
     assert counts == [12, 6, 0]
 
 
-def test_number_format(full):
-    assert full(dtype="bfloat16") == ALL and full() == 0
-
-
-def test_precision(full):
-    assert full(precision="high") == ALL and full(precision="highest") == 0
-
-
-def test_code_version(full, monkeypatch):
-    monkeypatch.setattr(cache, "FORMAT", 2)
-    assert full() == ALL
-
-
-@pytest.mark.parametrize("prompts", [("another",), ("another", "template")], ids=["prompt", "template"])
-def test_words_touch_no_image(full, prompts):
-    assert full(prompts=prompts) == 0
-
-
-def test_text_is_remembered_by_its_encoder_alone(sd_folder, tmp_path):
-    """Text encoder and tokenizer: what is remembered of a prompt lives and dies with the object that encoded it."""
-    from ip2p_lightning.networks import ClipText
-
-    first, second = ClipText(str(sd_folder)), ClipText(str(sd_folder))
-    first.encode(["a", "", "a"])
-    assert set(first._memory) == {"a", ""} and not second._memory
-
-
-def test_changed_sources_are_counted(full, pairs, tmp_path, autoencoder):
-    path = pairs / "train" / "target" / "0003.png"
-    shutil.copy(pairs / "train" / "target" / "0004.png", path)
-    _, cache = open_cache(pairs, tmp_path / "cache", autoencoder)
-    assert fill(cache) == 2 and cache.state()["changed_sources"] == 1
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("small", [0, 1 << 26], ids=["remembered", "hashed anew"])
 def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeypatch, workers, small):
@@ -230,19 +189,6 @@ def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeyp
             assert state["sources_read"] == (len(changed) or 12)
 
 
-def test_a_remembered_digest_spares_the_reading(pairs, tmp_path, monkeypatch):
-    path = pairs / "train" / "input" / "0000.png"
-
-    class OnePair:
-        def sources(self, i):
-            return (path,)
-
-    monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 0)
-    digest = Contents(Digests(tmp_path / "memo")).of(OnePair(), 0)
-    monkeypatch.setattr("hashlib.file_digest", None)
-    assert Contents(Digests(tmp_path / "memo")).of(OnePair(), 0) == digest
-
-
 def test_degradations_are_fresh_unless_frozen(tmp_path):
     more = {"source": Photos(), "make": Rain(), "loader": replace(LOADER, crop="random")}
     data, fresh = open_cache(None, tmp_path, Counting(), **more)
@@ -253,30 +199,7 @@ def test_degradations_are_fresh_unless_frozen(tmp_path):
     assert fill(other) == 36
 
 
-def _edited(monkeypatch, module):
-    """The module's source has a line more from now on."""
-    source = code_version._source
-    monkeypatch.setattr(code_version, "_source", lambda name: source(name) + "\n# edited" * (name == module))
-    code_version._behind.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("maker", "module"),
-    [(Rain, "data.degrade"), (Cartoonizer, "data.cartoon"), (Cartoonizer, "data.degrade"), (Rain, "data.image")],
-)
-def test_a_maker_is_described_by_its_code(monkeypatch, maker, module):
-    before = described(maker())
-    _edited(monkeypatch, f"ip2p_lightning.{module}")
-    assert described(maker()) != before
-    monkeypatch.undo()
-    _edited(monkeypatch, "ip2p_lightning.errors")
-    assert described(maker()) == before
-    monkeypatch.setattr(code_version, "version", lambda library: "another")
-    code_version._behind.cache_clear()
-    assert described(maker()) != before
-
-
-def test_a_teacher_is_described_by_its_weights_and_its_network(tmp_path, monkeypatch):
+def test_a_teacher_is_described_by_its_weights_and_not_by_what_it_loaded(tmp_path):
     (tmp_path / "weights").write_bytes(b"one")
     teacher = GeneratorTeacher(str(tmp_path / "weights"))
     before = described(teacher)
@@ -285,23 +208,51 @@ def test_a_teacher_is_described_by_its_weights_and_its_network(tmp_path, monkeyp
     (tmp_path / "weights").write_bytes(b"one")
     teacher._loaded["cpu"] = torch.nn.Linear(1, 1)
     assert described(teacher) == before
-    _edited(monkeypatch, "ip2p_lightning.data.teachers.whitebox")
-    assert described(teacher) != before
 
 
-@pytest.mark.parametrize("library", ["pillow", "numpy", "diffusers", "torch"])
-def test_libraries_count_but_not_what_they_were_built_for(monkeypatch, autoencoder, library):
-    before, version = code_version.code_version(autoencoder), code_version.version
-    other = {"built": lambda name: f"{version(name).partition('+')[0]}+cu999", "new": lambda name: "99"}
-    for how, same in (("built", True), ("new", False)):
-        monkeypatch.setattr(code_version, "version", lambda n, f=other[how]: f(n) if n == library else version(n))
-        assert (code_version.code_version(autoencoder) == before) is same
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ({"dtype": "bfloat16"}, ALL),
+        ({"precision": "high"}, ALL),
+        ({"prompts": ("another",)}, 0),
+        ({"prompts": ("another", "template")}, 0),
+    ],
+)
+def test_settings_that_count_and_words_that_do_not(full, more, count):
+    assert full(**more) == count and full() == 0
 
 
-def test_a_maker_without_source_is_refused():
-    made = type("Foreign", (), {"__module__": "nowhere.at_all", "digest": lambda self: ""})()
-    with pytest.raises(UserError, match="no source of nowhere"):
-        described(made)
+def test_the_version_of_the_code(full, monkeypatch):
+    monkeypatch.setattr(cache, "VERSION", version.VERSION + 1)
+    assert full() == ALL
+
+
+@pytest.mark.parametrize("library", version.LIBRARIES)
+def test_libraries_count_but_not_what_they_were_built_for(full, monkeypatch, library):
+    known = version.version
+    other = {"built": lambda name: f"{known(name).partition('+')[0]}+cu999", "new": lambda name: "99"}
+    for how, count in (("built", 0), ("new", ALL)):
+        monkeypatch.setattr(version, "version", lambda n, f=other[how]: f(n) if n == library else known(n))
+        assert full() == count
+
+
+class Mine:
+    """A degradation from outside the package."""
+
+    def __call__(self, photo, rng):
+        return photo
+
+
+def test_a_class_from_elsewhere_declares_its_version_or_is_not_cached(tmp_path, monkeypatch):
+    words = {"source": Photos(), "make": Mine(), "loader": LOADER, "draws": 1}
+    with pytest.raises(UserError, match=r"test_content_key.Mine changes; give the class a number"):
+        open_cache(None, tmp_path, Counting(), **words)
+    for number in (1, 2):
+        monkeypatch.setattr(Mine, "version", number, raising=False)
+        assert fill(open_cache(None, tmp_path, Counting(), **words)[1]) == ALL
+    monkeypatch.setattr(Counting, "version", 2)  # an autoencoder's counts as well
+    assert fill(open_cache(None, tmp_path, Counting(), **words)[1]) == ALL
 
 
 def test_a_maker_is_described_by_what_it_holds():

@@ -7,7 +7,6 @@ from safetensors import safe_open
 from ip2p_lightning.cli.convert_teacher import main
 from ip2p_lightning.data.teachers.convert import LAYERS, weights
 from ip2p_lightning.data.teachers.tf_checkpoint import Bundle, crc32c
-from ip2p_lightning.data.teachers.whitebox import WhiteboxGenerator
 from ip2p_lightning.errors import DamagedError, UserError
 from tests.support.model_files import write_bundle, write_flatbuffer, write_tflite
 
@@ -18,28 +17,13 @@ def saved(folder, data, name="model.tflite"):
     return path
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("float", 0), ("half", 1e-3)])
-def test_float_weights_arrive_as_they_are(tmp_path, layers, generator, kind, tolerance):
+@pytest.mark.parametrize("kind", ["float", "half", "int8"])
+def test_weights_arrive_as_float32(tmp_path, layers, generator, kind):
     _, tensors = weights(saved(tmp_path, write_tflite(layers, kind)))
     assert tensors.keys() == generator.state_dict().keys()
-    assert all((tensors[k] - v).abs().max() <= tolerance for k, v in generator.state_dict().items())
-
-
-def test_int8_weights_keep_their_scale_and_mean_the_same(tmp_path, layers, generator):
-    _, tensors = weights(saved(tmp_path, write_tflite(layers, "int8")))
-    assert tensors["conv.weight"].dtype == torch.int8
-    for name in LAYERS:
-        meant = tensors[f"{name}.weight"] * tensors[f"{name}.scale"][..., None]
-        wanted = generator.state_dict()[f"{name}.weight"]
-        assert (meant - wanted).abs().amax((1, 2, 3)).le(tensors[f"{name}.scale"].flatten() * 0.501).all()
-
-
-def test_int8_and_float_arithmetic_are_near_one_another(tmp_path, layers, generator):
-    _, tensors = weights(saved(tmp_path, write_tflite(layers, "int8")))
-    photo = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    exact, plain = (WhiteboxGenerator.from_weights(dict(tensors), exact)(photo) for exact in (True, False))
-    assert 0 < (exact - plain).abs().max() < 0.05
-    assert (plain - generator(photo)).abs().max() < 0.05
+    for name, wanted in generator.state_dict().items():
+        step = {"float": 0, "half": 1e-3, "int8": wanted.abs().max() / 127}[kind]
+        assert tensors[name].dtype == torch.float32 and (tensors[name] - wanted).abs().max() <= step / 1.99
 
 
 def test_a_tensorflow_checkpoint_is_read_without_tensorflow(tmp_path, layers, generator):
@@ -99,7 +83,7 @@ def test_every_cut_and_flip_of_an_index_is_refused_or_read(tmp_path, layers):
     ("name", "data", "words", "code"),
     [
         ("a.tflite", b"not one at all", "not a TFLite file", 2),
-        ("a.tflite", write_flatbuffer([None] * 5), "no graph", 6),
+        ("a.tflite", write_flatbuffer([None] * 5), "cut short", 6),
         ("a.index", b"no table", "not an index", 6),
         ("a.bin", b"?", "give a .tflite", 2),
     ],

@@ -67,7 +67,7 @@ def test_reduction_averages_areas():
 
 
 def test_missing_weights_say_where_to_get_them_and_the_licence(tmp_path):
-    with pytest.raises(UserError, match=r"White-box-Cartoonization.*CC BY-NC-SA 4\.0.*teachers\.convert") as caught:
+    with pytest.raises(UserError, match=r"White-box-Cartoonization.*CC BY-NC-SA 4\.0.*convert_teacher") as caught:
         GeneratorTeacher(str(tmp_path / "no.safetensors"))
     assert "\n" not in str(caught.value)
 

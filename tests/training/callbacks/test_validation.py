@@ -10,7 +10,13 @@ from ip2p_lightning.runs.metrics_log import final_score, has_scores
 from tests.support.processes import SMALL, digest, run
 from tests.support.ranks import ended, step
 
-WORDS = [*SMALL, "model=tiny", "task=denoise", "grid_examples=1", "val_examples=2", "loader.eval_draws=1"]
+WORDS = [
+    *SMALL,
+    "model=tiny",
+    "task=denoise",
+    "val_examples=2",
+    "loader.eval_draws=1",
+]
 WORDS += ["trainer.max_steps=6", "val_every=2", "save_every=2", "log_every=1", "trainer.accumulate_grad_batches=2"]
 
 
@@ -64,9 +70,9 @@ def test_a_run_whose_last_step_is_no_multiple_is_scored_once(tmp_path):
 
 def test_scores_of_another_step_or_of_a_cut_line_do_not_count(tmp_path):
     log = tmp_path / "metrics.jsonl"
-    assert not has_scores(log, 2)
+    assert not has_scores(tmp_path, 2)
     log.write_text('{"step": 2, "train/loss": 1.0}\n{"step": 4, "val/psnr": 9.0}\n{"step": 2, "val/ps')
-    assert not has_scores(log, 2) and has_scores(log, 4)
+    assert not has_scores(tmp_path, 2) and has_scores(tmp_path, 4)
 
 
 def test_ranks_decide_alike(tmp_path):

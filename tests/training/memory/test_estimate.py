@@ -86,7 +86,7 @@ def test_an_optimizer_is_asked_what_it_keeps(opt, numbers):
 
 
 def test_the_full_size_is_what_was_measured():
-    """17.8 GiB, benchmarks/full_size_cpu_202611.md."""
+    """17.8 GiB, benchmarks/results/full_size_cpu_202611.md."""
     words = ["model=sd15", "trainer=cpu", "val_every=0", "loader.batch_size=1"]
     assert estimate(config_of(*words)).total == pytest.approx(17.8, rel=0.05)
 

@@ -1,0 +1,129 @@
+"""Runs grouped into configurations (the same overrides, whatever the seed), and their scores as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ip2p_lightning.errors import UserError, suggest
+from ip2p_lightning.evaluation.report.runs import RunSummary, Score
+from ip2p_lightning.evaluation.scores_file import METHODS
+
+DEFAULT = "default"  # the value of a key that a run does not override
+MEAN = "mean"  # over tasks, beside them
+_ORDER = [(split, prompts) for split in ("test", "val", "train") for prompts in ("heldout", "seen")]
+_KINDS = {"step": "Int64", "images": "Int64", "seconds": float, "peak_memory_mb": float}  # where all are missing, too
+Section = tuple[str, str]  # split, prompts
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Args:
+        runs: one row per run; its `configuration` is empty unless it is complete.
+        scores: one row per run, method, task, split and kind of prompts.
+        shared: the overrides that all complete runs have.
+    """
+
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+    shared: Mapping[str, Any]
+
+    def configurations(self) -> list[str]:
+        """Their labels, in order of the values that differ."""
+        return list(self.runs["configuration"].cat.categories)
+
+    def sections(self) -> list[Section]:
+        """The (split, prompts) that were scored, the strictest first: held-out photos and instructions."""
+        found = set(self._complete()[["split", "prompts"]].itertuples(index=False, name=None))
+        return sorted(found, key=lambda pair: (_ORDER.index(pair) if pair in _ORDER else len(_ORDER), pair))
+
+    def section(self, section: Section) -> pd.DataFrame:
+        """The scores of the complete runs there."""
+        rows = self._complete()
+        return rows[(rows["split"] == section[0]) & (rows["prompts"] == section[1])]
+
+    def _complete(self) -> pd.DataFrame:
+        return self.scores.dropna(subset="configuration").sort_values("configuration", kind="stable")
+
+
+def per_run(rows: pd.DataFrame, score: str) -> dict[str, pd.DataFrame]:
+    """A section's scores by method: one row per (configuration, run), one column per task and their mean.
+
+    "gain" is the model minus the identity baseline of the same run: the original image, unedited.
+    """
+    tasks, found = list(rows["task"].unique()), {}
+    for method in METHODS:
+        table = rows[rows["method"] == method].pivot_table(score, ["configuration", "run"], "task", observed=True)
+        found[method] = table.reindex(columns=tasks).assign(**{MEAN: lambda table: table.mean(axis=1)})
+    return found | {"gain": found["model"] - found["identity"]}
+
+
+def compare(summaries: Sequence[RunSummary], by: Sequence[str] = ()) -> Comparison:
+    """Group the complete runs into configurations.
+
+    Args:
+        summaries: of the runs.
+        by: keys whose values make a configuration, in this order; without any, all overrides that differ.
+
+    Raises:
+        UserError: a key of `by` that no run knows.
+    """
+    done = [run for run in summaries if run.state == "complete"]
+    given = [run.hyperparameters for run in done]
+    known = list(dict.fromkeys(key for overrides in given for key in overrides))
+    shared = {k: given[0][k] for k in known if all(k in one and one[k] == given[0][k] for one in given)}
+    if by:
+        _refuse_unknown(by, done, known)
+    keys = by or [key for key in known if key not in shared]
+    done.sort(key=lambda run: [_rank(_value(run, key)) for key in keys])
+    labels = {run.name: " ".join(f"{key}={_value(run, key)}" for key in keys) or "all runs" for run in done}
+    runs = pd.DataFrame([_of_run(run) for run in summaries]).astype(_KINDS)
+    scores = pd.DataFrame(
+        [{"run": run.name, "seed": run.seed, **vars(score)} for run in summaries for score in run.scores],
+        columns=["run", "seed", *Score.__dataclass_fields__],
+    )
+    for table in (runs, scores):
+        table.insert(0, "configuration", pd.Categorical(table["run"].map(labels), list(dict.fromkeys(labels.values()))))
+    return Comparison(runs, scores, shared)
+
+
+def _of_run(run: RunSummary) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "seed": run.seed,
+        "state": run.state,
+        "reason": run.reason,
+        "step": run.status.get("step"),
+        "images": run.images,
+        "seconds": run.seconds,
+        "peak_memory_mb": run.memory,
+        "commit": run.status.get("commit"),
+        "command": run.status.get("command"),
+    }
+
+
+def _value(run: RunSummary, key: str) -> Any:
+    if key in run.hyperparameters:
+        return run.hyperparameters[key]
+    node: Any = run.config
+    for part in key.split("."):
+        node = node.get(part, DEFAULT) if isinstance(node, Mapping) else DEFAULT
+    return DEFAULT if isinstance(node, Mapping) else node
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, float(value), "") if number else (1, 0.0, str(value))
+
+
+def _refuse_unknown(by: Sequence[str], runs: Sequence[RunSummary], known: Sequence[str]) -> None:
+    for key in by:
+        if runs and all(_value(run, key) == DEFAULT for run in runs):
+            words = ", ".join(known) or "none"
+            raise UserError(f"--by {key}: no run was given it{suggest(key, known)}; the runs' overrides: {words}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ip2p_lightning.config.walk import walk
-from ip2p_lightning.errors import UserError, _known, suggest
+from ip2p_lightning.errors import UserError, suggest, user_error
 
 
 def explain(error: Exception, words: Sequence[str]) -> Exception:
@@ -17,7 +17,7 @@ def explain(error: Exception, words: Sequence[str]) -> Exception:
     from omegaconf.errors import OmegaConfBaseException
 
     ours = isinstance(error, HydraException | OmegaConfBaseException) or "override" in str(error)[:40]
-    if _known(error) is not None or not ours:
+    if user_error(error) is not None or not ours:
         return error
     text = str(error)
     for pattern, word_it in _WORDINGS:

@@ -53,7 +53,7 @@ def save(content: dict[str, Any], path: Path) -> None:
         digest = hashing.hash.hexdigest()
 
     write_atomic(path, write)
-    write_sidecar(path, digest)
+    write_checksum(path, digest)
 
 
 def _system_error(error: BaseException) -> OSError:
@@ -100,7 +100,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
-def newest_intact(folder: Path) -> Path | None:
+def newest_valid(folder: Path) -> Path | None:
     """The newest checkpoint that verifies; each damaged one is named in a warning and kept as ``*.corrupt``.
 
     Raises:
@@ -126,7 +126,7 @@ def _set_aside(path: Path) -> Path:
         number += 1
         kept = path.with_name(f"{path.name}.corrupt{number}")
     path.replace(kept)
-    sidecar(path).unlink(missing_ok=True)
+    checksum_file(path).unlink(missing_ok=True)
     return kept
 
 
@@ -136,26 +136,26 @@ IDENTITY = "run.json"  # in the folder of the checkpoints
 _LINES = re.compile(r"(?:# run (?P<run>[0-9a-f]{32})\n)?(?P<digest>[0-9a-f]{64})  (?P<name>[^\n]+)\n")
 
 
-def sidecar(path: Path) -> Path:
+def checksum_file(path: Path) -> Path:
     """Where a checkpoint's sha256 is kept."""
     return path.with_name(path.name + ".sha256")
 
 
-def write_sidecar(path: Path, digest: str) -> None:
+def write_checksum(path: Path, digest: str) -> None:
     """Make a checkpoint complete. Raises StorageError."""
     run = identity(path.parent)
-    write_atomic(sidecar(path), f"{f'# run {run}' + chr(10) if run else ''}{digest}  {path.name}\n".encode())
+    write_atomic(checksum_file(path), f"{f'# run {run}' + chr(10) if run else ''}{digest}  {path.name}\n".encode())
 
 
 def damage(path: Path) -> str | None:
     """Why a checkpoint is not intact, or None."""
     if not path.is_file():
         return "not a file"
-    if not sidecar(path).is_file():
-        return f"incomplete: {sidecar(path).name} is missing"
-    told = _LINES.fullmatch(sidecar(path).read_text(errors="replace"))
+    if not checksum_file(path).is_file():
+        return f"incomplete: {checksum_file(path).name} is missing"
+    told = _LINES.fullmatch(checksum_file(path).read_text(errors="replace"))
     if told is None:
-        return f"{sidecar(path).name} is not readable"
+        return f"{checksum_file(path).name} is not readable"
     if path.name.startswith("step-") and told["name"] != path.name:
         return f"was saved as {told['name']}"
     if told["run"] and identity(path.parent) not in (None, told["run"]):

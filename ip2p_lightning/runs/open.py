@@ -12,7 +12,7 @@ from ip2p_lightning.config.extensions import without
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs.checkpoint import load, newest_intact, step_of
+from ip2p_lightning.runs.checkpoint import load, newest_valid, step_of
 from ip2p_lightning.runs.folder import STATUS, read_config
 
 
@@ -48,7 +48,7 @@ def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> R
     """
     folder = Path(folder)
     config = model_config(folder)
-    path = newest_intact(folder)
+    path = newest_valid(folder)
     if path is None:
         raise UserError(f"{folder} has no checkpoint yet; continue it with the command in its {STATUS}")
     content = load(path)

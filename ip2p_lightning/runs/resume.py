@@ -9,7 +9,7 @@ from typing import Any
 from ip2p_lightning.config.compose import differences
 from ip2p_lightning.config.overrides import is_free
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs.checkpoint import checkpoints, newest_intact
+from ip2p_lightning.runs.checkpoint import checkpoints, newest_valid
 from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
 from ip2p_lightning.system.files import write_json
 
@@ -28,7 +28,7 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
         old = read_config(run.path)
         if checkpoints(run.path) or (run.path / METRICS).exists():  # a start that failed at once may be mended
             _refuse_changes(old, config, run.path, allow)
-        newest = newest_intact(run.path)
+        newest = newest_valid(run.path)
         if newest is not None and resume == "never":
             raise UserError(
                 f"{run.path} already holds {newest.name}; resume=auto continues it, or choose another hydra.run.dir"

@@ -51,7 +51,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, harm, tmp_
     elif harm == "flip":
         path.write_bytes(bytes([*data[:3000], data[3000] ^ 1, *data[3001:]]))
     elif harm == "no sidecar":
-        checkpoint.sidecar(path).unlink()
+        checkpoint.checksum_file(path).unlink()
     elif harm == "empty":
         path.write_bytes(b"")
     elif harm in ("dangling", "folder"):
@@ -60,7 +60,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, harm, tmp_
     else:
         path.write_bytes((run / checkpoint.FOLDER / "step-000010.ckpt").read_bytes())
     with pytest.warns(UserWarning, match="step-000020"):
-        assert checkpoint.newest_intact(run).name == "step-000010.ckpt"
+        assert checkpoint.newest_valid(run).name == "step-000010.ckpt"
     assert (run / checkpoint.FOLDER / "step-000020.ckpt.corrupt").exists() or harm == "dangling"
 
 
@@ -78,7 +78,7 @@ def test_nothing_left_intact_is_said(run):
     for path in checkpoint.checkpoints(run):
         path.write_bytes(b"x")
     with pytest.warns(UserWarning), pytest.raises(DamagedError, match="no intact checkpoint"):
-        checkpoint.newest_intact(run)
+        checkpoint.newest_valid(run)
 
 
 def test_saving_over_a_checkpoint_keeps_the_old_one_until_the_new_one_is_there(run, monkeypatch):

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ip2p_lightning.runs.checkpoint import checkpoints, sidecar
+from ip2p_lightning.runs.checkpoint import checkpoints, checksum_file
 
 
 def _cut(percent: int) -> Callable[[Path, Path], None]:
@@ -25,7 +25,7 @@ def _flip(path: Path, other: Path) -> None:
 
 
 def _no_sidecar(path: Path, other: Path) -> None:
-    sidecar(path).unlink()
+    checksum_file(path).unlink()
 
 
 def _dangling(path: Path, other: Path) -> None:
@@ -40,7 +40,7 @@ def _folder(path: Path, other: Path) -> None:
 
 def _copied(path: Path, from_: Path) -> None:
     shutil.copy(from_, path)
-    shutil.copy(sidecar(from_), sidecar(path))
+    shutil.copy(checksum_file(from_), checksum_file(path))
 
 
 def _other_step(path: Path, other: Path) -> None:

@@ -218,7 +218,7 @@ def test_two_commands_of_one_sweep_submit_each_job_once(tmp_path, monkeypatch):
 )
 def test_a_wrong_option_of_a_launcher_or_sweeper_is_refused_in_a_line(tmp_path, monkeypatch, capsys, words, line):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "leave_when_asked", lambda: None)  # signals stay pytest's
+    monkeypatch.setattr(train, "exit_on_signal", lambda: None)  # signals stay pytest's
     monkeypatch.setattr(sys, "argv", ["ip2p-train", "-m", "seed=0,1", *words])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as ended:
@@ -230,7 +230,7 @@ def test_a_wrong_option_of_a_launcher_or_sweeper_is_refused_in_a_line(tmp_path, 
 
 def test_a_sweep_may_be_asked_for_anywhere_among_the_words(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "leave_when_asked", lambda: None)  # signals stay pytest's
+    monkeypatch.setattr(train, "exit_on_signal", lambda: None)  # signals stay pytest's
     monkeypatch.setattr(sys, "argv", ["ip2p-train", "seed=0,1", "-m", "hydra.launcher.jobs=0"])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit):

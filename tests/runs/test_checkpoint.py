@@ -77,7 +77,7 @@ def test_every_single_bit_flip_is_noticed(run):
 def test_nothing_left_intact_is_said(run):
     for path in checkpoint.checkpoints(run):
         path.write_bytes(b"x")
-    with pytest.warns(UserWarning), pytest.raises(DamagedError, match="no intact checkpoint"):
+    with pytest.warns(UserWarning), pytest.raises(DamagedError, match="no undamaged checkpoint"):
         checkpoint.newest_valid(run)
 
 

@@ -45,7 +45,7 @@ def test_a_run_with_none_left_is_told_so(three, tmp_path):
     for path in checkpoint.checkpoints(folder):
         HARMS["one bit"](path, three)
     code, said = go(folder)
-    assert code == 6 and "no intact checkpoint left" in said and "Traceback" not in said, said
+    assert code == 6 and "no undamaged checkpoint left" in said and "Traceback" not in said, said
     assert len(list((folder / checkpoint.FOLDER).glob("*.corrupt"))) == 2
 
 

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from ip2p_lightning.cli import train
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.sweeps.job import Job, make_jobs, quoted
+from ip2p_lightning.sweeps.job import Job, make_job, quoted
 from ip2p_lightning.sweeps.local_launcher import LocalLauncher, conclude
 from ip2p_lightning.sweeps.slurm_launcher import SlurmLauncher
 from ip2p_lightning.system.signals import StopRequest
@@ -58,7 +58,7 @@ def test_jobs_that_would_share_a_folder_are_refused(ready, tmp_path, kind, words
     with pytest.raises(UserError, match=named):
         launcher.launch([[word] for word in words], 0)
     if words[0] != words[1]:  # in an earlier batch
-        LocalLauncher.outcomes = make_jobs(launcher.context, launcher.config, [words[:1]], 0)
+        LocalLauncher.outcomes = [make_job(launcher.context, launcher.config, words[:1], 0)]
         with pytest.raises(UserError, match=named):
             launcher.launch([words[1:]], 1)
     assert not list(tmp_path.iterdir())
@@ -67,7 +67,7 @@ def test_jobs_that_would_share_a_folder_are_refused(ready, tmp_path, kind, words
 def test_a_job_is_told_its_folder_whatever_characters_are_in_it(ready, tmp_path):
     name = "it's/say \"a\"/a,b=c/[x]{y}/${z}/back\\slash/a\\'b/ends in \\"
     launcher = ready(LocalLauncher(), tmp_path / name)
-    (job,) = make_jobs(launcher.context, launcher.config, [["seed=1"]], 0)
+    job = make_job(launcher.context, launcher.config, ["seed=1"], 0)
     assert job.folder == tmp_path / name / "seed-1"
     told = [word for word in job.command if word.startswith("hydra.")]
     config = launcher.context.config_loader.load_configuration("train", told, run_mode=RunMode.RUN)
@@ -76,7 +76,7 @@ def test_a_job_is_told_its_folder_whatever_characters_are_in_it(ready, tmp_path)
 
 def test_a_job_imports_nothing_from_the_current_folder(ready, tmp_path):
     launcher = ready(LocalLauncher())
-    (job,) = make_jobs(launcher.context, launcher.config, [["seed=1"]], 0)
+    job = make_job(launcher.context, launcher.config, ["seed=1"], 0)
     for library in ("calendar", "queue"):
         (tmp_path / f"{library}.py").write_text("raise SystemExit('imported from the current folder')")
     shown = subprocess.run([*job.command, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -106,7 +106,7 @@ def test_the_recipe_of_the_original_experiment():
 
 def test_settings_without_their_object_are_told_from_those_of_a_shared_one():
     sd = ["model=local", "model.path=/x"]
-    with pytest.raises(UserError, match=r"is for a Lora, which .* choose unet=sd_lora, or take it out with ~unet.lora"):
+    with pytest.raises(UserError, match=r"is for a Lora, which .* choose unet=sd_lora, or remove it with ~unet.lora"):
         config_of(*sd, "trainer=gpu_8g", "unet=sd")
     assert "lora" not in config_of(*sd, "trainer=gpu_8g", "unet=sd", "~unet.lora")["unet"]
     with pytest.raises(UserError, match=r"a node that is shared; set loader.size instead"):

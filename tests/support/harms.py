@@ -24,7 +24,7 @@ def _flip(path: Path, other: Path) -> None:
     path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
 
 
-def _no_sidecar(path: Path, other: Path) -> None:
+def _no_checksum(path: Path, other: Path) -> None:
     checksum_file(path).unlink()
 
 
@@ -59,9 +59,9 @@ HARMS: dict[str, Callable[[Path, Path], None]] = {
     "cut at 99 %": _cut(99),
     "4 KB of zeros": _zeros,
     "one bit": _flip,
-    "no sidecar": _no_sidecar,
+    "no checksum file": _no_checksum,
     "a dangling link": _dangling,
     "a folder in its place": _folder,
-    "another step's file and sidecar": _other_step,
-    "another run's file and sidecar": _other_run,
+    "another step's file and checksum file": _other_step,
+    "another run's file and checksum file": _other_run,
 }

@@ -62,19 +62,17 @@ def test_what_is_no_search_space_is_refused_by_name(loader, word):
         read_space([word], loader)
 
 
-@pytest.mark.parametrize("make", [lambda: make_sampler("tbe", 0, {}), lambda: make_pruner("medan", 1, 1)])
-def test_unknown_names_are_refused(make):
-    with pytest.raises(UserError, match="known: "):
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: make_sampler("tbe", 0, {}), "known: "),
+        (lambda: make_pruner("medan", 1, 1), "known: "),
+        (lambda: make_sampler("grid", 0, {"lr": FloatDistribution(0, 1)}), "lr is continuous"),
+    ],
+)
+def test_unknown_names_and_a_continuous_grid_are_refused(make, line):
+    with pytest.raises(UserError, match=line):
         make()
-
-
-def test_a_grid_needs_discrete_values():
-    with pytest.raises(UserError, match="lr is continuous"):
-        make_sampler("grid", 0, {"lr": FloatDistribution(0, 1)})
-
-
-def objective(params) -> float:
-    return -((params["x"] - 0.3) ** 2)
 
 
 def search(path: Path, count: int, sampler: str = "tpe", storage: str | None = None, die_at: int = -1) -> Study:
@@ -87,7 +85,7 @@ def search(path: Path, count: int, sampler: str = "tpe", storage: str | None = N
         trial = waiting.pop(0) if waiting else study.ask()
         if trial.number == die_at:
             break
-        study.close(trial, "complete", objective(trial.params), path)
+        study.close(trial, "complete", -((trial.params["x"] - 0.3) ** 2), path)
     return study
 
 
@@ -194,7 +192,6 @@ def killed_in_the_middle(folder: Path, trials: int, at: int) -> list[dict[str, s
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    """The trials of the one study in a sweep's folder."""
     return list(csv.DictReader(next(folder.glob("study-*/study.csv")).open()))
 
 

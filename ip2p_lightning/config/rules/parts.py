@@ -14,9 +14,7 @@ def parts_fit(config: Config) -> None:
 _PARTS: Rules = (
     (
         lambda c: get(c, "text_encoder.corpus", c.get("prompts")) != c.get("prompts"),
-        lambda c: (
-            "text_encoder.corpus is set to the prompts by the framework; change prompts, e.g. prompts.limit=10"
-        ),
+        lambda c: "text_encoder.corpus is set to the prompts by the framework; change prompts, e.g. prompts.limit=10",
     ),
     (
         lambda c: (target(c, "objective") == "BridgeObjective") != (target(c, "sampler") == "BridgeSampler"),

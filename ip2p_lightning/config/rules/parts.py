@@ -1,4 +1,4 @@
-"""Rules on group members: parts that do not fit together, refused by both names."""
+"""Rules on group members that do not fit together."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from ip2p_lightning.config.walk import get
 
 
 def parts_fit(config: Config) -> None:
-    """Raise UserError for group members that do not go together; the line names both. Values may still be wrong."""
+    """Raise UserError naming two group members that do not fit together. Values are checked later."""
     apply_rules(_PARTS, config)
 
 
 _PARTS: Rules = (
     (
         lambda c: get(c, "text_encoder.corpus", c.get("prompts")) != c.get("prompts"),
-        lambda c: "text_encoder.corpus is the run's prompts; change prompts, e.g. prompts.limit=10",
+        lambda c: "text_encoder.corpus is set to the prompts by the framework; change prompts, e.g. prompts.limit=10",
     ),
     (
         lambda c: (target(c, "objective") == "BridgeObjective") != (target(c, "sampler") == "BridgeSampler"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from ip2p_lightning.cli.parser import Parser, at_least, run
 from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
 from ip2p_lightning.system.files import write_json
-from ip2p_lightning.system.processes import SUPERVISOR, heed_supervisor
+from ip2p_lightning.system.processes import SUPERVISOR, stop_with_supervisor
 
 _PAGE = """usage: ip2p-data COMMAND ...
 
@@ -24,7 +23,7 @@ Datasets of instructed edits: Parquet files with embedded images, for ip2p-train
 commands:
   build     from raw downloads to an audited dataset (key=value settings, as ip2p-train)
   merge     finish a dataset whose shards were built by several jobs
-  show      a page to look at: pairs of every task, differences, histograms
+  show      contact sheets of pairs of every task, and a summary
   verify    check every file of a dataset against its sha256
   prompts   write paraphrases of a task's instruction with a language model
 
@@ -78,13 +77,15 @@ def _composed(words: list[str]) -> int:
     import hydra
 
     from ip2p_lightning.config.compose import CONF
+    from ip2p_lightning.config.hydra_guard import guard_hydra
 
+    guard_hydra()
     swept = any(word.startswith("hydra/launcher=") for word in words)
     if swept:  # each shard as a job of its own, on this machine or on a cluster
         from ip2p_lightning.sweeps import local_launcher, plugins
 
         plugins.register()
-    heed_supervisor()
+    stop_with_supervisor()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through: `explain` words them
     typed, codes = sys.argv, []
     sys.argv = ["ip2p-data build", *words]
@@ -108,12 +109,12 @@ def _job(composed: Any) -> int:
 
     config = plain(composed)
     order = order_of(copy.deepcopy(config))
-    with _told(config):
+    with _reported(config):
         return build(order, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
 
 
 @contextlib.contextmanager
-def _told(config: dict[str, Any]) -> Iterator[None]:
+def _reported(config: dict[str, Any]) -> Iterator[None]:
     """Leave the outcome where the launcher that started this job looks for it, as a training run does."""
     if not os.environ.get(SUPERVISOR):
         yield
@@ -150,7 +151,9 @@ def _merge(words: list[str]) -> int:
 
 
 def _show(words: list[str]) -> int:
-    parser = Parser("ip2p-data show", "A page to look at a dataset.", "ip2p-data show data/rain --pairs 8")
+    parser = Parser(
+        "ip2p-data show", "Contact sheets of a dataset, and a summary.", "ip2p-data show data/rain --pairs 8"
+    )
     parser.add_argument("dataset", help="a folder written by ip2p-data build")
     parser.add_argument("--out", help="where to write (default: DATASET-show beside it)")
     parser.add_argument("--pairs", type=at_least(1), default=6, help="pairs of each task on its sheet (6)")
@@ -160,7 +163,8 @@ def _show(words: list[str]) -> int:
 
         folder = Path(args.dataset).expanduser()
         out = Path(args.out).expanduser() if args.out else folder.with_name(f"{folder.resolve().name}-show")
-        print(f"look at: {show(folder, out, args.pairs)}")
+        print(show(folder, out, args.pairs))
+        print(f"look at: {out}")
         return 0
 
     return run(parser, show, words)
@@ -181,9 +185,6 @@ def _verify(words: list[str]) -> int:
 
 
 def _prompts(words: list[str]) -> int:
-    if importlib.util.find_spec("ip2p_lightning.curation.paraphrase.pool") is None:
-        print("error: ip2p-data prompts is not part of this installation", file=sys.stderr)
-        return UserError.code
     from ip2p_lightning.cli import paraphrase
 
     return paraphrase.main(words)

@@ -10,9 +10,10 @@ from typing import Any
 from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import exit_code
 from ip2p_lightning.system.files import remove_empty
-from ip2p_lightning.system.imports import uncollected
-from ip2p_lightning.system.processes import heed_supervisor
-from ip2p_lightning.system.signals import leave_when_asked
+from ip2p_lightning.system.imports import gc_paused
+from ip2p_lightning.system.processes import stop_with_supervisor
+from ip2p_lightning.system.signals import exit_on_signal
+from ip2p_lightning.training.distributed import environment, launch
 from ip2p_lightning.training.train import DONE, train
 
 
@@ -21,21 +22,28 @@ def main() -> None:
 
     What takes time to import comes after this line: until then a signal is Python's, and Ctrl-C a traceback.
     """
-    leave_when_asked()
-    sys.exit(exit_code(_main))
+    exit_on_signal()
+    code = exit_code(lambda: launch.as_rank(_main))
+    if code and environment.place() != "single":
+        sys.stdout.flush()
+        os._exit(code)  # a rank that failed must not wait for the others in a destructor
+    sys.exit(code)
 
 
 def _main() -> int:
-    with uncollected():
+    with gc_paused():
         import hydra
 
         from ip2p_lightning.cli.parser import one_line_warnings
         from ip2p_lightning.config.compose import CONF
+        from ip2p_lightning.config.hydra_guard import guard_hydra
         from ip2p_lightning.sweeps import local_launcher, plugins
 
     one_line_warnings()
-    heed_supervisor()
+    stop_with_supervisor()
+    environment.end_with_launcher()
     plugins.register()
+    guard_hydra()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = _as_hydra_reads_them(sys.argv[1:])
@@ -50,15 +58,8 @@ def _main() -> int:
 
 def _as_hydra_reads_them(words: list[str]) -> list[str]:
     """Words as typed, wherever among them a sweep is asked for: Hydra takes no override before and after ``-m``."""
-    return [_as_hydra_reads_it(word) for word in sorted(words, key=lambda word: word not in ("-m", "--multirun"))]
-
-
-def _as_hydra_reads_it(word: str) -> str:
-    if word == "--dry-run":
-        return "dry_run=true"
-    if word.startswith("fault=") and "=" in word[6:] and word[6] not in "'\"":  # Hydra takes no bare = in a value
-        return f"fault='{word[6:]}'"
-    return word
+    ordered = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
+    return ["dry_run=true" if word == "--dry-run" else word for word in ordered]
 
 
 def _job(composed: Any) -> int:
@@ -80,7 +81,7 @@ def _job(composed: Any) -> int:
 
 def _checked(composed: Any) -> dict[str, Any]:
     """The config, checked; imports the classes that it names."""
-    with uncollected():
+    with gc_paused():
         from ip2p_lightning.config.build import checked
 
         return checked(composed)

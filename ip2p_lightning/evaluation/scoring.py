@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,22 +21,22 @@ def wrong_pools(data: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     return {names[0]: build(next(others))}
 
 
-def scored(editor: Any, batches: Any, wrong: Mapping[str, Any], args: argparse.Namespace) -> Iterator[Any]:
+def scored(editor: Any, batches: Any, wrong: Mapping[str, Any], split: str, prompts: str, seed: int) -> Iterator[Any]:
     """Of each example, one at a time: the example, its rows per method, and the images of the methods.
 
     Args:
         editor: a `BatchEditor`.
         batches: of ``data.evaluation``.
         wrong: from `wrong_pools`.
-        args: split, prompts and seed, as ``ip2p-evaluate`` has them.
+        split, prompts, seed: what the batches are of, and the seed of the noise, as ``ip2p-evaluate`` has them.
     """
     from ip2p_lightning.data.example import EditExample
 
-    draws: dict[tuple[str, str], int] = {}
+    draws: Counter[tuple[str, str]] = Counter()
     for batch in _shown(batches, editor):
-        keys = [_key(args, task, name, draws) for task, name in zip(batch.task, batch.id, strict=True)]
+        keys = _keys(batch, split, seed, draws)
         said = {"model": list(batch.prompt), "identity": [""] * len(keys)}
-        said["wrong_instruction"] = _wrong(batch, wrong, keys, args.prompts)
+        said["wrong_instruction"] = _wrong(batch, wrong, keys, prompts)
         edits = _edits(editor, batch.original, said, keys)
         images = {method: edits.get(method, batch.original) for method in METHODS}
         values = _values(editor, images, batch.edited)
@@ -75,10 +75,13 @@ def _shown(batches: Any, editor: Any) -> Iterator[Any]:
             yield batch
 
 
-def _key(args: argparse.Namespace, task: str, name: str, draws: dict[tuple[str, str], int]) -> tuple[Any, ...]:
-    """The key of an example's randomness: the same whatever the batches are."""
-    draw = draws[task, name] = draws.get((task, name), -1) + 1
-    return (args.seed, "evaluate", args.split, task, name, draw)
+def _keys(batch: Any, split: str, seed: int, draws: Counter[tuple[str, str]]) -> list[tuple[Any, ...]]:
+    """Of each example the key of its randomness: the same whatever the batches are."""
+    keys = []
+    for example in zip(batch.task, batch.id, strict=True):
+        keys.append((seed, "evaluate", split, *example, draws[example]))
+        draws[example] += 1
+    return keys
 
 
 def _edits(editor: Any, original: Any, said: Mapping[str, list[str]], keys: list[tuple[Any, ...]]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class PixelEditor(ModelMixin, ConfigMixin):
     """U-shape of residual blocks over latents of a pixel-unshuffle codec, conditioned on time and instruction.
 
     in_channels: channels of `sample`, of which the last `out_channels` are the original's. At initialisation the output
-    is exactly 0, the identity edit of the bridge objective. cross_attention_dim: D, the text encoder's width.
+    is exactly 0, so that a bridge begins as the identity. cross_attention_dim: D, the text encoder's width.
     widths: channels per level, each at half the size of the one before. encoder_blocks: blocks per level on the way
     down; decoder_blocks: on the way up, one number fewer. embedding_dim: E. queries: attention queries on the text.
     Raises `UserError` when these lists do not fit together.

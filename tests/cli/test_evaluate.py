@@ -120,9 +120,9 @@ def test_another_sampler_is_scored_beside_the_runs_own(run, capsys):
     assert outputs(run) == before and "speed" in capsys.readouterr().out
     found = outputs(run / "steps-3")
     assert set(found) == set(before) and len(table(run / "steps-3")) == 12
+    assert min(Image.open(run / "steps-3" / "sheet-test-seen.png").size) > 4 * 192
     changed = [a["psnr"] != b["psnr"] for a, b in zip(lines(run), lines(run / "steps-3"), strict=True)]
     assert any(changed) and not all(changed)  # the identity baseline has no steps
-    assert min(Image.open(run / "steps-3" / "sheet-test-seen.png").size) > 4 * 192
 
 
 def test_a_lone_task_hears_another_from_its_config(sd_run, tmp_path):

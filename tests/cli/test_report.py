@@ -65,7 +65,7 @@ def rows_of(text: str) -> list[list[str]]:
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
 
 
-def test_means_ranges_gains_and_the_two_baselines(sweep):
+def test_means_ranges_gains_baselines_costs_failures_and_commands(sweep):
     assert main([str(sweep)]) == 0
     text = (sweep / "report.md").read_text()
     rows = rows_of(text)
@@ -75,13 +75,8 @@ def test_means_ranges_gains_and_the_two_baselines(sweep):
     assert ["&emsp;wrong instruction", "", "18.00", "19.00", "18.50"] in rows
     assert "**26.50 (26.00–27.00)**" in text and "**22.50" not in text  # the better configuration stands out
     assert "all with `loader.size=32`" in text and "4 of 7 runs complete" in text
-    assert "val photos" not in text  # evaluated runs are judged by their evaluation
-
-
-def test_costs_failures_commands_and_commits(sweep):
-    assert main([str(sweep)]) == 0
-    text = (sweep / "report.md").read_text()
-    rows = rows_of(text)
+    assert "validation photos" not in text  # evaluated runs are judged by their evaluation
+    # costs, failures, commands and commits
     assert ["prompts=name", "2", "20", "160", "20", "8.0", "500"] in rows  # 20 steps x 4 x 2 images at 8 a second
     assert ["failed", "NonFiniteError: step 3", "1", "`bad`"] in rows
     assert ["preempted", "SIGTERM", "1", "`stopped`"] in rows
@@ -90,21 +85,17 @@ def test_costs_failures_commands_and_commits(sweep):
     assert "ip2p-train -cn first_light -cd experiments prompts=name seed=1\n" in text
 
 
-def test_csv_has_every_run_and_score(sweep):
-    assert main([str(sweep), "-o", str(sweep / "all.md")]) == 0
+def test_csv_has_every_run_and_score_and_the_same_runs_give_the_same_bytes(sweep):
+    outputs = []
+    for _ in range(2):
+        assert main([str(sweep), "-o", str(sweep / "all.md")]) == 0
+        outputs.append([(sweep / f"all.{kind}").read_bytes() for kind in ("md", "csv", "png")])
+    assert outputs[0] == outputs[1]
     rows = list(csv.DictReader((sweep / "all.csv").open()))
     found = [r for r in rows if (r["run"], r["method"], r["task"]) == ("paraphrase-1", "model", "derain")]
     assert len(found) == 1 and found[0]["psnr"] == "28.0000" and found[0]["configuration"] == "prompts=paraphrase"
     assert {r["run"] for r in rows} >= {"bad", "stopped", "refused"}
     assert Image.open(sweep / "all.png").size[0] > 500
-
-
-def test_same_runs_same_bytes(sweep):
-    outputs = []
-    for _ in range(2):
-        assert main([str(sweep)]) == 0
-        outputs.append([(sweep / f"report.{kind}").read_bytes() for kind in ("md", "csv", "png")])
-    assert outputs[0] == outputs[1]
 
 
 def test_update_leaves_the_prose(sweep, tmp_path):
@@ -138,9 +129,8 @@ def test_by_chooses_the_keys_of_a_configuration(sweep):
     found = compare(collect([sweep]), ["loader.size"])
     assert found.configurations() == ["loader.size=32"] and found.shared == {"loader.size": 32}
     assert found.runs["configuration"].count() == 4
-    assert (
-        compare(collect([sweep]), ["optimizer.lr", "prompts"]).configurations()[0] == "optimizer.lr=0.001 prompts=name"
-    )
+    first = compare(collect([sweep]), ["optimizer.lr", "prompts"]).configurations()[0]
+    assert first == "optimizer.lr=0.001 prompts=name"
 
 
 def test_configurations_are_in_the_order_of_their_numbers(tmp_path):

@@ -1,13 +1,11 @@
 """``ip2p-data prompts``: gibberish is refused, a good reply becomes a pool, and the key stays where it is."""
 
 import json
-import shutil
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
@@ -15,7 +13,6 @@ from ip2p_lightning.cli.paraphrase import main
 from ip2p_lightning.config.build import build
 from ip2p_lightning.config.compose import CONF, plain
 from ip2p_lightning.curation.paraphrase.filters import Filter, embedding_test, keyword_test, sentences, split
-from ip2p_lightning.curation.paraphrase.language_models import local_model
 from ip2p_lightning.rng import seed_of
 
 GOOD = """Sure, here are some instructions:
@@ -38,12 +35,13 @@ class Scripted(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, dict(self.headers), body))
+        self.server.asked.append((self.path, self.headers, body))
         code, text = self.server.answers.pop(0) if self.server.answers else (200, "")
         reply = text if code != 200 else json.dumps({"choices": [{"message": {"content": text}}]})
         self.send_response(code)
         if code in (301, 302, 307):
             self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+        self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(reply.encode())
 
@@ -65,48 +63,16 @@ def server(monkeypatch):
     http.server_close()
 
 
-@pytest.fixture(scope="module")
-def gibberish(tmp_path_factory):
-    """A causal language model that knows nothing, as transformers would store it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("lm")
-    letters = {c: i for i, c in enumerate(["<e>", *sorted(set("abcdefghijklmnopqrstuvwxyz ,.\n{}:;#§$%"))])}
-    backend = Tokenizer(models.BPE(vocab=letters, merges=[], unk_token="<e>"))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<e>", unk_token="<e>").save_pretrained(folder)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 512}
-        config = GPT2Config(vocab_size=len(letters), bos_token_id=0, eos_token_id=0, **sizes)
-        GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
-
-
-def test_gibberish_does_not_become_prompts(gibberish, tmp_path, refused):
-    words = ["task=cartoon", "n=5", f"model={gibberish}", "rounds=2", "max_new_tokens=200", f"out={tmp_path}/p.yaml"]
+def test_gibberish_does_not_become_prompts(server, tmp_path, refused):
+    server.answers = [(200, "qzx vv\nblorp the fnord, gently\n{}[]#"), (200, "")]
+    words = ["task=cartoon", "n=5", f"url={server.url}", "model=m", "rounds=2", f"out={tmp_path}/p.yaml"]
     code, line = refused(main, *words)
     assert code == 3 and "too few prompts survived: 0 of the 17 needed" in line
     assert not list(tmp_path.iterdir())
-    assert refused(main, *words)[1] == line  # seeded: the same gibberish
-    assert refused(main, *words, "seed=1")[1] != line
 
 
-def test_a_models_chat_template_is_used_and_its_length_respected(gibberish, tmp_path, refused):
-    chatty = shutil.copytree(gibberish, tmp_path / "chatty")
-    settings = json.loads((chatty / "tokenizer_config.json").read_text())
-    template = "{% for m in messages %}{{ m['content'] }}{% endfor %} yes,"
-    (chatty / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
-    decoding = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 400}
-    plain_reply = local_model(str(gibberish), 0, decoding)("say this", 0)
-    assert plain_reply != local_model(str(chatty), 0, decoding)("say this", 0)
-    assert plain_reply != local_model(str(gibberish), 0, decoding)("say this", 1)
-    code, line = refused(main, "task=cartoon", f"model={gibberish}", "template=" + "too long a request " * 30)
-    assert code == 2 and "tokens too long" in line
-
-
-def test_an_endpoints_reply_becomes_a_pool(server, tmp_path, capsys):
+def test_an_endpoints_reply_becomes_a_pool(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "not asked for")
     more = "Turn me into a cartoon hero\nA caricature of everyone here, thanks"
     server.answers = [(200, GOOD), (200, GOOD), (200, more)]
     out = tmp_path / "pool.yaml"
@@ -121,7 +87,7 @@ def test_an_endpoints_reply_becomes_a_pool(server, tmp_path, capsys):
     assert any("endpoint: scripted" in line for line in head) and any("style: Be brief." in line for line in head)
     assert any("2 another meaning" in line and "estimated" in line for line in head)
     path, headers, body = server.asked[0]
-    assert path == "/v1/chat/completions" and "Authorization" not in headers
+    assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer none"
     request = body["messages"][0]["content"]
     assert "turn the photo into a cartoon" in request and "Be brief. " in request and "{" not in request
     assert body["temperature"] == 0.9 and body["seed"] != server.asked[1][2]["seed"]
@@ -153,7 +119,13 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(server, tmp_path,
 
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
-    [((200, ""), 3, "too few"), ((302, ""), 2, "302"), ((307, ""), 2, "307"), ((500, "x"), 2, "500")],
+    [
+        ((200, ""), 3, "too few"),
+        ((302, ""), 2, "302"),
+        ((307, ""), 2, "307"),
+        ((404, "x"), 2, "404"),
+        ((200, None), 3, "too few"),
+    ],
 )
 def test_an_endpoint_that_fails_is_one_line(server, refused, tmp_path, answer, code, words):
     server.answers = [answer]
@@ -235,16 +207,15 @@ def test_an_encoder_decides_where_one_is_given(sd_folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["task=cartoon"], "model has no value"),
-        (["model=x"], "task has no value"),
+        (["task=cartoon"], "url has no value"),
+        (["url=x", "model=x"], "task has no value"),
         (["task=cartoon", "tsk=x"], "did you mean 'task'"),
         (["task=cartoon", "source=file", "file=x", "n=0"], "n=0"),
         (["task=cartoon", "source=file", "file=x", "n=many"], "n=many"),
         (["task=cartoon", "source=file", "file=x", "held_out=some"], "held_out=some"),
         (["task=cartoon", "source=file", "file=x", "top_p=2"], "top_p=2"),
-        (["task=cartoon", "source=web"], "llm, endpoint or file"),
-        (["task=cartoon", "model=./nowhere/at/all"], "no such folder"),
-        (["task=cartoon", "config=/nowhere.yaml", "model=x"], "config=/nowhere.yaml"),
+        (["task=cartoon", "source=web"], "endpoint or file"),
+        (["task=cartoon", "config=/nowhere.yaml"], "config=/nowhere.yaml"),
     ],
 )
 def test_wrong_settings_are_one_line(refused, words, line):

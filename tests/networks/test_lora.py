@@ -109,7 +109,7 @@ def test_dropout_is_for_training_only(checkpoints):
 
 
 def held(run):
-    return checkpoint.load(checkpoint.newest_intact(run))
+    return checkpoint.load(checkpoint.newest_valid(run))
 
 
 @pytest.mark.parametrize("channels", [4, 8])
@@ -263,7 +263,7 @@ def test_layers_a_library_or_a_base_that_are_not_there_are_refused(checkpoints, 
 def half(checkpoints, tmp_path_factory):
     """Frozen weights in bfloat16 beside a trained conv_in in float32; validated, with a grid."""
     words = ["model=local", f"model.path={checkpoints[4]}", *WORDS, "optimizer.lr=1e-2", "sampler.steps=4"]
-    words += ["unet.lora.dtype=bfloat16", "trainer.precision=bf16-mixed", "val_examples=1", "grid_examples=1"]
+    words += ["unet.lora.dtype=bfloat16", "trainer.precision=bf16-mixed", "val_examples=1"]
     return train_run(tmp_path_factory.mktemp("half") / "run", *words, "val_every=2")
 
 

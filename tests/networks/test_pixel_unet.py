@@ -1,4 +1,4 @@
-"""The tiny model's backbone: a UNet2DConditionModel to its callers, the identity edit at the start."""
+"""The tiny model's backbone: a UNet2DConditionModel to its callers, the identity at the start."""
 
 import pytest
 import torch

@@ -12,7 +12,6 @@ from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ip2p_lightning.config.rules.values import contradictions
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.training.callbacks import throughput
 from ip2p_lightning.training.callbacks.profiler import WARM_UP, Profile, breakdown
@@ -96,7 +95,7 @@ def test_the_average_is_that_of_diffusers():
 
 
 def test_a_profiled_run_leaves_a_trace_a_page_and_meters(tmp_path):
-    words = ["trainer=profile", "trainer.max_steps=4", "profile_steps=1", "val_every=0", "log_every=1"]
+    words = ["trainer=profile", "trainer.max_steps=4", "callbacks.profiler.steps=1", "val_every=0", "log_every=1"]
     run = train_run(tmp_path / "run", "model=tiny", "task=denoise", *words)
     assert json.loads((run / "profile" / "trace.json").read_text())["traceEvents"]
     page = (run / "profile" / "breakdown.md").read_text()
@@ -109,9 +108,8 @@ def profiled(folder, steps):
     """A profile of four steps beside so many steps on rank 0."""
     callback = Profile(folder, steps=4)
     both = SimpleNamespace(global_step=0, is_global_zero=True, device=torch.device("cpu"))  # trainer and module
-    for _ in range(steps):
-        callback.on_train_batch_start(both, both, None, 0)
-        both.global_step += 1
+    callback.on_train_start(both, both)
+    for both.global_step in range(1, steps + 1):
         callback.on_train_batch_end(both, both)
     callback.on_train_end(both, both)
 
@@ -121,7 +119,7 @@ def test_a_profile_divides_by_the_steps_it_traced_and_says_so_where_there_were_n
         profiled(tmp_path, WARM_UP)
     assert not list(tmp_path.iterdir())
     profiled(tmp_path, WARM_UP + 3)
-    assert (tmp_path / "breakdown.md").read_text().startswith("# 3 optimizer steps")
+    assert (tmp_path / "profile" / "breakdown.md").read_text().startswith("# 3 optimizer steps")
 
 
 def test_a_gpus_time_is_that_of_its_kernels_once():
@@ -139,7 +137,7 @@ def config(sd_folder, **more):
     parts = {"unet": "ip2p_lightning.networks.load_unet", "autoencoder": "x", "text_encoder": "x"}
     return {
         **{part: {"_target_": target, "path": str(sd_folder)} for part, target in parts.items()},
-        "loader": {"size": 64, "batch_size": 2, "merge": 1} | more.pop("loader", {}),
+        "loader": {"size": 64, "batch_size": 2} | more.pop("loader", {}),
         "model": {"ema": 0.9999, "gradient_checkpointing": False} | more,
         "trainer": {"accelerator": "cpu", "precision": "32-true"},
         "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True},
@@ -149,7 +147,7 @@ def config(sd_folder, **more):
 def test_an_estimate_grows_with_what_costs_memory(sd_folder):
     base = estimate(config(sd_folder))
     assert estimate(config(sd_folder, ema=None)).average == 0 < base.average
-    assert estimate(config(sd_folder, loader={"merge": 4})).activations == pytest.approx(4 * base.activations)
+    assert estimate(config(sd_folder, loader={"batch_size": 8})).activations == pytest.approx(4 * base.activations)
     assert estimate(config(sd_folder, gradient_checkpointing=True)).activations < base.activations
 
 
@@ -158,12 +156,3 @@ def test_what_cannot_fit_is_refused_with_advice(sd_folder, monkeypatch):
     monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
     with pytest.raises(UserError, match=r"but there are 0\.1 GiB; try .*gradient_checkpointing=true"):
         told(config(sd_folder))
-
-
-def test_a_merge_that_cannot_be_exact_is_refused():
-    trainer = {"accumulate_grad_batches": 4, "max_steps": 1, "devices": 1}
-    base = {"trainer": trainer, "optimizer": {"lr": 1}, "resume": "auto"}
-    with pytest.raises(UserError, match=r"loader\.merge=3"):
-        contradictions(base | {"loader": {"merge": 3}})
-    with pytest.raises(UserError, match=r"balance_tasks"):
-        contradictions(base | {"loader": {"merge": 2}, "model": {"balance_tasks": True}})

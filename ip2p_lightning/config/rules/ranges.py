@@ -1,4 +1,4 @@
-"""Numbers out of range, refused before anything is loaded."""
+"""Checks the ranges of numbers before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ip2p_lightning.errors import UserError
 _AT_LEAST = {
     "cache_draws": 0,
     "cache_variants": 1,
-    "grid_examples": 0,
+    "callbacks.image_grids.examples": 0,
+    "callbacks.profiler.steps": 1,
     "keep": 2,
     "log_every": 1,
     "max_skips": 0,
     "optimizer.betas": 0,
     "optimizer.eps": 0,
     "optimizer.weight_decay": 0,
-    "profile_steps": 0,
     "save_every": 1,
     "timeout": 1,
     "trainer.accumulate_grad_batches": 1,
@@ -46,7 +46,7 @@ def in_range(config: Mapping[str, Any]) -> None:
 
 
 def _wanted(key: str, value: float) -> str:
-    """What a number should be, "" where it is that."""
+    """The allowed range of a number that is outside of it, else \"\"."""
     if not math.isfinite(value):
         return "a finite number"
     if value < _AT_LEAST.get(key, value):

@@ -18,9 +18,9 @@ settings (those without a value here must be given):
   task=NAME[,NAME]     a task of conf/paraphrase.yaml, or a name of your own with about= and keywords=
   n=50                 training prompts of each task (source=file: all that survive, unless n is given)
   held_out=12          prompts split off for evaluation; `shared`: those that the shipped pools have in common
-  source=llm           llm (transformers, on this machine), endpoint (an OpenAI-compatible URL), file (a line a prompt)
-  model=DIR_OR_ID      the language model; of an endpoint, the name it knows
+  source=endpoint      endpoint (an OpenAI-compatible URL: vLLM, Ollama, llama.cpp, OpenAI ...), file (a line a prompt)
   url=URL              the endpoint, e.g. http://127.0.0.1:8000/v1
+  model=NAME           the language model, by the name that the endpoint knows
   key=NAME             environment variable that holds the endpoint's key
   file=FILE            the text file
   out=FILE.yaml        where to write; in conf/prompts/ it is a choice for prompts=; default TASK-paraphrases.yaml
@@ -33,9 +33,8 @@ settings (those without a value here must be given):
                        as in conf/paraphrase.yaml, or in config=FILE of the same form
 
 examples:
-  ip2p-data prompts task=cartoon n=50 model=models/Qwen2.5-1.5B-Instruct tokenizer=models/sd15 out=qwen.yaml
-  ip2p-data prompts task=derain,denoise n=20 style="Write short commands." source=endpoint url=http://localhost:8000/v1
-                    model=my-model
+  ip2p-data prompts task=cartoon n=50 url=http://localhost:8000/v1 model=qwen tokenizer=models/sd15 out=qwen.yaml
+  ip2p-data prompts task=derain,denoise n=20 style="Write short commands." url=https://host/v1 model=m key=MY_KEY
   ip2p-data prompts task=cartoon source=file file=instructions.txt held_out=10
 then, with the file in conf/prompts/: ip2p-train task=cartoon prompts=qwen
 exit codes: 0 done, 2 usage, 3 too few prompts survived, 5 disk, 7 unsafe URL.
@@ -61,7 +60,7 @@ class Settings:
     task: str | None = None
     n: int | None = None
     held_out: int | str = 12
-    source: str = "llm"
+    source: str = "endpoint"
     model: str | None = None
     url: str | None = None
     key: str | None = None
@@ -114,10 +113,10 @@ def _scalar(text: str) -> Any:
 
 
 def checked(settings: Settings) -> Settings:
-    """`settings`, with what they imply filled in; UserError where they cannot be meant so."""
-    needs = {"llm": ["model"], "endpoint": ["url", "model"], "file": ["file"]}
+    """`settings` with the default number of prompts. Raises UserError for invalid combinations."""
+    needs = {"endpoint": ["url", "model"], "file": ["file"]}
     if settings.source not in needs:
-        raise UserError(f"source={settings.source}: give llm, endpoint or file")
+        raise UserError(f"source={settings.source}: give endpoint or file")
     for key in ["task", *needs[settings.source]]:
         if not getattr(settings, key):
             raise UserError(f"{key} has no value; give {key}=... (see ip2p-data prompts --help)")

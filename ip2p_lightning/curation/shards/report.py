@@ -23,7 +23,7 @@ def write_report(path: Path, work: Path, plan: Mapping[str, Any], by_id: Mapping
     def write(file: Any) -> None:
         nonlocal identical
         for line in (*plan["refused"], *reports(work, plan["chunks"])):
-            said = told(line, by_id)
+            said = report_line(line, by_id)
             if said["verdict"] == "accepted":
                 sizes[f"{said['width']}x{said['height']}"] += 1
                 tokens[said["tokens"]] += 1
@@ -36,7 +36,7 @@ def write_report(path: Path, work: Path, plan: Mapping[str, Any], by_id: Mapping
     return {"sizes": sizes, "tokens": tokens, "stages": dict(sorted(stages.items())), "identical": identical}
 
 
-def told(line: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
+def report_line(line: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
     """The report's line about a candidate, from its chunk's line and what was decided about it since."""
     head = {"id": line["id"], "task": line["task"]}
     if "stage" in line:

@@ -8,7 +8,6 @@ from typing import Any
 from ip2p_lightning.config.compose import plain
 from ip2p_lightning.config.rules.parts import parts_fit
 from ip2p_lightning.config.rules.ranges import in_range
-from ip2p_lightning.config.rules.step import step_contradictions
 from ip2p_lightning.config.rules.values import contradictions
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
@@ -58,7 +57,6 @@ def checked(composed: Any) -> dict[str, Any]:
     check(config, TrainConfig)
     in_range(config)
     contradictions(config)
-    step_contradictions(config)
     return config
 
 

@@ -102,8 +102,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest_valid(folder: Path) -> Path | None:
     """The newest undamaged checkpoint; each damaged one is reported in a warning and renamed to ``*.corrupt``.
 
-    Raises:
-        DamagedError: all checkpoints are damaged.
+    Raises DamagedError: all checkpoints are damaged.
     """
     reasons = []
     for path in checkpoints(folder):

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ip2p_lightning.config.rules.base import Config, Rules, apply_rules, on_cpu, sharded, target
+from ip2p_lightning.config.rules.base import Config, Rules, on_cpu, sharded, target
 from ip2p_lightning.config.walk import get
 from ip2p_lightning.errors import suggest
-
-
-def contradictions(config: Config) -> None:
-    """Raise UserError for the first rule that the values of `config` break; types have been checked."""
-    apply_rules(_VALUES, config)
-
 
 # Keys of Lightning's Trainer that the framework sets.
 _OWNED = frozenset(
@@ -40,7 +34,7 @@ def _stray_prompts(config: Config) -> list[str]:
     return [key for key, pool in get(config, "prompts", {}).items() if key != "limit" and not isinstance(pool, Mapping)]
 
 
-_VALUES: Rules = (
+VALUES: Rules = (
     (
         _owned,
         lambda c: (

@@ -14,7 +14,7 @@ from ip2p_lightning.errors import UserError
 
 _DATA = """Loader Photos Folder Manifest HubDataset PromptPool MixtureDataModule EditDataModule CartoonDataModule
 DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule Built"""
-_TEXT = ("ClipText", "TinyText")
+_TEXT = ("ClipText", "TinyText", "StaticText", "SentenceText")
 _MAKERS = """degradations.noise.GaussianNoise degradations.noise.PoissonGaussianNoise degradations.noise.SensorNoise
 degradations.rain.Rain degradations.low_light.LowLight"""
 _EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "bitsandbytes": "gpu"}  # library to the extra that brings it

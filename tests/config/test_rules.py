@@ -224,6 +224,8 @@ CONTRADICTIONS = {
     ("unet=sd",): ("unet", "autoencoder"),
     (*SD, "autoencoder=pixel"): ("unet", "autoencoder"),
     (*SD, "text_encoder=tiny"): ("unet", "text_encoder"),
+    (*SD, "text_encoder=static"): ("unet", "StaticText"),
+    (*SD, "text_encoder=sentence"): ("unet", "SentenceText"),
     (*SD, "unet=pixel"): ("unet=pixel", "text_encoder=clip"),
     ("trainer.max_steps=0",): ("trainer.max_steps=0", "1 or more"),
     ("trainer.accumulate_grad_batches=0",): ("trainer.accumulate_grad_batches=0", "1 or more"),

@@ -19,7 +19,7 @@ PARTS: Rules = (
     ),
     (
         lambda c: target(c, "text_encoder") == "ClipText" and target(c, "unet") == "PixelEditor",
-        lambda c: "text_encoder=clip and unet=pixel: the pixel network reads text of width 64; use text_encoder=tiny",
+        lambda c: "text_encoder=clip and unet=pixel: the pixel network reads text of width 64; use text_encoder=static",
     ),
     (
         lambda c: (target(c, "autoencoder") == "PixelUnshuffle") != (target(c, "unet") == "PixelEditor"),
@@ -33,9 +33,10 @@ PARTS: Rules = (
         lambda c: "model.path has no value: a folder in diffusers' layout, or a hub id; give model.path=DIR",
     ),
     (
-        lambda c: target(c, "unet") == "load_unet" and target(c, "text_encoder") == "TinyText",
+        lambda c: target(c, "unet") == "load_unet" and target(c, "text_encoder") != "ClipText",
         lambda c: (
-            "unet=sd and text_encoder=tiny: Stable Diffusion's UNet was trained on CLIP's text; use text_encoder=clip"
+            f"unet=sd and text_encoder={target(c, 'text_encoder')}: Stable Diffusion's UNet was trained on CLIP's "
+            "text; use text_encoder=clip"
         ),
     ),
 )

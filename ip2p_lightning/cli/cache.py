@@ -1,4 +1,4 @@
-"""``ip2p-cache RUN`` or ``ip2p-cache OVERRIDES``: encode every stored view of a run's pairs before it trains."""
+"""``ip2p-cache RUN`` or ``ip2p-cache OVERRIDES``: fill a run's latent cache before it trains."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import UserError, exit_code
 
 USAGE = """usage: ip2p-cache RUN                       fill the cache of a run's folder
-       ip2p-cache [GROUP=MEMBER ...] [KEY=VALUE ...]   ... of the run that ip2p-train would make of these words
+       ip2p-cache [GROUP=MEMBER ...] [KEY=VALUE ...]   fill the cache for ip2p-train with the same overrides
 
-Encodes what is not in the cache yet; stopped, it goes on where it was. Several may fill one cache at a time."""
+Encodes what is not in the cache yet; the same command continues after a stop. Several may fill one cache at a time."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -27,20 +27,18 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> Path | None:
-    """The folder that the words are; None: they are overrides."""
+    """The run's folder; None if the words are overrides."""
     return Path(words[0]) if len(words) == 1 and "=" not in words[0] else None
 
 
 def _config(words: list[str]) -> dict[str, Any]:
-    """The checked config of a run's folder, or of a command line. Raises UserError and its kin."""
+    """The checked config of a run's folder, or of overrides."""
     for word in words:
         if word.startswith("-"):  # Hydra's own: -m, -cd, -cn
             raise UserError(
-                f"{word} is no word of ip2p-cache, which fills the cache of one run: give its folder, or its "
-                "GROUP=MEMBER and KEY=VALUE words; see ip2p-cache --help"
+                f"ip2p-cache has no option {word}; give a run's folder, or overrides; see ip2p-cache --help"
             )
-    run = _run(words)
-    if run is not None:
+    if run := _run(words):
         from ip2p_lightning.runs.open import model_config
 
         return model_config(run)
@@ -85,10 +83,9 @@ def _fill(words: list[str]) -> int:
     print(cache.summary())  # with its size, before anything is written
     if cache.reason:
         return 0
-    unread = _unread(config, _run(words))
-    if unread:
+    if unread := _unread(config, _run(words)):
         print(f"cache: {unread}")
-    with TemporaryDirectory() as folder:  # a run's own list is of what it left out when
+    with TemporaryDirectory() as folder:  # a list of its own: a run's list holds what that run left out
         bad = BadPairs(Path(folder) / RECORD, data.loader.max_bad)
         with tqdm(total=cache.entries, unit="pair", desc="cache") as bar:  # ends its line before an error's
             started = time.perf_counter()
@@ -99,14 +96,14 @@ def _fill(words: list[str]) -> int:
     state = cache.state()
     print(f"complete: {cache.entries} entries; computed {state['filled']}, rebuilt {state['damaged']} damaged ones")
     for pair in left_out:
-        print(f"left out, because it could not be read: {pair['reason']}")
+        print(f"left out, cannot be read: {pair['reason']}")
     if state["uncached"]:
-        print(f"not stored: {state['uncached']}, whose files changed while they were read; fill it again")
+        print(f"not stored: {state['uncached']}, whose files changed while they were read; run ip2p-cache again")
     return 0
 
 
 def _autoencoder(config: Mapping[str, Any]) -> Any:
-    """The run's autoencoder alone, on its device: the UNet is not needed."""
+    """The run's autoencoder, on its device."""
     import torch
 
     from ip2p_lightning.config.build import build

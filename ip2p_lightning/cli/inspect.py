@@ -1,4 +1,4 @@
-"""``ip2p-inspect``: what a run's checkpoints hold, and whether what is stored is intact."""
+"""``ip2p-inspect``: digests of a run's newest checkpoint, and checksums of what is stored."""
 
 from __future__ import annotations
 
@@ -33,36 +33,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser, _inspect, argv)
 
 
-def _inspect(args: argparse.Namespace) -> int:
-    return {"digest": _digest, "verify": _verify}[args.action](args.path)
+def _inspect(args: argparse.Namespace) -> None:
+    {"digest": _digest, "verify": _verify}[args.action](args.path)
 
 
-def _paths(path: Path) -> list[Path]:
+def _digest(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a run's folder or a .ckpt file")
-    paths = checkpoint.checkpoints(path) if path.is_dir() else [path]
-    if not paths:
+    newest = next(iter(checkpoint.checkpoints(path)), None) if path.is_dir() else path
+    if newest is None:
         raise UserError(f"{path}: no checkpoints; give a run's folder or a .ckpt file")
-    return paths
-
-
-def _digest(path: Path) -> int:
-    newest = _paths(path)[0]
     parts = digests(checkpoint.load(newest))
     for name in PARTS:
         print(f"{parts[name]}  {name}")
     print(f"{parts['all']}  {newest}")
-    return 0
 
 
-def _verify(path: Path) -> int:
+def _verify(path: Path) -> None:
     verdicts = list(verified(path))
     for part, wrong in verdicts:
         print(f"{wrong or 'intact'}: {part}")
     broken = [part for part, wrong in verdicts if wrong]
     if broken:
         raise DamagedError(f"{len(broken)} of {len(verdicts)} parts of {path} are damaged, first {broken[0]}")
-    return 0
 
 
 def digests(content: dict[str, Any]) -> dict[str, str]:
@@ -102,11 +95,7 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def verified(path: Path) -> Iterator[Verdict]:
-    """A verdict on each part of what lies at `path`.
-
-    Raises:
-        UserError: nothing there that could be verified.
-    """
+    """Check each part of a run, checkpoint, export, dataset or cache. Raises UserError where `path` is none of them."""
     from ip2p_lightning.data.latent_cache import store as caches
 
     if path.is_file() and (path.suffix == ".ckpt" or sidecar(path).exists()):
@@ -128,7 +117,7 @@ def verified(path: Path) -> Iterator[Verdict]:
 
 
 def export(folder: Path) -> Iterator[Verdict]:
-    """All files of an export by its sums."""
+    """All files of an export by its SHA256SUMS."""
     wrong = damaged_files(folder)
     yield from ((folder / name, reason) for name, reason in wrong.items())
     if not wrong:
@@ -139,12 +128,12 @@ def dataset(folder: Path) -> Iterator[Verdict]:
     """All files of a built dataset by its manifest."""
     from ip2p_lightning.curation.verify import verify
 
+    wrong = None
     try:
         verify(folder)
     except DamagedError as error:
-        yield folder, str(error)
-    else:
-        yield folder, None
+        wrong = str(error)
+    yield folder, wrong
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def test_refusals(sd_run, tiny_run, exported, tmp_path, refused, monkeypatch):
     cases = {
         "ip2p-edit": (tiny_run, tmp_path / "x"),
         "exists; give --overwrite": (sd_run, exported),
-        "is no diffusers folder": (sd_run, tmp_path / "mine", "--overwrite"),
+        "is not a diffusers folder": (sd_run, tmp_path / "mine", "--overwrite"),
         "is not a run": (tmp_path, tmp_path / "x"),
         "required": (sd_run,),
     }

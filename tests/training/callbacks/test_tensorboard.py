@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ip2p_lightning.config.overrides import hyperparameters
-from ip2p_lightning.training.callbacks.tensorboard import layout, metric_tags, pooled, siblings, spread
+from ip2p_lightning.training.callbacks.tensorboard import chart_layout, metric_tags, pooled, prompt_sample, siblings
 from tests.support.trained import train_run
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
@@ -168,9 +168,9 @@ def test_prompts_are_in_the_projector(board, sweep):
     assert {row[0] for row in rows[1:]} == set(TASKS) and {row[1] for row in rows[1:]} == {"seen", "held out"}
 
 
-def test_spread_is_limited_and_fair():
+def test_prompt_sample_is_limited_and_fair():
     pools = {t: SimpleNamespace(prompts=[f"{t}{i}" for i in range(500)], held_out=[f"{t}h"] * 9) for t in TASKS}
-    rows = list(spread(pools, 300))
+    rows = list(prompt_sample(pools, 300))
     assert len(rows) == 300 and {task: sum(r[0] == task for r in rows) for task in TASKS} == dict.fromkeys(TASKS, 75)
     assert sum(row[1] == "held out" for row in rows) == 36
 
@@ -188,7 +188,7 @@ def test_pooled_is_the_state_of_the_end_token(tiny_run):
 
 def test_tags_and_layout_name_the_same_tasks():
     assert metric_tags(["a"])[:2] == ["val/psnr", "val/psnr/a"]
-    assert list(layout(["a"])) == ["all tasks", "a"]
+    assert list(chart_layout(["a"])) == ["all tasks", "a"]
 
 
 def test_hyperparameters_are_scalars_of_what_matters():

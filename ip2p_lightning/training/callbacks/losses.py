@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
 
 from ip2p_lightning.training.callbacks.throughput import WorkMeter
 
@@ -21,7 +20,7 @@ class LossLog(Callback):
 
     def __init__(self, every: int = 10) -> None:
         self.every = every
-        self.sums: Tensor | None = None
+        self.sums: Any = None
         self.images, self.since, self.logged_step = 0, time.perf_counter(), 0
         self.waited, self.ended = 0.0, self.since
         self.work: WorkMeter | None = None

@@ -88,5 +88,5 @@ def breakdown(events: Any, device: str, steps: int, rows: int = 25) -> str:
 
 
 def _on_device(event: Any) -> bool:
-    """Whether it ran on a GPU: host operations and annotations repeat their kernels' time (torch's table filters too)."""
+    """Whether it ran on a GPU; host operations and annotations repeat their kernels' time."""
     return event.device_type == DeviceType.CUDA and not event.is_user_annotation

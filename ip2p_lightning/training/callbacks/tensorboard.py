@@ -74,7 +74,7 @@ def chart_layout(tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def prompt_sample(pools: Mapping[str, Any], limit: int) -> Iterator[tuple[str, str, str]]:
-    """(task, seen or held out, prompt): at most `limit` in all, equally many per task, half of them held out at most."""
+    """(task, seen or held out, prompt): at most `limit`, equally many per task, at most half of them held out."""
     each = max(2, limit // max(1, len(pools)))
     for task, pool in pools.items():
         held_out = list(pool.held_out)[: each // 2]
@@ -116,7 +116,7 @@ def _write_session(writer: Any, folder: Path, known: Mapping[str, Scalar], metri
     from torch.utils.tensorboard.summary import hparams
 
     chosen = hyperparameters(read_status(folder))
-    columns, _, _ = hparams(_typed(known | chosen), dict.fromkeys(metrics, 0.0))
+    columns, _, _ = hparams(_typed({**known, **chosen}), dict.fromkeys(metrics, 0.0))
     file = writer._get_file_writer()
     file.add_summary(columns)
     file.add_summary(summary_v2.hparams_pb(_typed(chosen), trial_id=folder.name))  # its name: a row for each run

@@ -1,33 +1,32 @@
-"""What autograd keeps for the backward pass, counted on a UNet without data, typed as a GPU's autocast types it.
+"""Bytes that autograd keeps for the backward pass, counted on a UNet without data, under a GPU's autocast.
 
 Shapes: h w latent size, L tokens, D text width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-# torch's lists (ATen/autocast_mode.h) as far as a UNet meets them.
-_LOWERED = {F.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
-_RAISED = {F.group_norm, F.layer_norm, F.softmax}
+# torch's lists (ATen/autocast_mode.h), as far as a UNet uses them
+_TO_16_BITS = {F.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
+_TO_32_BITS = {F.group_norm, F.layer_norm, F.softmax}
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Bytes that live until the backward pass: of each image, and 16-bit copies of weights."""
+class Kept(NamedTuple):
+    """Bytes kept until the backward pass: activations of each image, and 16-bit copies of weights."""
 
     image: int
     copies: int
 
 
 class _Attention(torch.autograd.Function):
-    """What a fused kernel keeps: its inputs, its output and a number per row, but not the attention map."""
+    """Saves what a fused kernel saves: inputs, output and one number per row, not the attention map."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -37,34 +36,31 @@ class _Attention(torch.autograd.Function):
 
 
 class Device(TorchFunctionMode):
-    """What a device does with tensors that have no data and are on none: fused attention and, to 16 bits, autocast.
+    """Fused attention and 16-bit autocast for tensors on the meta device, where torch has neither.
 
-    Autocast lowers matrix products and raises norms. The copy of a trained weight is made once and lives as long as the
-    forward pass; that of a frozen one is made anew.
+    Like autocast it casts a trained weight once per forward pass, a frozen one at each use.
     """
 
     def __init__(self, half: bool) -> None:
         super().__init__()
         self.half = half
         self.trained: dict[int, Tensor] = {}
-        self.copies: dict[int, Tensor] = {}  # by storage, held: the number of one that is let go is given to another
+        self.copies: dict[int, Tensor] = {}  # by storage; held, because the id of a freed storage is used again
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.half and (func in _LOWERED or func in _RAISED):
-            wanted = torch.bfloat16 if func in _LOWERED else torch.float32
-            args = [self._cast(x, wanted) for x in args]
-            kwargs = {name: self._cast(x, wanted) for name, x in kwargs.items()}
-        if func is F.scaled_dot_product_attention:
-            return _Attention.apply(*args[:3])
-        return func(*args, **kwargs)
+        if self.half and func in _TO_16_BITS | _TO_32_BITS:
+            dtype = torch.bfloat16 if func in _TO_16_BITS else torch.float32
+            args = [self._cast(x, dtype) for x in args]
+            kwargs = {name: self._cast(x, dtype) for name, x in kwargs.items()}
+        return _Attention.apply(*args[:3]) if func is F.scaled_dot_product_attention else func(*args, **kwargs)
 
-    def _cast(self, x: Any, wanted: torch.dtype) -> Any:
-        if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype == wanted:
+    def _cast(self, x: Any, dtype: torch.dtype) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype == dtype:
             return x
         if id(x) in self.trained:
             return self.trained[id(x)]
-        copy = x.to(wanted)
+        copy = x.to(dtype)
         if isinstance(x, nn.Parameter):
             self.copies[_storage(copy)] = copy
             if x.requires_grad:
@@ -72,56 +68,51 @@ class Device(TorchFunctionMode):
         return copy
 
 
-class _Keeper:
-    """Takes what autograd saves, but for the weights themselves."""
-
-    def __init__(self, own: set[int]) -> None:
-        self.own = own
-        self.held: dict[int, Tensor] = {}  # by storage: a freed storage's number may be used again
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if _storage(x) not in self.own:
-            self.held[_storage(x)] = x
-        return x
-
-
 def kept(unet: Any, side: int, tokens: int, width: int, half: bool = False, checkpointing: bool = False) -> Kept:
-    """Count one image's forward pass.
+    """Count the forward pass of one image.
 
     Args:
-        unet: a diffusers model on the meta device; its blocks' checkpointing is switched on if asked.
+        unet: a diffusers model on the meta device; `checkpointing` is switched on in it.
         side: h = w.
         tokens, width: L and D.
         half: under autocast to 16 bits.
-        checkpointing: keep the inputs of each block, and what the largest block keeps while it is computed again.
+        checkpointing: keep the inputs of each block, and the activations of the largest block while it is recomputed.
     """
     device, own = Device(half), {_storage(p) for p in unet.parameters()}
-    keeper, blocks = _Keeper(own), [0]
+    held: dict[int, Tensor] = {}  # by storage; tensors, because the id of a freed storage is used again
+    blocks = [0]  # bytes
 
-    def again(block: nn.Module, *args: Any) -> Any:
-        inside = _Keeper(own)
+    def checkpoint(block: nn.Module, *args: Any) -> Any:
+        inside: dict[int, Tensor] = {}
         for x in args:
-            if isinstance(x, Tensor):
-                keeper(x)
-        with torch.autograd.graph.saved_tensors_hooks(inside, _same):
+            if isinstance(x, Tensor) and _storage(x) not in own:
+                held[_storage(x)] = x
+        with _saved_to(inside, own):
             out = block(*args)
-        blocks.append(_bytes({s: x for s, x in inside.held.items() if s not in device.copies}))
+        blocks.append(_bytes({s: x for s, x in inside.items() if s not in device.copies}))
         return out
 
     if checkpointing:
-        unet.enable_gradient_checkpointing(again)
+        unet.enable_gradient_checkpointing(checkpoint)
     with torch.device("meta"):
         sample, text = torch.empty(1, unet.config.in_channels, side, side), torch.empty(1, tokens, width)
         t = torch.empty(1)
-    with torch.autograd.graph.saved_tensors_hooks(keeper, _same), device:
+    with _saved_to(held, own), device:
         unet.train()(sample, t, encoder_hidden_states=text, return_dict=False)
-    copies = {s: x for s, x in keeper.held.items() if s in device.copies}
-    images = {s: x for s, x in keeper.held.items() if s not in copies}
+    copies = {s: x for s, x in held.items() if s in device.copies}
+    images = {s: x for s, x in held.items() if s not in copies}
     return Kept(_bytes(images) + max(blocks), _bytes(copies | {_storage(x): x for x in device.trained.values()}))
 
 
-def _same(x: Tensor) -> Tensor:
-    return x
+def _saved_to(held: dict[int, Tensor], own: set[int]) -> Any:
+    """Put tensors that autograd saves into `held`, by storage, without the weights, whose storages are `own`."""
+
+    def save(x: Tensor) -> Tensor:
+        if _storage(x) not in own:
+            held[_storage(x)] = x
+        return x
+
+    return saved_tensors_hooks(save, lambda x: x)
 
 
 def _storage(x: Tensor) -> int:

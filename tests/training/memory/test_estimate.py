@@ -12,7 +12,7 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.training import fit
 from ip2p_lightning.training.memory.activations import Device, kept
-from ip2p_lightning.training.memory.estimate import decided, estimate, told
+from ip2p_lightning.training.memory.estimate import decided, describe_memory, estimate
 from tests.support.configs import config_of
 from tests.support.processes import digest
 from tests.support.trained import train_run
@@ -123,10 +123,10 @@ def test_checkpointing_goes_on_where_it_would_not_fit_without(monkeypatch):
         monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config, there=there: there)
         assert decided(config)["model"]["gradient_checkpointing"] is chosen
     monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 22.5)
-    assert told(config).endswith("gradient checkpointing on")
+    assert describe_memory(config).endswith("gradient checkpointing on")
     monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 8.0)
     with pytest.raises(UserError, match=r"but there are 8\.0 GiB; try .*optimizer=adamw8bit, .*unet=sd_lora"):
-        told(config)
+        describe_memory(config)
 
 
 def test_the_choice_is_recorded_and_changes_no_bit(sd_folder, tmp_path, monkeypatch):
@@ -145,8 +145,11 @@ def test_the_choice_is_recorded_and_changes_no_bit(sd_folder, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["sd15", "ip2p"])
 def test_a_dry_run_needs_no_download(name, capsys):
-    assert told(config_of(f"model={name}", "trainer=gpu")).startswith("memory: about 20")
-    assert told(config_of("model=local", "model.path=nobody/knows")) == "memory: not known before the weights are here"
+    assert describe_memory(config_of(f"model={name}", "trainer=gpu")).startswith("memory: about 20")
+    assert (
+        describe_memory(config_of("model=local", "model.path=nobody/knows"))
+        == "memory: not known before the weights are downloaded"
+    )
     assert capsys.readouterr() == ("", "")
 
 

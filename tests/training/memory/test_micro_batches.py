@@ -8,7 +8,7 @@ import pytest
 from ip2p_lightning.data import Loader
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.folder import read_config, read_status
-from ip2p_lightning.training.memory.estimate import SPARE, decided, estimate, told
+from ip2p_lightning.training.memory.estimate import SPARE, decided, describe_memory, estimate
 from tests.support.configs import config_of
 from tests.support.ranks import WORDS, train
 from tests.support.trained import train_run
@@ -61,7 +61,7 @@ def test_checkpointing_is_decided_for_one_micro_batch(room):
     room(needed(1) - 0.01)
     chosen = decided(config)
     assert chosen["model"]["gradient_checkpointing"] is True and chosen["loader"]["merge"] > 1
-    assert told(config).endswith(f"gradient checkpointing on; loader.merge {chosen['loader']['merge']}")
+    assert describe_memory(config).endswith(f"gradient checkpointing on; loader.merge {chosen['loader']['merge']}")
 
 
 def test_ranks_on_one_cpu_share_its_memory():

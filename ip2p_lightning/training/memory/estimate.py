@@ -48,7 +48,7 @@ class Memory:
 
 
 def estimate(config: Mapping[str, Any]) -> Memory | None:
-    """The memory of a checked config without ``auto`` (see `decided`); None if the UNet's shape needs a download.
+    """The memory of a checked config without ``auto``; None if the UNet's shape needs a download.
 
     A compiled step is counted as an eager one, which keeps more.
     """
@@ -75,12 +75,11 @@ def estimate(config: Mapping[str, Any]) -> Memory | None:
 def _frozen_bytes(config: Mapping[str, Any]) -> float:
     """Autoencoder and text encoder: the size of their files, or of SD 1.5's if there are none yet."""
     total = 0.0
-    for name, default in (("autoencoder", "vae"), ("text_encoder", "text_encoder")):
-        path = config[name].get("path")
-        if path:
-            folder = Path(str(path)).expanduser() / (config[name].get("subfolder", default) or "")
+    for node, default in ((config["autoencoder"], "vae"), (config["text_encoder"], "text_encoder")):
+        if node.get("path"):
+            folder = Path(str(node["path"])).expanduser() / (node.get("subfolder", default) or "")
             sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
-            total += max(sizes, default=FROZEN.get(config[name]["_target_"].rpartition(".")[2], 0))
+            total += max(sizes, default=FROZEN.get(node["_target_"].rpartition(".")[2], 0))
     return total
 
 
@@ -111,30 +110,22 @@ def room(config: Mapping[str, Any]) -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else None
 
 
-def decided(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with what it leaves to the memory: model.gradient_checkpointing=auto is true where one micro-batch
-    would not fit otherwise."""
+def resolve_checkpointing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with model.gradient_checkpointing=auto set: true if the run is known not to fit without, with `SPARE`
+    of the device left."""
     if config["model"].get("gradient_checkpointing") != "auto":
         return dict(config)
-    fits = _fits(_checkpointing(config, False))
-    return _checkpointing(config, fits is False)
-
-
-def _checkpointing(config: Mapping[str, Any], on: bool) -> dict[str, Any]:
-    return {**config, "model": {**config["model"], "gradient_checkpointing": on}}
-
-
-def _fits(config: Mapping[str, Any]) -> bool | None:
-    """Whether the run fits into the device with `SPARE` left; None if that is not known."""
-    there = room(config)
-    memory = None if there is None else estimate(config)
-    return None if memory is None or there is None else memory.total <= (1 - SPARE) * there
+    without, there = {**config, "model": {**config["model"], "gradient_checkpointing": False}}, room(config)
+    memory = None if there is None else estimate(without)
+    if memory is None or there is None or memory.total <= (1 - SPARE) * there:
+        return without
+    return {**config, "model": {**config["model"], "gradient_checkpointing": True}}
 
 
 def describe_memory(config: Mapping[str, Any]) -> str:
     """The estimate in a line. Raises UserError with advice if the run does not fit."""
     asked = config["model"].get("gradient_checkpointing")
-    config = decided(config)
+    config = resolve_checkpointing(config)
     memory, there = estimate(config), room(config)
     if memory is None:
         return "memory: not known before the weights are downloaded"
@@ -147,17 +138,16 @@ def describe_memory(config: Mapping[str, Any]) -> str:
 
 def advice(config: Mapping[str, Any], memory: Memory) -> str:
     """Settings that need less memory, those with the smallest effect on the result first."""
-    model, unet = config["model"], config["unet"]
+    model, unet, lora = config["model"], config["unet"], config["unet"].get("lora")
     cpu = config["trainer"].get("accelerator") == "cpu"
-    whole = not unet["_target_"].endswith("PixelEditor") and not unet.get("lora")
     words = {
         "a smaller loader.batch_size with a larger trainer.accumulate_grad_batches": config["loader"]["batch_size"] > 1,
         "loader.eval_batch_size=1": _pictures(config) > GIB,
         "model.gradient_checkpointing=true": not model.get("gradient_checkpointing"),
         "optimizer=adamw8bit": memory.optimizer > _MUCH,
         "model.ema=null": memory.average > _MUCH,
-        "unet=sd_lora": whole,
-        "unet.lora.dtype=bfloat16": bool(unet.get("lora")) and unet["lora"].get("dtype") != "bfloat16" and not cpu,
+        "unet=sd_lora": not lora and not unet["_target_"].endswith("PixelEditor"),
+        "unet.lora.dtype=bfloat16": lora and lora.get("dtype") != "bfloat16" and not cpu,
         "a smaller loader.size": config["loader"]["size"] > 256,
     }
     found = [word for word, applies in words.items() if applies]

@@ -11,7 +11,7 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.training import fit
 from ip2p_lightning.training.memory.activations import Device, kept
-from ip2p_lightning.training.memory.estimate import decided, describe_memory, estimate
+from ip2p_lightning.training.memory.estimate import describe_memory, estimate, resolve_checkpointing
 from tests.support.configs import config_of
 from tests.support.processes import digest
 from tests.support.trained import train_run
@@ -120,7 +120,7 @@ def test_checkpointing_goes_on_where_it_would_not_fit_without(monkeypatch):
     config = config_of("model=sd15", "trainer=gpu_24g")
     for there, chosen in ((24.0, False), (22.5, True), (None, False)):
         monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config, there=there: there)
-        assert decided(config)["model"]["gradient_checkpointing"] is chosen
+        assert resolve_checkpointing(config)["model"]["gradient_checkpointing"] is chosen
     monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 22.5)
     assert describe_memory(config).endswith("gradient checkpointing on")
     monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 8.0)

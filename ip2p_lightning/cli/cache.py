@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.config.hydra_errors import explain
-from ip2p_lightning.errors import UserError, exit_code
+from ip2p_lightning.cli.parser import Parser, run
 
-USAGE = """usage: ip2p-cache RUN                       fill the cache of a run's folder
-       ip2p-cache [GROUP=MEMBER ...] [KEY=VALUE ...]   fill the cache for ip2p-train with the same overrides
+EXAMPLES = """
+Encodes what is not in the cache yet; the same command continues after a stop. Several may fill one cache at a time.
 
-Encodes what is not in the cache yet; the same command continues after a stop. Several may fill one cache at a time."""
+examples:
+  ip2p-cache runs/demo                    fill the cache of a run
+  ip2p-cache model=local task=derain      ... of ip2p-train with the same overrides
+"""
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
-    given = list(sys.argv[1:] if words is None else words)
-    if {"-h", "--help"} & set(given):
-        print(USAGE)
-        return 0
-    return exit_code(lambda: _fill(given))
+    parser = Parser("ip2p-cache", "Encode a run's images once, before it trains.", EXAMPLES)
+    parser.add_argument("words", nargs="*", metavar="RUN|OVERRIDES", help="a run's folder, or overrides of ip2p-train")
+    return run(parser, _fill, argv)
 
 
 def _run(words: list[str]) -> Path | None:
@@ -33,17 +34,13 @@ def _run(words: list[str]) -> Path | None:
 
 def _config(words: list[str]) -> dict[str, Any]:
     """The checked config of a run's folder, or of overrides."""
-    for word in words:
-        if word.startswith("-"):  # Hydra's own: -m, -cd, -cn
-            raise UserError(
-                f"ip2p-cache has no option {word}; give a run's folder, or overrides; see ip2p-cache --help"
-            )
-    if run := _run(words):
+    if folder := _run(words):
         from ip2p_lightning.runs.open import model_config
 
-        return model_config(run)
+        return model_config(folder)
     from ip2p_lightning.config.build import checked
     from ip2p_lightning.config.compose import composed
+    from ip2p_lightning.config.hydra_errors import explain
 
     try:
         return checked(composed(word for word in words if not word.startswith("hydra.")))
@@ -65,7 +62,7 @@ def _unread(config: Mapping[str, Any], run: Path | None) -> str:
     return ""
 
 
-def _fill(words: list[str]) -> int:
+def _fill(args: argparse.Namespace) -> None:
     from dataclasses import replace
     from tempfile import TemporaryDirectory
 
@@ -77,15 +74,15 @@ def _fill(words: list[str]) -> int:
     from ip2p_lightning.data.latent_cache.fill import fill_all
     from ip2p_lightning.data.latent_cache.settings import settings_of
 
-    config = _config(words)
+    config = _config(args.words)
     settings = settings_of(config)
     data = build.build_data(config)
     data.setup("fit")
     cache = Cache(replace(settings, mode="disk"), data, _autoencoder(config))
     print(cache.summary())  # with its size, before anything is written
     if cache.reason:
-        return 0
-    if unread := _unread(config, _run(words)):
+        return
+    if unread := _unread(config, _run(args.words)):
         print(f"cache: {unread}")
     with TemporaryDirectory() as folder:  # a list of its own: a run's list holds what that run left out
         bad = BadPairs(Path(folder) / RECORD, data.loader.max_bad)
@@ -101,7 +98,6 @@ def _fill(words: list[str]) -> int:
         print(f"left out, cannot be read: {pair['reason']}")
     if state["uncached"]:
         print(f"not stored: {state['uncached']}, whose files changed while they were read; run ip2p-cache again")
-    return 0
 
 
 def _autoencoder(config: Mapping[str, Any]) -> Any:

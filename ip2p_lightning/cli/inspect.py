@@ -22,7 +22,8 @@ examples:
   ip2p-inspect verify exported/demo      all files of an export; likewise a built dataset, or runs/cache
 """
 Verdict = tuple[Path, str | None]  # a file or folder, and what is wrong with it
-PARTS = ("raw", "ema", "optimizer", "schedule")
+PARTS: dict[str, tuple[str, Any]] = {"raw": ("state_dict", {}), "ema": ("ema", {})}  # key and default in a checkpoint
+PARTS |= {"optimizer": ("optimizer_states", []), "schedule": ("lr_schedulers", [])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def _digest(path: Path) -> None:
 def _verify(path: Path) -> None:
     verdicts = list(verified(path))
     for part, wrong in verdicts:
-        print(f"{wrong or 'intact'}: {part}")
+        print(f"{wrong or 'ok'}: {part}")
     broken = [part for part, wrong in verdicts if wrong]
     if broken:
         raise DamagedError(f"{len(broken)} of {len(verdicts)} parts of {path} are damaged, first {broken[0]}")
@@ -60,13 +61,7 @@ def _verify(path: Path) -> None:
 
 def digests(content: dict[str, Any]) -> dict[str, str]:
     """sha256 over names, shapes, dtypes and bytes of each part of a checkpoint, and over all of them (``all``)."""
-    parts = {
-        "raw": content.get("state_dict", {}),
-        "ema": content.get("ema", {}),
-        "optimizer": content.get("optimizer_states", []),
-        "schedule": content.get("lr_schedulers", []),
-    }
-    found = {name: _hash(part) for name, part in parts.items()}
+    found = {name: _hash(content.get(key, empty)) for name, (key, empty) in PARTS.items()}
     return found | {"all": _hash(found | {"step": content.get("global_step")})}
 
 

@@ -20,21 +20,18 @@ SD15_SHAPED = {  # where the class's defaults are not SD 1.5's
 
 def meta_unet(node: Mapping[str, Any]) -> Any:
     """The UNet of a checked config's node, frozen where the run's is; None if its shape is not known here."""
-    settings = {k: v for k, v in node.items() if not k.startswith("_")}
     with torch.device("meta"):
         if node["_target_"].endswith("PixelEditor"):
-            from ip2p_lightning.networks import PixelEditor
-
-            return PixelEditor(**settings)
+            return build(node)
         from diffusers import UNet2DConditionModel
 
-        shape = part_config(str(settings["path"]), settings.get("subfolder", "unet"))
+        shape = part_config(str(node["path"]), node.get("subfolder", "unet"))
         if shape is None:
             return None
         inputs = 2 * shape["out_channels"]
         unet = UNet2DConditionModel.from_config({**shape, "in_channels": inputs})
-        if settings.get("lora"):
-            build(settings["lora"]).apply(unet, widened=shape["in_channels"] != inputs)
+        if node.get("lora"):
+            build(node["lora"]).apply(unet, widened=shape["in_channels"] != inputs)
         return unet
 
 

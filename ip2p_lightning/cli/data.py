@@ -13,7 +13,7 @@ from typing import Any
 from ip2p_lightning.cli.parser import Parser, at_least, run, run_hydra
 from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
 from ip2p_lightning.system.files import write_json
-from ip2p_lightning.system.processes import SUPERVISOR, heed_supervisor
+from ip2p_lightning.system.processes import SUPERVISOR, stop_with_supervisor
 
 _PAGE = """usage: ip2p-data COMMAND ...
 
@@ -71,7 +71,7 @@ def _build_jobs(words: list[str]) -> int:
         from ip2p_lightning.sweeps import local_launcher, plugins
 
         plugins.register()
-    heed_supervisor()
+    stop_with_supervisor()
     code = run_hydra("build", ["ip2p-data build", *words], lambda config: exit_code(lambda: _job(config)))
     if launched:
         local_launcher.conclude()

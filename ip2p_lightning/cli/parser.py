@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ip2p_lightning.errors import INTERRUPTED, UserError, exit_code
-from ip2p_lightning.system.imports import uncollected
+from ip2p_lightning.system.imports import gc_paused
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,7 +71,7 @@ def run_hydra(name: str, argv: Sequence[str], job: Callable[[Any], int]) -> int:
     Raises:
         UserError: an error of Hydra's, reworded.
     """
-    with uncollected():
+    with gc_paused():
         import hydra
 
         from ip2p_lightning.config.compose import CONF

@@ -10,9 +10,9 @@ from typing import Any
 from ip2p_lightning.cli.parser import one_line_warnings, run_hydra
 from ip2p_lightning.errors import exit_code
 from ip2p_lightning.system.files import remove_empty
-from ip2p_lightning.system.imports import uncollected
-from ip2p_lightning.system.processes import heed_supervisor
-from ip2p_lightning.system.signals import leave_when_asked
+from ip2p_lightning.system.imports import gc_paused
+from ip2p_lightning.system.processes import stop_with_supervisor
+from ip2p_lightning.system.signals import exit_on_signal
 from ip2p_lightning.training.distributed import environment, launch
 from ip2p_lightning.training.train import train
 
@@ -20,9 +20,9 @@ from ip2p_lightning.training.train import train
 def main() -> None:
     """The console command: Hydra's command line, errors in one line, distinct exit codes.
 
-    Slow imports come after `leave_when_asked`: before it, Ctrl-C is a traceback.
+    Slow imports come after `exit_on_signal`: before it, Ctrl-C is a traceback.
     """
-    leave_when_asked()
+    exit_on_signal()
     code = exit_code(lambda: launch.as_rank(_main))
     if code and environment.place() != "single":
         sys.stdout.flush()
@@ -31,11 +31,11 @@ def main() -> None:
 
 
 def _main() -> int:
-    with uncollected():
+    with gc_paused():
         from ip2p_lightning.sweeps import local_launcher, plugins
 
     one_line_warnings()
-    heed_supervisor()
+    stop_with_supervisor()
     environment.end_with_launcher()
     plugins.register()
     words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants -m before overrides
@@ -62,7 +62,7 @@ def _job(composed: Any) -> int:
 
 
 def _checked(composed: Any) -> dict[str, Any]:
-    with uncollected():
+    with gc_paused():
         from ip2p_lightning.config.build import checked
 
         return checked(composed)

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome, root
+from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import SUPERVISOR
@@ -86,7 +86,7 @@ def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) ->
     folder = Path(start["run"])
     for old in folder.glob(STACKS.format(rank="*")):
         old.unlink()
-    request.patient = True  # a signal does not end this process: it waits for its ranks
+    request.save_first = True  # a signal does not end this process: it waits for its ranks
     store = rendezvous.host(start)
     with TemporaryDirectory(prefix="ip2p-ranks-") as reasons:
         ranks: list[Rank] = []

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome
+from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome, user_error
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import SUPERVISOR
@@ -181,7 +181,7 @@ def as_rank(action: Callable[[], int]) -> int:
     except BaseException as error:
         if path := os.environ.get(ERROR_FILE):
             write_json(Path(path), {"message": outcome(error)[1], "timestamp": int(time.time())})
-        known = root(error)
-        if not leads() and isinstance(known, UserError):
+        known = user_error(error)
+        if known is not None and not leads():
             return known.code
         raise

@@ -171,7 +171,7 @@ def test_refusals(sd_run, tiny_run, exported, tmp_path, refused, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     cases = {"ip2p-edit": (tiny_run, tmp_path / "x"), "exists; give --overwrite": (sd_run, exported)}
-    cases |= {"is no diffusers folder": (sd_run, tmp_path / "mine", "--overwrite")}
+    cases |= {"is not a diffusers folder": (sd_run, tmp_path / "mine", "--overwrite")}
     cases |= {"is not a run": (tmp_path, tmp_path / "x"), "required": (sd_run,)}
     for word, words in cases.items():
         code, line = refused(main, *words)

@@ -125,7 +125,7 @@ def test_what_a_part_refuses_shows_before_data_and_weights_are_read(tmp_path):
 @pytest.mark.parametrize("words", [["-m", "seed=0,1"], ["-cd", "experiments", "-cn", "first_light"]])
 def test_filling_a_cache_takes_no_options_of_hydra(refused, words):
     code, line = refused(cache.main, *words)
-    assert code == 2 and line.startswith(f"error: {words[0]} is no word of ip2p-cache")
+    assert code == 2 and line.startswith(f"error: unrecognized arguments: {words[0]}")
 
 
 @pytest.mark.parametrize("trainer", ["gpu", "gpu_24g", "gpu_12g", "gpu_8g"])

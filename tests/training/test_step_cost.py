@@ -18,7 +18,7 @@ from ip2p_lightning.training.callbacks.profiler import WARM_UP, Profile, breakdo
 from ip2p_lightning.training.callbacks.throughput import count_next_pass, flops_of_shape, named_peak, passes
 from ip2p_lightning.training.ema import Average
 from ip2p_lightning.training.gradient_guard import Guard
-from ip2p_lightning.training.memory.estimate import estimate, told
+from ip2p_lightning.training.memory.estimate import describe_memory, estimate
 from tests.support.trained import train_run
 
 
@@ -152,7 +152,7 @@ def test_an_estimate_grows_with_what_costs_memory(sd_folder):
 
 
 def test_what_cannot_fit_is_refused_with_advice(sd_folder, monkeypatch):
-    assert told(config(sd_folder)).startswith("memory: about")
+    assert describe_memory(config(sd_folder)).startswith("memory: about")
     monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
     with pytest.raises(UserError, match=r"but there are 0\.1 GiB; try .*gradient_checkpointing=true"):
-        told(config(sd_folder))
+        describe_memory(config(sd_folder))

@@ -22,7 +22,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ip2p_lightning.config.overrides import hyperparameters
 from ip2p_lightning.runs.open import open_run
-from ip2p_lightning.training.callbacks.tensorboard import metric_tags, pooled, siblings, spread
+from ip2p_lightning.training.callbacks.tensorboard import metric_tags, pooled, prompt_sample, siblings
 from tests.support.trained import train_run
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
@@ -156,9 +156,9 @@ def test_prompts_are_in_the_projector(board, sweep):
     assert {row[0] for row in rows[1:]} == set(TASKS) and {row[1] for row in rows[1:]} == {"seen", "held out"}
 
 
-def test_spread_is_limited_and_fair():
+def test_prompt_sample_is_limited_and_fair():
     pools = {t: SimpleNamespace(prompts=[f"{t}{i}" for i in range(500)], held_out=[f"{t}h"] * 9) for t in TASKS}
-    rows = list(spread(pools, 300))
+    rows = list(prompt_sample(pools, 300))
     assert len(rows) == 300 and {task: sum(r[0] == task for r in rows) for task in TASKS} == dict.fromkeys(TASKS, 75)
     assert sum(row[1] == "held out" for row in rows) == 36
 

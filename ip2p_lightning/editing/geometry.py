@@ -1,4 +1,4 @@
-"""How a photo of any size fits the model, and back."""
+"""Resize or pad a photo to a size the model accepts, and back."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PIXEL_STRIDE = 8  # what the data modules cut evaluation images to
 
 @dataclass(frozen=True)
 class Fit:
-    """How photos of one size meet the model.
+    """The size of a photo and its size in the model.
 
     Args:
         size: (width, height) of the photo.
-        work: the size it is resampled to; the same as `size` where nothing is.
+        work: the size it is resampled to; `size` if it is not.
         model: the size the model sees: `work`, mirrored at the right and the lower edge up to a multiple.
     """
 

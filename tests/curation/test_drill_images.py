@@ -48,7 +48,7 @@ def test_one_bad_image_fails_the_build_unless_it_is_to_be_skipped(tmp_path, buil
     (source / "input" / "p00003.png").write_bytes(b"<html>404</html>")
     words = ["task=derain", "source=folder", f"source.root={source}", f"out={tmp_path / 'out'}"]
     code, line = build(*words)
-    assert code == 3 and "input/p00003.png: not an image of a known kind" in line and "1 of 12 refused" in line
+    assert code == 3 and "input/p00003.png: not an image of a known kind" in line and "1 of 12 rejected" in line
     assert not (tmp_path / "out" / "data").exists()
     code, line = build(*words, "on_bad=skip")
     assert code == 0 and "1 rejected" in line

@@ -18,7 +18,7 @@ def listed(path) -> tuple[int, list[str]]:
         found = ManifestOrigin(str(path)).list()
     except UserError as error:
         return 0, [str(error)]
-    return len(found.candidates), [refusal.reason for refusal in found.refused]
+    return len(found.candidates), [rejection.reason for rejection in found.rejected]
 
 
 def trained(path) -> tuple[int, list[str]]:

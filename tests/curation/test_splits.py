@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p_lightning.curation.audit.perceptual_hash import Likeness, alike, likeness
-from ip2p_lightning.curation.audit.splits import Entry, Fractions, divide
+from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, find_lookalikes, perceptual_hash
+from ip2p_lightning.curation.audit.splits import Entry, Fractions, assign_splits
 from tests.support.material import pairs_folder, rained, save, scene
 
 KINDS = ("exact", "jpeg", "half", "flipped", "other rain")
@@ -75,18 +75,18 @@ def test_pairs_without_a_split_are_divided_by_photo(tmp_path, build):
 
 
 def entry(name, split=None, prints=(), scene=None, task="derain"):
-    return Entry(name, task, split, scene, (*prints, name), Likeness(0, 0, b""), 1)
+    return Entry(name, task, split, scene, (*prints, name), PerceptualHash(0, 0, b""), 1)
 
 
 def test_test_keeps_a_photo_that_training_has_too_and_the_reason_names_it():
     entries = [entry("a", "train", ["x"]), entry("b", "test", ["x"]), entry("c", "train")]
-    divide(entries, {"derain": Fractions(0, 0)}, True)
+    assign_splits(entries, {"derain": Fractions(0, 0)}, True)
     assert [e.split for e in entries] == ["", "test", "train"] and "b of test" in entries[0].reason
 
 
 def test_scenes_stay_together_when_training_is_divided():
     entries = [entry(f"{s}{i}", "train", scene=s) for s in "abcdefgh" for i in range(5)] + [entry("t", "test")]
-    divide(entries, {"derain": Fractions(0.3, 0.1)}, True)
+    assign_splits(entries, {"derain": Fractions(0.3, 0.1)}, True)
     by_scene = {s: {e.split for e in entries if e.scene == s} for s in "abcdefgh"}
     assert all(len(splits) == 1 for splits in by_scene.values())
     assert set.union(*by_scene.values()) == {"train", "val"}  # test is published: nothing is taken for it
@@ -96,11 +96,11 @@ def test_tasks_share_no_photo_across_splits():
     clean = [entry(f"n{i}", None, [f"photo{i}"], task="denoise") for i in range(40)]
     rain = [entry(f"r{i}", "test", [f"photo{i}"]) for i in range(5)]
     entries = clean + rain
-    divide(entries, {"denoise": Fractions(0.1, 0.1), "derain": Fractions(0, 0)}, True)
+    assign_splits(entries, {"denoise": Fractions(0.1, 0.1), "derain": Fractions(0, 0)}, True)
     assert all(e.split == "test" for e in entries[:5]) and {e.split for e in entries[5:]} == {"train", "val", "test"}
 
 
 def test_flat_images_resemble_nothing_and_likeness_survives_the_mirror():
-    assert likeness(np.full((64, 64, 3), 90, np.uint8)).thumb == b""
+    assert perceptual_hash(np.full((64, 64, 3), 90, np.uint8)).thumb == b""
     a, b = scene("m", 1, size=(80, 60)), scene("m", 2, size=(80, 60))
-    assert set(alike([likeness(x) for x in (a, b, a[:, ::-1])])) == {(0, 2)}
+    assert set(find_lookalikes([perceptual_hash(x) for x in (a, b, a[:, ::-1])])) == {(0, 2)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ from ip2p_lightning.runs.checkpoint import checkpoints, newest_intact
 from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
 from ip2p_lightning.system.files import write_json
 
+SPLIT = ["loader.batch_size", "trainer.accumulate_grad_batches", "trainer.devices"]
 
-def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str]) -> str | None:
-    """Make the folder this config's, or continue what it holds.
+
+def split_of(config: Mapping[str, Any], ranks: int) -> list[int]:
+    """Examples a micro-batch, micro-batches a step, ranks: an optimizer step sees their product."""
+    return [config["loader"]["batch_size"], config["trainer"].get("accumulate_grad_batches", 1), ranks]
+
+
+def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str], ranks: int = 1) -> str | None:
+    """Make the folder this config's, or continue what it holds; how a step is divided may differ, its size may not.
 
     Returns:
         The checkpoint to continue from, None for a fresh start.
@@ -27,7 +35,9 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
     if stored.exists():
         old = read_config(run.path)
         if checkpoints(run.path) or (run.path / METRICS).exists():  # a start that failed at once may be mended
-            _refuse_changes(old, config, run.path, allow)
+            split = read_status(run.path).get("split") or split_of(old, ranks)
+            _refuse_another_size(split, split_of(config, ranks), run.path, allow)
+            _refuse_changes(old, config, run.path, [*allow, *_split_keys(old, config)])
         newest = newest_intact(run.path)
         if newest is not None and resume == "never":
             raise UserError(
@@ -58,6 +68,22 @@ def free_differences(
     left = {k: v for k, v in changed.items() if k not in named and (k.rpartition(".")[2], repr(v)) not in twins}
     own = {(k.rpartition(".")[2], repr(v)) for k, v in left.items() if not k.startswith("task.")}
     return {k: v for k, v in left.items() if not k.startswith("task.") or (k.rpartition(".")[2], repr(v)) not in own}
+
+
+def _split_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys that divide a step; shards keep the optimizer's moments under other names, so that they stay shards."""
+    sharded = {c["trainer"].get("strategy") == "fsdp2" for c in (old, new)}
+    return [*SPLIT, "trainer.strategy"] if len(sharded) == 1 else SPLIT
+
+
+def _refuse_another_size(old: list[int], new: list[int], folder: Path, allow: list[str]) -> None:
+    if math.prod(old) != math.prod(new) and not set(SPLIT) & set(allow):
+        was, now = (f"{' x '.join(map(str, split))} = {math.prod(split)}" for split in (old, new))
+        raise UserError(
+            f"{folder} holds a run whose steps see {was} examples (loader.batch_size x trainer.accumulate_grad_batches "
+            f"x ranks), now they would see {now}; divide {math.prod(old)} in another way, or allow it with "
+            "'resume_allow=[loader.batch_size]'"
+        )
 
 
 def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, allow: list[str]) -> None:

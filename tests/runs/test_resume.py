@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ip2p_lightning.runs import checkpoint
@@ -196,8 +197,8 @@ def begun(words, tmp_path_factory):
     ("word", "told"),
     [
         ("optimizer.lr=2e-3", "optimizer.lr: 0.001 -> 0.002"),
-        ("loader.batch_size=2", "loader.batch_size: 1 -> 2"),
-        ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches: 4 -> 2"),
+        ("loader.batch_size=2", "steps see 1 x 4 x 1 = 4 examples"),
+        ("trainer.accumulate_grad_batches=2", "now they would see 1 x 2 x 1 = 2; divide 4"),
         ("loader.size=64", "loader.size: 32 -> 64"),
         ("task=derain", "task."),
         ("seed=1", "seed: 0 -> 1"),
@@ -210,6 +211,26 @@ def test_a_changed_config_is_refused_by_name(begun, words, word, told):
     code, said = go(begun, words, word)
     assert code == 2 and told in said and "resume_allow=[" in said, said
     assert (begun / "config.json").read_bytes() == before
+
+
+def trained(folder, step=STEPS):
+    content = checkpoint.load(folder / checkpoint.FOLDER / f"step-{step:06d}.ckpt")
+    return torch.cat([weight.double().flatten() for weight in content["state_dict"].values()])
+
+
+HALVES = ["loader.batch_size=2", "trainer.accumulate_grad_batches=2"]
+RANKS = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.accumulate_grad_batches=2"]
+
+
+@pytest.mark.parametrize("split", [HALVES, RANKS], ids=["micro-batches", "ranks"])
+def test_a_run_goes_on_with_its_steps_divided_in_another_way(begun, whole, words, tmp_path, split):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    code, said = go(folder, words, *split)
+    assert code == 0 and read_status(folder)["step"] == STEPS, said
+    far = (trained(whole) - trained(begun, 4)).norm()
+    assert 0 < (trained(folder) - trained(whole)).norm() <= 1e-3 * far
+    for step, found in losses(folder).items():
+        assert max(found) == pytest.approx(max(losses(whole)[step]), rel=1e-4)
 
 
 def test_a_change_that_is_allowed_is_made_and_recorded(begun, words, tmp_path):

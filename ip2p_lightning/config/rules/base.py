@@ -34,12 +34,6 @@ def sharded(config: Config) -> bool:
     return get(config, "trainer.strategy") == "fsdp2"
 
 
-def merge(config: Config) -> int:
-    """Micro-batches in one; 1 where that is left to the memory, which chooses a divisor of the accumulation."""
-    asked = get(config, "loader.merge", 1)
-    return 1 if asked == "auto" else asked
-
-
 def typed(*keys: str) -> Callable[[Config], str]:
     """Keys with their values, as one types them."""
     return lambda config: " and ".join(f"{key}={get(config, key)}" for key in keys)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ip2p_lightning.data.image import open_image
 from ip2p_lightning.editing.editor import BatchEditor, images_at_once, out_of_memory
 from ip2p_lightning.editing.geometry import Fit
 from ip2p_lightning.editing.photos import Job
@@ -96,10 +98,6 @@ def edit_photos(
 
 
 def _read(batch: PhotoBatch, editor: BatchEditor) -> Tensor:  # -> [B 3 H W]
-    import torch
-
-    from ip2p_lightning.data.image import open_image
-
     with editor.clock("load"):
         return torch.stack([fit.to_model(open_image(job.photo)) for job, fit in zip(*batch, strict=True)])
 

@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+from tqdm.auto import tqdm
+
+from ip2p_lightning.config.build import build
+from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.evaluation.metrics import psnr, ssim
 from ip2p_lightning.evaluation.scores_file import METHODS
+from ip2p_lightning.rng import numpy_rng, seed_of
 
 
 def wrong_pools(data: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -15,8 +22,6 @@ def wrong_pools(data: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     names = list(pools)
     if len(names) > 1:
         return {name: pools[names[(i + 1) % len(names)]] for i, name in enumerate(names)}
-    from ip2p_lightning.config.build import build
-
     others = (node for name, node in config["prompts"].items() if name not in names and isinstance(node, Mapping))
     return {names[0]: build(next(others))}
 
@@ -32,8 +37,6 @@ def score_batches(
         wrong: from `wrong_pools`.
         split, prompts, seed: of the batches and of the noise, as for ``ip2p-evaluate``.
     """
-    from ip2p_lightning.data.example import EditExample
-
     draws: Counter[tuple[str, str]] = Counter()
     for batch in _with_progress(batches, editor):
         keys = _keys(batch, split, seed, draws)
@@ -53,10 +56,6 @@ def score_batches(
 
 def _values(editor: Any, images: Mapping[str, Any], truth: Any) -> dict[str, tuple[list[float], list[float]]]:
     """PSNR and SSIM of each method's images."""
-    import torch
-
-    from ip2p_lightning.evaluation.metrics import psnr, ssim
-
     device, found = editor.module.device, {}
     with torch.no_grad(), editor.clock("score"):
         truth = truth.to(device)
@@ -67,8 +66,6 @@ def _values(editor: Any, images: Mapping[str, Any], truth: Any) -> dict[str, tup
 
 def _with_progress(batches: Any, editor: Any) -> Iterator[Any]:
     """The batches, with a progress bar that moves with every step of the sampler."""
-    from tqdm.auto import tqdm
-
     form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} batches [{elapsed}<{remaining}]"
     with tqdm(total=len(batches), desc="evaluate", bar_format=form, disable=None, leave=False) as bar:
         for batch in batches:
@@ -90,8 +87,6 @@ def _edits(
     editor: Any, original: Any, instructions: Mapping[str, list[str]], keys: list[tuple[Any, ...]]
 ) -> dict[str, Any]:
     """The edits with the right and with the wrong instruction; images are encoded once."""
-    from ip2p_lightning.rng import seed_of
-
     module, seeds = editor.module, [seed_of(*key) for key in keys]
     with editor.clock("encode"):
         encoded = module.autoencoder.moments(original.to(module.device))
@@ -99,10 +94,5 @@ def _edits(
 
 
 def _wrong(batch: Any, pools: Mapping[str, Any], keys: list[tuple[Any, ...]], prompts: str) -> list[str]:
-    from ip2p_lightning.rng import numpy_rng
-
-    found = []
-    for task, key in zip(batch.task, keys, strict=True):
-        held_out = prompts == "heldout" and bool(pools[task].held_out)
-        found.append(pools[task].draw(numpy_rng(*key, "wrong"), held_out=held_out))
-    return found
+    drawn = ((pools[task], numpy_rng(*key, "wrong")) for task, key in zip(batch.task, keys, strict=True))
+    return [pool.draw(rng, held_out=prompts == "heldout" and bool(pool.held_out)) for pool, rng in drawn]

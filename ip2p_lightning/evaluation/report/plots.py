@@ -18,9 +18,6 @@ COLOURS = ("#1f6f8b", "#d1603d", "#5b8c3e", "#8a5a9e", "#c29b2b", "#3f5f9f", "#a
 
 def draw_plot(found: Comparison) -> bytes | None:
     """A PNG of the strictest section that was scored, None without scores; the same runs give the same bytes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     if not found.sections():

@@ -107,7 +107,7 @@ def _read(folder: Path, name: str) -> RunSummary:
         state, status = "killed", status | {"reason": _last_error(folder / LOG) or "no reason was recorded"}
     config, lines = read_config(folder), _metrics(folder)
     table = scores_file.read(folder / "scores.csv")
-    found = tuple(_as_score(row) for row in table) if table else tuple(_validation(lines))
+    found = tuple(_score(row) for row in table) or tuple(_validation(lines))
     images, seconds = _cost(lines, config)
     memory = max((line["train/peak_memory_mb"] for line in lines if "train/peak_memory_mb" in line), default=None)
     reason = "" if state == "complete" else str(status.get("reason") or "")
@@ -115,8 +115,8 @@ def _read(folder: Path, name: str) -> RunSummary:
 
 
 def _last_error(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
-    lines = [line for line in lines if line]
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ([line for line in lines if line.startswith("error:")] or lines or [""])[-1].removeprefix("error: ")[:300]
 
 
@@ -126,9 +126,9 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda line: line["step"])
 
 
-def _as_score(row: Mapping[str, str]) -> Score:
-    numbers = float(row["psnr"]), float(row["ssim"]), int(row["n"])
-    return Score(row["method"], row["task"], row["split"], row["prompts"], *numbers)
+def _score(row: Mapping[str, str]) -> Score:
+    names = (row[key] for key in scores_file.KEY)
+    return Score(*names, psnr=float(row["psnr"]), ssim=float(row["ssim"]), n=int(row["n"]))
 
 
 def _validation(lines: Sequence[Mapping[str, Any]]) -> Iterator[Score]:

@@ -1,7 +1,6 @@
 """Drill 28: photos that are on both sides of a split, and the division where there is none."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image
 
 from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, find_lookalikes, perceptual_hash
 from ip2p_lightning.curation.audit.splits import Entry, Fractions, assign_splits
-from tests.support.material import pairs_folder, rained, save, scene
+from tests.support.material import derain, pairs_folder, rained, read_report, save, scene
 
 KINDS = ("exact", "jpeg", "half", "flipped", "other rain")
 
@@ -42,13 +41,11 @@ def planted(root, distinct: int, leaks: int) -> None:
 )
 def test_planted_leaks_are_refused_and_distinct_photos_are_not(tmp_path, build, distinct, leaks):
     planted(tmp_path / "in", distinct, leaks)
-    words = ["task=derain", "source=folder", f"source.root={tmp_path / 'in'}", f"out={tmp_path / 'out'}"]
+    words = derain(tmp_path / "in", tmp_path / "out")
     code, line = build(*words)
     assert code == 3 and "of test" in line
-    code, line = build(*words, "on_bad=skip")
-    assert code == 0
-    lines = [json.loads(x) for x in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
-    refused = {x["id"] for x in lines if x["verdict"] == "rejected"}
+    assert build(*words, "on_bad=skip")[0] == 0
+    refused = {x["id"] for x in read_report(tmp_path / "out") if x["verdict"] == "rejected"}
     found = [k for k in range(leaks) if any(name.endswith(f"leak{k:03d}") for name in refused)]
     alarms = sum("leak" not in name.rpartition("/")[2] for name in refused)
     by_kind = {kind: sum(KINDS[k % 5] == kind for k in found) for kind in KINDS}
@@ -64,10 +61,8 @@ def test_pairs_without_a_split_are_divided_by_photo(tmp_path, build):
         save(tmp_path / "in" / "input" / f"q{i:02d}.png", rained(scene(i), "other", i))
         save(tmp_path / "in" / "target" / f"r{i:02d}.png", scene(i)[:, ::-1])
         save(tmp_path / "in" / "input" / f"r{i:02d}.png", rained(scene(i)[:, ::-1], i))
-    code, _ = build("task=derain", "source=folder", f"source.root={tmp_path / 'in'}", f"out={tmp_path / 'out'}")
-    assert code == 0
-    lines = [json.loads(x) for x in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
-    split_of = {}
+    assert build(*derain(tmp_path / "in", tmp_path / "out"))[0] == 0
+    lines, split_of = read_report(tmp_path / "out"), {}
     for line in lines:
         split_of.setdefault(line["source_id"], set()).add(line["split"])
     assert len(lines) == 90 and len(split_of) == 30 and all(len(splits) == 1 for splits in split_of.values())

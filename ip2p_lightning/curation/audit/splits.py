@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, find_lookalikes
 from ip2p_lightning.data.sources.splits import Groups, split_groups
@@ -30,8 +31,7 @@ class Entry:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Fractions:
+class Fractions(NamedTuple):
     """Of a task's pairs without a published split."""
 
     val: float
@@ -55,7 +55,9 @@ def assign_splits(entries: Sequence[Entry], fractions: Mapping[str, Fractions], 
     groups, drawn = Groups(), _fractions_to_draw(entries, fractions)
     reasons = {}
     _join_equal(groups, ((("pixels", h), i) for i, entry in enumerate(entries) for h in entry.pixel_hashes))
-    _join_equal(groups, ((("scene", e.task, e.scene), i) for i, e in enumerate(entries) if e.scene and drawn[e.task]))
+    _join_equal(
+        groups, ((("scene", e.task, e.scene), i) for i, e in enumerate(entries) if e.scene and any(drawn[e.task]))
+    )
     exact = [groups.root(i) for i in range(len(entries))]
     found = 0
     for i, j in find_lookalikes([e.hash for e in entries]) if lookalikes else ():
@@ -83,29 +85,26 @@ def _join_equal(groups: Groups, keys: Iterable[tuple[object, int]]) -> None:
         groups.join(first.setdefault(key, i), i)
 
 
-def _fractions_to_draw(entries: Sequence[Entry], fractions: Mapping[str, Fractions]) -> dict[str, Fractions | None]:
-    """Per task the fractions to take from its training pairs; None if its splits are all published."""
-    published: dict[str, set[str | None]] = {task: set() for task in fractions}
-    for entry in entries:
-        published[entry.task].add(entry.published)
-    left = {
-        task: Fractions(0 if "val" in known else f.val, 0 if "test" in known else f.test)
-        for (task, f), known in zip(fractions.items(), published.values(), strict=True)
+def _fractions_to_draw(entries: Sequence[Entry], fractions: Mapping[str, Fractions]) -> dict[str, Fractions]:
+    """Per task the fractions to take from its training pairs: 0 for a split that is published."""
+    published = {(entry.task, entry.published) for entry in entries}
+    return {
+        task: Fractions(0 if (task, "val") in published else f.val, 0 if (task, "test") in published else f.test)
+        for task, f in fractions.items()
     }
-    return {task: f if f.val or f.test else None for task, f in left.items()}
 
 
-def _divide(entries: Sequence[Entry], drawn: Mapping[str, Fractions | None]) -> None:
+def _divide(entries: Sequence[Entry], drawn: Mapping[str, Fractions]) -> None:
     for task, share in drawn.items():
         mine = [e for e in entries if e.task == task]
         divisible = [e.source_id for e in mine if e.published in (None, "train")]
-        splits = split_groups(divisible, share.val, share.test, f"task {task}") if share and divisible else {}
+        splits = split_groups(divisible, share.val, share.test, f"task {task}") if any(share) and divisible else {}
         for entry in mine:
             known = entry.published if entry.published != "train" else None
             entry.split = known or splits.get(entry.source_id, "train")
 
 
-def _resolve_conflicts(group: Sequence[Entry], drawn: Mapping[str, Fractions | None], reasons: Sequence[str]) -> None:
+def _resolve_conflicts(group: Sequence[Entry], drawn: Mapping[str, Fractions], reasons: Sequence[str]) -> None:
     """One split for the group: the strongest published one; entries that were divided by hash follow."""
     fixed = [entry for entry in group if entry.published and not _possible_splits(entry, drawn)]
     strongest = max(fixed or group, key=lambda entry: _STRENGTH[entry.split])
@@ -117,11 +116,9 @@ def _resolve_conflicts(group: Sequence[Entry], drawn: Mapping[str, Fractions | N
             entry.split, entry.reason = "", f"{reason} {strongest.id} of {split}"
 
 
-def _possible_splits(entry: Entry, drawn: Mapping[str, Fractions | None]) -> tuple[str, ...]:
+def _possible_splits(entry: Entry, drawn: Mapping[str, Fractions]) -> tuple[str, ...]:
     """All without a published one; for a published training pair, those drawn from the training pairs."""
     if entry.published is None:
         return ("train", "val", "test")
-    share = drawn[entry.task]
-    if entry.published != "train" or share is None:
-        return ()
-    return ("train", *(name for name in ("val", "test") if getattr(share, name)))
+    names = [name for name in ("val", "test") if getattr(drawn[entry.task], name)]
+    return ("train", *names) if names and entry.published == "train" else ()

@@ -14,7 +14,7 @@ from typing import Any
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.system.allocator import keep_pages
 from ip2p_lightning.system.files import full_disk_named
-from ip2p_lightning.system.imports import uncollected
+from ip2p_lightning.system.imports import gc_paused
 from ip2p_lightning.system.signals import StopRequest
 from ip2p_lightning.training.distributed import environment
 from ip2p_lightning.training.trainer import _trainer
@@ -39,7 +39,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
 
     _quiet()
     _set_up_device(config)
-    with uncollected():  # imports what the parts are made of
+    with gc_paused():  # imports what the parts are made of
         quiet_libraries()
         module = build_module(config)
     validation = OwedValidation(folder)

@@ -44,7 +44,7 @@ def agree(eager, compiled, bound=1e-5):
     for key in ("train/loss", "train/grad_norm", "val/psnr"):
         a, b = logged(eager, key), logged(compiled, key)
         assert a.keys() == b.keys() and len(a) >= 2 and all(b[n] == pytest.approx(a[n], rel=bound) for n in a), key
-    a, b = (checkpoint.load(checkpoint.newest_intact(run)) for run in (eager, compiled))
+    a, b = (checkpoint.load(checkpoint.newest_valid(run)) for run in (eager, compiled))
     assert list(a["state_dict"]) == list(b["state_dict"]) and a["ema"]["weights"].keys() == b["ema"]["weights"].keys()
 
 

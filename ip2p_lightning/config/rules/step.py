@@ -1,4 +1,4 @@
-"""Contradictions of what a training step computes: low-rank adapters, precision, compilation."""
+"""Rules on the training step: precision, low-rank adapters, compilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that contradict one another, refused by both names before anything is loaded."""
+"""Rules on options that contradict each other, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def contradictions(config: Config) -> None:
     apply_rules(_VALUES, config)
 
 
-# Keys of Lightning's Trainer that a run sets itself.
+# Keys of Lightning's Trainer that the framework sets.
 _OWNED = frozenset(
     """logger callbacks plugins default_root_dir enable_checkpointing enable_model_summary num_sanity_val_steps
     use_distributed_sampler check_val_every_n_epoch val_check_interval limit_val_batches limit_train_batches

@@ -82,12 +82,12 @@ def _job(composed: Any) -> int:
     """Build a composed config's dataset, or one shard of it; returns the exit code."""
     from ip2p_lightning.config.compose import plain
     from ip2p_lightning.curation.build import build
-    from ip2p_lightning.curation.from_config import order_of
+    from ip2p_lightning.curation.from_config import build_settings
 
     config = plain(composed)
-    order = order_of(copy.deepcopy(config))
+    settings = build_settings(copy.deepcopy(config))
     with _status_written(config):
-        return build(order, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
+        return build(settings, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
 
 
 @contextlib.contextmanager

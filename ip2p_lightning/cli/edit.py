@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.cli.parser import Parser, add_model_options, at_least, overridden, run, shown
-from ip2p_lightning.editing.photos import Job, asked, listed, plan
+from ip2p_lightning.editing.photos import Job, find_photos, plan_outputs, read_list
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries
 
@@ -69,16 +69,16 @@ def _batch_size(text: str) -> int | None:
 
 def _edit(args: argparse.Namespace) -> None:
     model, wanted = _wanted(args)
-    jobs = plan(wanted, args.out, args.overwrite)
+    jobs = plan_outputs(wanted, args.out, args.overwrite)
     sizes = _sizes(jobs)
     module, described = _open(model, args.weights)
     from ip2p_lightning.editing.editor import BatchEditor, ready
-    from ip2p_lightning.editing.photo_batches import batched
+    from ip2p_lightning.editing.photo_batches import make_batches
     from ip2p_lightning.editing.timer import Clock
 
     sampler = overridden(module.sampler, args)
     module = ready(module, args.device, args.dtype, args.compile)
-    batches = batched(jobs, sizes, module, args.max_side, args.batch_size)
+    batches = make_batches(jobs, sizes, module, args.max_side, args.batch_size)
     clock = Clock(module.device if args.throughput else None)
     _edit_all(batches, BatchEditor(module, sampler, args.batch_size, clock), described, args)
     if args.throughput:
@@ -90,13 +90,13 @@ def _wanted(args: argparse.Namespace) -> tuple[str, list[tuple[Path, str]]]:
     if args.prompts is not None:
         if len(args.words) != 1:
             raise UserError(f"--prompts names photos and instructions; give RUN alone beside it, not {args.words[1:]}")
-        return args.words[0], listed(args.prompts)
+        return args.words[0], read_list(args.prompts)
     if len(args.words) < 3:
         raise UserError(f"give a run, at least one image and the instruction: {USAGE}")
     model, *names, prompt = args.words
     if not prompt.strip() or prompt.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
         raise UserError(f"the last argument is the instruction, not '{prompt}': {USAGE}")
-    return model, asked(names, prompt)
+    return model, find_photos(names, prompt)
 
 
 def _sizes(jobs: Sequence[Job]) -> dict[Path, tuple[int, int]]:

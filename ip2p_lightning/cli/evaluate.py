@@ -64,7 +64,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from ip2p_lightning.config.build import build_data
-    from ip2p_lightning.evaluation.scoring import scored, wrong_pools
+    from ip2p_lightning.evaluation.scoring import score_batches, wrong_pools
     from ip2p_lightning.runs.open import model_config, open_run
 
     data = build_data(model_config(args.run))
@@ -77,7 +77,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     editor = _editor(opened.module, args)
     rows: list[dict[str, Any]] = []
     sheet: dict[str, list[Any]] = {}
-    for example, lines, images in scored(editor, batches, wrong, args.split, args.prompts, args.seed):
+    for example, lines, images in score_batches(editor, batches, wrong, args.split, args.prompts, args.seed):
         rows += [{"task": example.task, "id": example.id, **row} for row in lines]
         examples = sheet.setdefault(example.task, [])
         if len(examples) < args.sheet_examples:
@@ -103,7 +103,7 @@ def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sh
     scores, lines = folder / "scores.csv", folder / f"scores-{ending}.jsonl"
     found = means(rows, run=name, split=args.split, prompts=args.prompts)
     write_rows(lines, [{"step": opened.step, "weights": args.weights, "seed": args.seed, **row} for row in rows])
-    merge(scores, found, afresh=args.overwrite)
+    merge(scores, found, overwrite=args.overwrite)
     what = f"{args.split} pairs, {args.prompts.replace('heldout', 'held-out')} instructions"
     print(f"{name}, step {opened.step}, {args.weights} weights: {what}\n")
     print(as_table(found))

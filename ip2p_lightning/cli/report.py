@@ -57,7 +57,7 @@ def _report(args: argparse.Namespace) -> None:
     found = report.collect(args.runs)
     before, after = _page(path, args.update is not None)
     compared = report.compare(found, args.by)
-    picture = report.draw(compared)
+    picture = report.draw_plot(compared)
     png, table = path.with_suffix(".png"), path.with_suffix(".csv")
     body = report.as_markdown(compared, png.name if picture else None)
     if picture:

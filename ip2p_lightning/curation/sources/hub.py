@@ -38,7 +38,7 @@ class HubOrigin(HubDataset):
         return {"home": self.name} | ({"licence": self.licence} if self.licence else {})
 
     def list(self) -> Listing:
-        """Every row of every split we know. Raises UserError as `datasets` does, DataError for a missing column."""
+        """Every row of the known splits. Raises UserError as `load_tables` does, DataError for a missing column."""
         found, candidates = load_tables(self.name, self.revision), []
         for split in SPLITS:
             theirs = own_split(found, split)

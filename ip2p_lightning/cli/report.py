@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser(), _report, argv)
 
 
-def _report(args: argparse.Namespace) -> int:
+def _report(args: argparse.Namespace) -> None:
     from ip2p_lightning.evaluation import report
     from ip2p_lightning.system.files import write_atomic
 
@@ -69,11 +69,10 @@ def _report(args: argparse.Namespace) -> int:
     print(f"report       {shown(path)}\ntable        {shown(table)}")
     if picture:
         print(f"picture      {shown(png)}")
-    return 0
 
 
 def _page(path: Path, update: bool) -> tuple[str, str]:
-    """What stands before and after the report on the page that it goes to."""
+    """The text before and after the report in the file that it is written to."""
     if path.suffix != ".md":
         raise UserError(f"{path}: a report ends in .md; its table and picture get .csv and .png")
     if not path.is_file():

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ip2p_lightning.config.compose import plain
-from ip2p_lightning.config.rules.parts import parts_fit
+from ip2p_lightning.config.rules.base import apply_rules
+from ip2p_lightning.config.rules.parts import PARTS
 from ip2p_lightning.config.rules.ranges import in_range
-from ip2p_lightning.config.rules.step import step_contradictions
-from ip2p_lightning.config.rules.values import contradictions
+from ip2p_lightning.config.rules.values import VALUES
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 
@@ -54,11 +54,10 @@ def task_names(config: Mapping[str, Any]) -> list[str]:
 def checked(composed: Any) -> dict[str, Any]:
     """The composed config as plain data, checked against signatures and rules. Raises UserError or SecurityError."""
     config = plain(composed)
-    parts_fit(config)
+    apply_rules(PARTS, config)
     check(config, TrainConfig)
     in_range(config)
-    contradictions(config)
-    step_contradictions(config)
+    apply_rules(VALUES, config)
     return config
 
 

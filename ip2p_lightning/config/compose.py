@@ -42,8 +42,7 @@ def composed(words: Iterable[str], name: str = "train", **more: Any) -> Any:
 def plain(config: Any) -> dict[str, Any]:
     """The config resolved to dicts, lists and scalars.
 
-    Raises:
-        UserError: a mandatory value is missing, or an interpolation points nowhere.
+    Raises UserError: a mandatory value is missing, or an interpolation points nowhere.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:

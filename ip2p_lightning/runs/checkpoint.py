@@ -52,7 +52,9 @@ def save(content: dict[str, Any], path: Path) -> None:
         digest = hashing.hash.hexdigest()
 
     write_atomic(path, write)
-    write_checksum(path, digest)
+    run = identity(path.parent)
+    head = f"# run {run}\n" if run else ""
+    write_atomic(checksum_file(path), f"{head}{digest}  {path.name}\n".encode())
 
 
 def _system_error(error: BaseException) -> OSError:
@@ -102,8 +104,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest_valid(folder: Path) -> Path | None:
     """The newest undamaged checkpoint; each damaged one is reported in a warning and renamed to ``*.corrupt``.
 
-    Raises:
-        DamagedError: all checkpoints are damaged.
+    Raises DamagedError: all checkpoints are damaged.
     """
     reasons = []
     for path in checkpoints(folder):
@@ -134,13 +135,6 @@ _CHECKSUM = re.compile(r"(?:# run (?P<run>[0-9a-f]{32})\n)?(?P<digest>[0-9a-f]{6
 def checksum_file(path: Path) -> Path:
     """The file that holds a checkpoint's sha256, in the format of sha256sum."""
     return path.with_name(path.name + ".sha256")
-
-
-def write_checksum(path: Path, digest: str) -> None:
-    """Mark a checkpoint as complete. Raises StorageError."""
-    run = identity(path.parent)
-    head = f"# run {run}\n" if run else ""
-    write_atomic(checksum_file(path), f"{head}{digest}  {path.name}\n".encode())
 
 
 def damage(path: Path) -> str | None:

@@ -51,8 +51,7 @@ def note(folder: Path, **more: Any) -> None:
 def claim(folder: Path) -> RunFolder:
     """Lock `folder` for this process; if a live process has it, a sibling ``folder@2``, ``@3``, ...
 
-    Raises:
-        StorageError: the folder cannot be written, or its file system has no locks.
+    Raises StorageError: the folder cannot be written, or its file system has no locks.
     """
     for number in range(1, 1000):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}@{number}")

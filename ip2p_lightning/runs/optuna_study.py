@@ -35,15 +35,12 @@ def open_storage(name: str) -> Any:
 
 
 def make_pruner(name: str, startup: int, warmup: int) -> Any:
-    """A pruner by name: ``none``, ``median``, ``halving`` or ``hyperband``.
+    """A pruner by name: ``none``, ``median``, ``halving`` or ``hyperband``. Raises UserError for another name.
 
     Args:
-        name: which.
-        startup: trials that must be complete before any is pruned (median).
-        warmup: optimizer steps before which no trial is pruned (median).
-
-    Raises:
-        UserError: another name.
+        name: the pruner.
+        startup: complete trials before any is pruned (median).
+        warmup: optimizer steps before a trial is pruned (median).
     """
     pruners = import_optuna().pruners
     known = {

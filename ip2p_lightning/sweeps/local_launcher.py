@@ -73,8 +73,7 @@ class LocalLauncher(Launcher):
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs; print a line as each ends. A job that fails raises nothing: `conclude` reports it.
 
-        Raises:
-            UserError: two of the sweep's jobs would share a folder.
+        Raises UserError: two of the sweep's jobs would share a folder.
         """
         refuse_shared(jobs, LocalLauncher.outcomes)
         slots = self._slots()

@@ -22,8 +22,7 @@ def read_options(
 ) -> Kind:
     """Options as Hydra passes them, as a dataclass; `low` holds lowest values.
 
-    Raises:
-        UserError: an unknown key, a wrong type, or a number that is too low.
+    Raises UserError: an unknown key, a wrong type, or a number that is too low.
     """
     node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(options)), resolve=resolve))
     check_node(node, kind, path)

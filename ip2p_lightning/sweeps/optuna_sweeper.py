@@ -162,8 +162,7 @@ class OptunaSweeper(Sweeper):
     def _score(self, job: Job) -> float:
         """The metric of a complete trial; a non-finite one makes it a failure.
 
-        Raises:
-            SweepError: the metric was not logged, so no trial will have it; this trial stays open.
+        Raises SweepError: the metric was not logged, so no trial will have it; this trial stays open.
         """
         logged, metric = last_metrics(job.folder), self.options.metric
         if logged.get(metric) is None:

@@ -16,8 +16,7 @@ _HELD = (errno.EWOULDBLOCK, errno.EACCES)  # by another process; any other error
 def try_lock(path: Path) -> IO[bytes] | None:
     """Lock a file, created if missing; the open file holds the lock. None: another process has it.
 
-    Raises:
-        StorageError: the file cannot be opened, or its file system has no locks.
+    Raises StorageError: the file cannot be opened, or its file system has no locks.
     """
     with storage_errors(path):
         file = Path(path).open("ab")  # noqa: SIM115

@@ -71,8 +71,7 @@ class StopRequest:
     def _handle(self, number: int, frame: Any) -> None:
         """Called by Python, between two of its instructions.
 
-        Raises:
-            PreemptedError, InterruptedRunError: nothing to save yet, or the second Ctrl-C.
+        Raises PreemptedError, InterruptedRunError: nothing to save yet, or the second Ctrl-C.
         """
         if os.getpid() != self._pid:
             return  # a loader's worker ends with its run, which got the signal as well

@@ -48,7 +48,7 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
 
         where = dry_run.places(config)  # first: what is not there is no good config
         print(f"{_summary(config, data)}\n{where}")
-        print(estimate.told(config))
+        print(estimate.describe_memory(config))
         return DONE
     run = run_folder.claim(folder)
     ranks = environment.size(config["trainer"])
@@ -93,7 +93,7 @@ def _train(
     except BaseException as error:
         _record(run, error)
         if environment.world() > 1:
-            launch.tell_stacks(run.path)
+            launch.print_stacks(run.path)
         raise
     run.write_status("complete", step=step, exit_code=DONE, reason=None)
 

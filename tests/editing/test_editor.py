@@ -16,7 +16,7 @@ WORDS = ["remove the noise", "brighten it", "turn it into a cartoon", "wipe off 
 
 
 class Model:
-    """Returns its input, in `steps` steps; out of memory beyond `room` images at once."""
+    """Gives back what it is shown, in `steps` steps, if at most `room` images are shown at once."""
 
     device, sampler, autoencoder = CPU, None, SimpleNamespace(factor=8)
 
@@ -37,32 +37,32 @@ def images(count, side=8):
     return torch.arange(float(count)).view(-1, 1, 1, 1).expand(count, 3, side, side)
 
 
-def sd_module(folder):
-    return stirred(module_of("model=local", f"model.path={folder}", "sampler.steps=3"), 0.01)
+def readied(sd_folder, **settings):
+    return ready(stirred(module_of("model=local", f"model.path={sd_folder}", "sampler.steps=3"), 0.01), **settings)
 
 
 @pytest.fixture(scope="module")
 def sd(sd_folder):
-    return ready(sd_module(sd_folder))
+    return readied(sd_folder)
 
 
 @pytest.mark.parametrize(("at_once", "parts"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [5]), (None, [5])])
 def test_images_are_divided_and_come_back_in_order(at_once, parts):
-    model, done = Model(), []
-    editor = BatchEditor(model, at_once=at_once, progress=done.append)
+    model, told = Model(), []
+    editor = BatchEditor(model, at_once=at_once, progress=told.append)
     found = editor.edit(images(5), ["ab"] * 5, [10, 20, 30, 40, 50])
     assert found[:, 0, 0, 0].tolist() == [12, 23, 34, 45, 56] and model.seen == parts
-    assert sum(done) == pytest.approx(5) and editor.clock.images == 5
+    assert sum(told) == pytest.approx(5) and editor.clock.images == 5
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_later_ones_stay_small():
-    model, done = Model(room=2), []
-    editor = BatchEditor(model, progress=done.append)
+    model, told = Model(room=2), []
+    editor = BatchEditor(model, progress=told.append)
     assert editor.edit(images(7), ["a"] * 7, [0] * 7)[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert model.seen == [7, 3, 1, 1, 1, 1, 1, 1, 1] and sum(done) == pytest.approx(7)
+    assert model.seen == [7, 3, 1, 1, 1, 1, 1, 1, 1] and sum(told) == pytest.approx(7)
 
 
-def test_one_image_that_does_not_fit_and_other_errors_are_raised():
+def test_one_image_that_does_not_fit_and_other_errors_are_told():
     with pytest.raises(RuntimeError, match="allocate"):
         BatchEditor(Model(room=0)).edit(images(2), ["a"] * 2, [0] * 2)
     model = Model()
@@ -73,7 +73,7 @@ def test_one_image_that_does_not_fit_and_other_errors_are_raised():
 
 def test_only_missing_memory_counts_as_that():
     with pytest.raises(RuntimeError) as full:
-        torch.empty(1 << 50)  # the allocator's own message
+        torch.empty(1 << 50)  # the allocator's own words
     assert out_of_memory(full.value) and out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     model = Model()
 
@@ -125,16 +125,15 @@ def test_moments_are_taken_for_images(sd):
 
 
 def test_half_precision_is_near(sd_folder, sd):
-    x = batch_of(2, 32).original
-    half = ready(sd_module(sd_folder), dtype="bfloat16")
+    x, half = batch_of(2, 32).original, readied(sd_folder, dtype="bfloat16")
     assert {p.dtype for p in half.unet.parameters()} == {half.autoencoder.model.dtype} == {torch.bfloat16}
     found, expected = (BatchEditor(m).edit(x, WORDS[:2], [0, 1]) for m in (half, sd))
     assert found.dtype == torch.float32 and 0 < (found - expected).abs().mean() < 0.05
 
 
 def test_compiling_begins_with_the_repeated_blocks(sd_folder):
-    sd = ["model=local", f"model.path={sd_folder}"]
-    for words, expected in ((sd, "BasicTransformerBlock"), (["model=tiny"], "EditBlock")):
+    models = {"BasicTransformerBlock": ["model=local", f"model.path={sd_folder}"], "EditBlock": ["model=tiny"]}
+    for expected, words in models.items():
         module = ready(module_of(*words), compile=True)
         assert {type(part).__name__ for part in module.unet.modules() if part._compiled_call_impl} == {expected}
     whole = module_of("model=tiny")
@@ -144,13 +143,17 @@ def test_compiling_begins_with_the_repeated_blocks(sd_folder):
 
 @pytest.mark.slow
 def test_a_compiled_model_gives_the_same(sd_folder, sd):
-    x = batch_of(2, 32).original
-    compiled = ready(sd_module(sd_folder), compile=True)
+    x, compiled = batch_of(2, 32).original, readied(sd_folder, compile=True)
     found, expected = (BatchEditor(m).edit(x, WORDS[:2], [0, 1]) for m in (compiled, sd))
     assert (found - expected).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize(("device", "word"), [("cuda:9", "cuda:9"), ("toaster", "toaster"), ("cpu", "float16 needs")])
-def test_a_missing_device_or_dtype_is_an_error(sd, device, word):
-    with pytest.raises(UserError, match=word):
-        ready(sd, device, "float16")
+def test_what_is_not_there_is_refused(sd):
+    cases = [
+        ("cuda:9", "float32", "cuda:9"),
+        ("toaster", "float32", "toaster"),
+        ("cpu", "float16", "float16 needs a GPU"),
+    ]
+    for device, dtype, word in cases:
+        with pytest.raises(UserError, match=word):
+            ready(sd, device=device, dtype=dtype)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from ip2p_lightning.config.rules.base import Config, Rules, apply_rules, target
+from ip2p_lightning.config.rules.base import Rules, target
 from ip2p_lightning.config.walk import get
 
-
-def parts_fit(config: Config) -> None:
-    """Raise UserError naming two group members that do not fit together. Values are checked later."""
-    apply_rules(_PARTS, config)
-
-
-_PARTS: Rules = (
+PARTS: Rules = (
     (
         lambda c: get(c, "text_encoder.corpus", c.get("prompts")) != c.get("prompts"),
         lambda c: "text_encoder.corpus is set to the prompts by the framework; change prompts, e.g. prompts.limit=10",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +22,7 @@ class Clock:
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.images = self.evaluations = 0
         self.device = device
         self.began = time.perf_counter()

@@ -175,12 +175,12 @@ def _example(sides: tuple[Side, Side], prompt: str, part: Part, noted: dict[str,
     for name, side in zip(("original", "edited"), sides, strict=True):
         facts[name] = {"sha256": side.sha256, "kept": side.kept} if side.sha256 else "made"
     pixel_hashes = tuple(_pixel_hash(side.pixels) for side in sides if np.ptp(side.pixels) > 3)
-    images = tuple((side.name, side.content) for side in sides)
+    original, edited = ((side.name, side.content) for side in sides)
     facts |= {"tokens": tokens} | noted
-    return Example(images, prompt, facts, pixel_hashes, perceptual_hash(sides[part.clean].pixels))
+    return Example((original, edited), prompt, facts, pixel_hashes, perceptual_hash(sides[part.clean].pixels))
 
 
 def _pixel_hash(pixels: np.ndarray) -> str:
     digest = xxhash.xxh3_128(repr(pixels.shape).encode())  # not for security: it only groups photos
-    digest.update(pixels)  # not .tobytes(): that would copy 120 MB of a large photo
+    digest.update(pixels.data)  # not .tobytes(): that would copy 120 MB of a large photo
     return digest.hexdigest()

@@ -18,7 +18,7 @@ _PRIVATE = ("id", "task", "_", "chunk")
 
 def write_report(path: Path, work: Path, plan: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
     """One line per candidate, accepted or rejected; returns the counts for the card."""
-    sizes, tokens, stages, identical = Counter(), Counter(), Counter(), 0
+    sizes, tokens, stages, identical = Counter[str](), Counter[int](), Counter[str](), 0
 
     def write(file: Any) -> None:
         nonlocal identical

@@ -121,7 +121,8 @@ class FolderOrigin:
             for layout in self.layouts:
                 if rule((root / _fixed(p)).is_dir() for sides in layout.values() for p in sides.values()):
                     parts = {k: v for k, v in layout.items() if all((root / _fixed(p)).is_dir() for p in v.values())}
-                    if parts and next(files(root, next(iter(next(iter(parts.values())).values()))), None):
+                    patterns = [p for sides in parts.values() for p in sides.values()]
+                    if parts and any(True for _ in files(root, patterns[0])):
                         return parts
         return {}
 

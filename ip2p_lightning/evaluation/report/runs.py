@@ -127,19 +127,19 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _score(row: Mapping[str, str]) -> Score:
-    names = (row[key] for key in scores_file.KEY)
-    return Score(*names, psnr=float(row["psnr"]), ssim=float(row["ssim"]), n=int(row["n"]))
+    psnr, ssim, n = float(row["psnr"]), float(row["ssim"]), int(row["n"])
+    return Score(row["method"], row["task"], row["split"], row["prompts"], psnr, ssim, n)
 
 
 def _validation(lines: Sequence[Mapping[str, Any]]) -> Iterator[Score]:
     """The last validation, for a run that was not evaluated."""
-    last = next((line for line in reversed(lines) if "val/psnr" in line), {})
+    last: Mapping[str, Any] = next((line for line in reversed(lines) if "val/psnr" in line), {})
     for key in last:
         if key.startswith("val/psnr/"):
             task = key.removeprefix("val/psnr/")
             for method, ending in (("model", ""), ("identity", "_identity")):
-                values = (last.get(f"val/{name}{ending}/{task}", float("nan")) for name in ("psnr", "ssim"))
-                yield Score(method, task, "val", "seen", *values, n=0)
+                psnr, ssim = (last.get(f"val/{name}{ending}/{task}", float("nan")) for name in ("psnr", "ssim"))
+                yield Score(method, task, "val", "seen", psnr, ssim, n=0)
 
 
 def _cost(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> tuple[int | None, float | None]:

@@ -37,12 +37,12 @@ class Fit:
         on the pixels themselves gets it padded: resampling would blur what it is to restore.
         """
         scale = min(1.0, max_side / max(size)) if max_side else 1.0
-        work = tuple(max(1, round(side * scale)) for side in size) if scale < 1 else size
+        height, width = (max(1, round(side * scale)) for side in size) if scale < 1 else size
         stride = module.autoencoder.factor
         if module.autoencoder.model is None:
             stride = int(np.lcm(stride, PIXEL_STRIDE))
-            return cls(size, work, tuple(-(-side // stride) * stride for side in work))
-        work = tuple(max(stride, side - side % stride) for side in work)
+            return cls(size, (height, width), (-(-height // stride) * stride, -(-width // stride) * stride))
+        work = max(stride, height - height % stride), max(stride, width - width % stride)
         return cls(size, work, work)
 
     def to_model(self, pixels: np.ndarray) -> Tensor:  # [H W 3] uint8 -> [3 H' W'] in [-1, 1]

@@ -44,7 +44,8 @@ def open_pipeline(path: str) -> Any:
         )
     schedule = checkpoint_schedule(path)
     ours = {theirs: name for name, theirs in SCHEDULERS.items()}
-    sampler = DiffusionSampler(ours.get(schedule.get("_class_name", ""), "ddim"), checkpoint=schedule)
+    scheduler: Any = ours.get(schedule.get("_class_name", ""), "ddim")
+    sampler = DiffusionSampler(scheduler, checkpoint=schedule)
     return EditDiffusion(unet, _autoencoder(path), ClipText(path), objective_of(schedule, path), sampler, ema=None)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ip2p_lightning.errors import DamagedError, UserError
 
 
-def load_part(cls: type, path: str, subfolder: str | None = None, **options: Any) -> Any:
+def load_part(cls: Any, path: str, subfolder: str | None = None, **options: Any) -> Any:
     """``cls.from_pretrained`` of a diffusers model, float32, in eval mode, from a folder or a hub repository.
 
     Weights from the hub must be safetensors; a folder of the user's may hold a ``.bin``, read with ``weights_only``.

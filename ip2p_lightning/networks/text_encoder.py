@@ -226,7 +226,7 @@ class TinyText(ClipModel):
         super().__init__(tokenizer, random_model(tokenizer, vocab_size, sizes, seed), trainable)
 
 
-def load_tokenizer(cls: type, path: str, subfolder: str | None, vocab_size: int, **options: Any) -> Any:
+def load_tokenizer(cls: Any, path: str, subfolder: str | None, vocab_size: int, **options: Any) -> Any:
     """The tokenizer of a checkpoint, held against the rows of its text model's embedding."""
     _calm_tokenizers()
     place = Path(path).expanduser()

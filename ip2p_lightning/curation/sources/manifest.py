@@ -76,5 +76,5 @@ class ManifestOrigin(Manifest):
         )
         stamp = first.st_mtime_ns ^ (second.st_mtime_ns << 1)
         size = first.st_size + second.st_size
-        hashes = tuple(digest(record, f"{field}_sha256", where) for field in (self.original, self.edited))
+        hashes = (digest(record, f"{self.original}_sha256", where), digest(record, f"{self.edited}_sha256", where))
         return Candidate(*row, None, hashes, size, stamp)

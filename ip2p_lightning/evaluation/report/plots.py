@@ -29,7 +29,8 @@ def draw_plot(found: Comparison) -> bytes | None:
     height = 1.7 + 0.42 * len(labels)
     figure = Figure(figsize=(max(8.5, 2.3 * len(tasks) + 1.6), height + 3.3), dpi=130, layout="constrained")
     figure.patch.set_facecolor("white")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[height, 3.3])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[height, 3.3])
+    upper, lower = parts
     upper.suptitle(f"Gain in PSNR over the identity baseline: {where(section)}", color=INK)
     _dots(upper.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tables, labels, tasks)
     _pareto(lower.subplots(), tables["gain"][MEAN], found.runs.dropna(subset="configuration"))

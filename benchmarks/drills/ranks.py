@@ -10,7 +10,7 @@ from pathlib import Path
 from ip2p_lightning.runs.folder import read_status
 from tests.support.drilling import LONG, Outcome, Victim, losses, survived, undisturbed
 from tests.support.processes import Process, digest, run
-from tests.support.ranks import processes_of, step, validations, workers_of
+from tests.support.ranks import processes_of, step, validations
 from tests.support.sweeping import CPU, TINY, await_that
 
 RANKS = [*TINY, *CPU, "val_every=0", "log_every=1"]
@@ -24,7 +24,7 @@ def rank_kills(work: Path, seed: int, rank: int, steps: int = 40, kills: int = 1
         victim, at = Victim(work / f"run{number}", words), rng.randint(1, steps - 5)
         process = victim.start()
         process.until(lambda v=victim, k=at: max(losses(v.folder), default=0) >= k, LONG)
-        (pid,) = [p.pid for p in workers_of(victim.folder) if p.environ().get("RANK") == str(rank)]
+        (pid,) = [p.pid for p in processes_of(victim.folder) if p.environ().get("RANK") == str(rank)]
         os.kill(pid, signal.SIGKILL)
         killed = time.perf_counter()
         found[f"exit code {process.wait(LONG)} after the kill"] += 1

@@ -13,6 +13,7 @@ from ip2p_lightning.system.files import remove_empty
 from ip2p_lightning.system.imports import uncollected
 from ip2p_lightning.system.processes import heed_supervisor
 from ip2p_lightning.system.signals import leave_when_asked
+from ip2p_lightning.training.distributed import environment, launch
 from ip2p_lightning.training.train import DONE, train
 
 
@@ -22,7 +23,11 @@ def main() -> None:
     What takes time to import comes after this line: until then a signal is Python's, and Ctrl-C a traceback.
     """
     leave_when_asked()
-    sys.exit(exit_code(_main))
+    code = exit_code(lambda: launch.as_rank(_main))
+    if code and environment.place() != "single":
+        sys.stdout.flush()
+        os._exit(code)  # a rank that failed must not wait for the others in a destructor
+    sys.exit(code)
 
 
 def _main() -> int:
@@ -36,6 +41,7 @@ def _main() -> int:
 
     one_line_warnings()
     heed_supervisor()
+    environment.end_with_launcher()
     plugins.register()
     guard_hydra()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.

@@ -53,6 +53,7 @@ FREE_KEYS = (
     "callbacks",
     "logger",
     "timeout",
+    "trainer.devices",
     "resume",
     "resume_allow",
     "dry_run",

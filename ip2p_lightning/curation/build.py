@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import sys
@@ -22,6 +21,7 @@ from ip2p_lightning.curation.verify import WORK, read_mark
 from ip2p_lightning.curation.workers import Task, outcomes
 from ip2p_lightning.errors import StorageError, UserError
 from ip2p_lightning.system.files import probe, storage_errors, sweep_temporaries, write_json
+from ip2p_lightning.system.locks import try_lock
 
 
 def build(order: Order, out: Path, shard: int = 0, shards: int = 1) -> int:
@@ -116,9 +116,8 @@ def finish(out: Path, on_bad: str) -> int:
 @contextmanager
 def _alone(work: Path) -> Iterator[None]:
     """One process assembles; the lock falls with the process. Raises StorageError if another has it."""
-    with storage_errors(work), (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"{work}: another process is assembling this dataset") from None
+    lock = try_lock(work / "lock")
+    if lock is None:
+        raise StorageError(f"{work}: another process is assembling this dataset")
+    with storage_errors(work), lock:
         yield

@@ -6,7 +6,6 @@ run that is continued leaves out what it left out before.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from ip2p_lightning.data.batch_sampler import Key
 from ip2p_lightning.errors import DamagedError, DataError
 from ip2p_lightning.rng import numpy_rng
 from ip2p_lightning.system.files import storage_errors
+from ip2p_lightning.system.locks import wait_for_lock
 
 RECORD = "bad.jsonl"
 _TRIES = 1000  # replacements of one example: all of them bad, and known to be
@@ -84,7 +84,7 @@ class BadPairs:
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
         with storage_errors(self.path), self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait_for_lock(file)
             yield file
 
 

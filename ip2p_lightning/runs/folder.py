@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.system.files import read_json, storage_errors, write_json
+from ip2p_lightning.system.locks import try_lock
 
 CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
 
@@ -59,17 +59,14 @@ def claim(folder: Path) -> RunFolder:
     """Hold `folder` for this process; where a live process holds it, a sibling ``folder@2``, ``@3``, ...
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or its file system has no locks.
     """
     for number in range(1, 1000):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}@{number}")
         with storage_errors(candidate):
             candidate.mkdir(parents=True, exist_ok=True)
-            lock = (candidate / LOCK).open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+        lock = try_lock(candidate / LOCK)
+        if lock is None:
             continue
         # a loader's worker that outlives us must not hold the folder; weak, or this process would hold it for ever
         os.register_at_fork(after_in_child=_closing(weakref.ref(lock)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from ip2p_lightning.runs.folder import LOCK, note, read_config, read_status
 from ip2p_lightning.runs.metrics_log import final_score
 from ip2p_lightning.runs.resume import free_differences
 from ip2p_lightning.sweeps.slurm_task import LOG
+from ip2p_lightning.system.locks import is_held, try_lock
 
 TURN = ".turn"
 GOOD = ("complete", "checked")
@@ -106,27 +106,16 @@ class Job:
     @property
     def held(self) -> bool:
         """Whether a live process holds the folder, e.g. one that an earlier controller left behind."""
-        if not (self.folder / LOCK).exists():
-            return False
-        with (self.folder / LOCK).open("a") as lock:
-            return not _taken(lock)
-
-
-def _taken(lock: Any) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return is_held(self.folder / LOCK)
 
 
 @contextmanager
 def turn(folder: Path) -> Iterator[None]:
     """Wait until no other command is at work on `folder`: the same sweep may have been started twice."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / TURN).open("a") as lock:
-        while not _taken(lock):
-            time.sleep(0.5)
+    while (lock := try_lock(folder / TURN)) is None:
+        time.sleep(0.5)
+    with lock:
         yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -21,6 +20,7 @@ from ip2p_lightning.rng import seed_of
 from ip2p_lightning.runs.optuna_study import import_optuna, open_storage
 from ip2p_lightning.sweeps.search_space import make_sampler, overrides_of
 from ip2p_lightning.system.files import write_atomic
+from ip2p_lightning.system.locks import try_lock
 
 FIXED, FOLDER = "fixed", "folder"
 
@@ -34,11 +34,9 @@ def name_of(space: Mapping[str, Any], fixed: list[str], metric: str, direction: 
 def hold(folder: Path) -> Any:
     """Lock a study's folder for this process. Raises UserError: another one works on it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"{folder}: another process is running this study; wait for it or end it") from None
+    lock = try_lock(folder / ".lock")
+    if lock is None:
+        raise UserError(f"{folder}: another process is running this study; wait for it or end it")
     return lock
 
 

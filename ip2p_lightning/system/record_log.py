@@ -6,7 +6,6 @@ its place never used again. Lookups hold 16 bytes per record in memory, whatever
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ip2p_lightning.system.files import storage_errors
+from ip2p_lightning.system.locks import wait_for_lock
 
 KEY = 32  # bytes: a sha256
 _CHECK = 8
@@ -126,7 +126,7 @@ class RecordLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                wait_for_lock(file)
                 rows, torn = divmod(os.fstat(file).st_size, self.width)
                 if torn:  # a writer was killed here
                     os.ftruncate(file, rows * self.width)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, outcome, root
+from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, UserError, outcome, root
 
 DONE = 0
 
@@ -21,12 +22,22 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
     Raises:
         UserError and its kin: see ``errors``.
     """
+    from ip2p_lightning.training.distributed import environment, rendezvous
+
+    if not environment.leads():
+        return _follow(config, folder)
+    with rendezvous.leading(folder):
+        environment.check_launch(config["trainer"])
+        return _lead(config, folder, overrides)
+
+
+def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> int:
+    """Claim the run's folder, for all its ranks, and train."""
     from ip2p_lightning.config import build
     from ip2p_lightning.runs import data_fingerprint, resume
     from ip2p_lightning.runs import folder as run_folder
     from ip2p_lightning.system.file_digests import MEMO, Digests
     from ip2p_lightning.training import dry_run
-    from ip2p_lightning.training.distributed import environment, launch
 
     build.build_without_weights(config)
     data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
@@ -38,32 +49,29 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         print(f"{_summary(config, data)}\n{where}")
         print(estimate.told(config))
         return DONE
-    if environment.place() == "srun" and environment.rank() > 0:
-        return _follow(config, folder, data)
-    with launch.leading(folder):
-        run = run_folder.claim(folder)
-        checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"])
-        if resume.is_complete(run.path, config):
-            print(f"already complete: {run.path}")
-            return DONE
-        splits = ("train", "val") if config["val_every"] else ("train",)
-        bad = data_fingerprint.left_out(run, checkpoint is None)
-        memo = Path(config["cache_dir"]).expanduser() / MEMO if config["cache"] != "off" else None
-        data_fingerprint.adopt_data(
-            run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
-        )
-        _lead(config, run, data, checkpoint, folder, overrides)
+    run = run_folder.claim(folder)
+    checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"])
+    if resume.is_complete(run.path, config):
+        print(f"already complete: {run.path}")
+        return DONE
+    splits = ("train", "val") if config["val_every"] else ("train",)
+    bad = data_fingerprint.left_out(run, checkpoint is None)
+    memo = Path(config["cache_dir"]).expanduser() / MEMO if config["cache"] != "off" else None
+    data_fingerprint.adopt_data(
+        run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
+    )
+    _train(config, run, data, checkpoint, folder, overrides)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
     return DONE
 
 
-def _lead(
+def _train(
     config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path, overrides: Sequence[str]
 ) -> None:
     """Train as the process that holds the run's folder and writes its status."""
     from ip2p_lightning.runs import folder as run_folder
     from ip2p_lightning.training.cache_choice import settle
-    from ip2p_lightning.training.distributed import environment, launch, slurm_rendezvous
+    from ip2p_lightning.training.distributed import environment, launch, rendezvous
     from ip2p_lightning.training.fit import fit
     from ip2p_lightning.training.memory.micro_batches import settled
 
@@ -73,41 +81,58 @@ def _lead(
     try:
         settled(config, run.path, afresh=checkpoint is None)  # before there are ranks, which must agree
         processes = environment.size(config["trainer"])
-        settle(config, run.path, data, max(processes, environment.world()), afresh=checkpoint is None)
-        if environment.place() == "srun":
-            slurm_rendezvous.announce(folder, run.path, checkpoint)
-        if environment.place() == "single" and processes > 1:
-            step = launch.supervise(run.path, checkpoint, processes, request)
+        settle(config, run.path, data, processes, afresh=checkpoint is None)
+        start = rendezvous.start_of(run.path, checkpoint, config)
+        if processes > environment.world():
+            step = launch.supervise(start, processes, request)
         else:
+            if processes > 1:
+                rendezvous.announce(folder, start)
             step = fit(config, run.path, data, checkpoint, request)
     except BaseException as error:
         _record(run, error)
-        if environment.place() == "srun":
+        if environment.world() > 1:
             launch.tell_stacks(run.path)
         raise
     run.write_status("complete", step=step, exit_code=DONE, reason=None)
 
 
-def _follow(config: Mapping[str, Any], folder: Path, data: Any) -> int:
-    """Train as another rank of an ``srun``, in the folder that rank 0 claimed."""
-    from ip2p_lightning.training.distributed import slurm_rendezvous
+def _follow(config: Mapping[str, Any], folder: Path) -> int:
+    """Train as a rank of a run whose folder another process holds."""
+    from ip2p_lightning.config import build
+    from ip2p_lightning.config.train_config import TrainConfig
+    from ip2p_lightning.config.validate import check
+    from ip2p_lightning.runs.folder import note
+    from ip2p_lightning.training.distributed import environment, rendezvous
     from ip2p_lightning.training.fit import fit
 
     request = _stop_request()
-    path, checkpoint = slurm_rendezvous.await_start(folder, config["timeout"])
-    if path is None:
-        return int(checkpoint)
-    fit(config, path, data, checkpoint, request)
+    start = rendezvous.await_start(folder, config["timeout"])
+    if start["run"] is None:
+        return int(start["code"])
+    config, path = start["config"], Path(start["run"])
+    check(config, TrainConfig)
+    try:
+        data = build.build_data(config)
+        data.setup("fit")
+        step = fit(config, path, data, start["checkpoint"], request)
+    except BaseException as error:
+        known = root(error)
+        if isinstance(known, UserError) and not environment.supervised():  # perhaps only this rank knows
+            print(f"error: rank {environment.rank()}: {known}", file=sys.stderr)
+        raise
+    if environment.rank() == 0:
+        note(path, step=step)
     return DONE
 
 
 def _stop_request() -> Any:
-    """What this process is asked to do from now on; the tasks of an ``srun`` wait until they can agree on it."""
+    """What this process is asked to do from now on; ranks wait until they can agree on it."""
     from ip2p_lightning.system.signals import StopRequest
     from ip2p_lightning.training.distributed import environment
 
     request = StopRequest()
-    request.patient = environment.place() == "srun"
+    request.patient = environment.place() != "single"
     request.listen()
     return request
 

@@ -26,11 +26,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     validate = config["val_every"] > 0
     node["inference_mode"] = node.get("inference_mode", True) and node.get("strategy") != "fsdp2"  # it reuses tensors
     node["strategy"] = _strategy(node, config["timeout"])
-    if environment.place() == "srun":
-        from ip2p_lightning.training.distributed import slurm_environment, slurm_rendezvous
-
-        slurm_rendezvous.check_strategy(config["trainer"], environment.PARALLEL)
-        node["num_nodes"] = slurm_environment.nodes()
+    node |= environment.layout(node)
     callbacks = [*_callbacks(config, folder, data, checkpoints, request), last]
     return _constructed(
         node,

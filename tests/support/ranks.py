@@ -1,7 +1,10 @@
-"""Two ranks on this machine: a group that torchrun starts, or processes that think they are the tasks of an srun."""
+"""Two ranks on this machine: the command's own group, torchrun's, or processes that think they are an srun's."""
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -22,8 +25,17 @@ _jobs = itertools.count(1)
 
 
 def train(folder: Path, *more: str, words=WORDS) -> tuple[int, str]:
-    """Exit code and output of a group of two that torchrun starts: 20 s, most of them imports."""
+    """Exit code and output of a group of two that the command starts itself: 20 s, most of them imports."""
     return run([*words, *more, f"hydra.run.dir={folder}"], folder.parent / "log", LIMIT)
+
+
+def torchrun(folder: Path, *more: str, options=("--standalone", "--nproc-per-node=2")) -> subprocess.Popen:
+    """The same run, launched by torchrun, which says how many ranks there are."""
+    words = [word for word in WORDS if not word.startswith("trainer.devices")]
+    line = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "ip2p_lightning.cli.train", *words, *more]
+    settings = os.environ | {"IP2P_FAULTS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*line, f"hydra.run.dir={folder}"], env=settings, **pipes)
 
 
 def task(rank: int, job: str, size: int = 2) -> dict[str, str]:
@@ -45,14 +57,9 @@ def ended(processes: list[Process]) -> tuple[list[int], str]:
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Every living process whose command line names `folder`: torchrun, workers."""
-    found = psutil.process_iter(["cmdline", "status"])
-    return [p for p in found if str(folder) in (p.info["cmdline"] or []) and p.info["status"] != psutil.STATUS_ZOMBIE]
-
-
-def workers_of(folder: Path) -> list[psutil.Process]:
-    """Those of them that train."""
-    return [process for process in processes_of(folder) if "torch.distributed.run" not in process.info["cmdline"]]
+    """Every living process whose command line names `folder`: the ranks of a group."""
+    found = [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE]
+    return [p for p in found if any(str(folder) in word for word in p.info["cmdline"] or [])]
 
 
 def validations(folder: Path) -> tuple[dict[str, float], dict[str, float], int]:

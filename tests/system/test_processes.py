@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from ip2p_lightning.system.processes import die_with_parent
+from ip2p_lightning.training.distributed.environment import LEADER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
 
@@ -44,6 +45,7 @@ def test_a_child_whose_ancestor_is_gone_already_ends_at_once(ended):
 
 
 def test_a_rank_whose_supervisor_was_killed_while_it_imported_ends_before_it_trains(ended, tmp_path):
-    words = [sys.executable, "-m", "ip2p_lightning.training.worker", str(tmp_path), "", str(ended)]
-    assert subprocess.run(words, timeout=120).returncode == -signal.SIGKILL
+    words = [sys.executable, "-m", "ip2p_lightning.cli.train", f"hydra.run.dir={tmp_path}/run"]
+    rank = os.environ | {"TORCHELASTIC_RUN_ID": "1", LEADER: str(ended), "RANK": "1"}
+    assert subprocess.run(words, env=rank, timeout=120).returncode == -signal.SIGKILL
     assert not list(tmp_path.iterdir())

@@ -75,12 +75,6 @@ _VALUES: Rules = (
         lambda c: f"{typed('trainer.precision')(c)}: nothing here needs 64 bits; use 32-true",
     ),
     (
-        lambda c: on_cpu(c) and get(c, "trainer.devices") == "auto" and get(c, "trainer.strategy", "auto") != "auto",
-        lambda c: (
-            f"{typed('trainer.devices', 'trainer.strategy')(c)}: on a CPU say how many processes, trainer.devices=2"
-        ),
-    ),
-    (
         lambda c: sharded(c) and bool(get(c, "model.channels_last")),
         lambda c: (
             f"{typed('trainer.strategy', 'model.channels_last')(c)}: sharded weights have the plain layout; "

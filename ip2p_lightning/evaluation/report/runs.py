@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +13,7 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.evaluation import scores_file
 from ip2p_lightning.runs.folder import CONFIG, LOCK, STATUS, read_config, read_status
 from ip2p_lightning.runs.metrics_log import read_metrics
+from ip2p_lightning.system.locks import is_held
 
 LOG = "log.txt"  # where a launcher keeps what a job printed
 
@@ -103,7 +103,7 @@ def _read(folder: Path, name: str) -> RunSummary:
     if not (folder / CONFIG).is_file():
         return RunSummary(name, "not started", _last_error(folder / LOG))
     state = str(status.get("state", "not started"))
-    if state == "running" and not _held(folder):
+    if state == "running" and not is_held(folder / LOCK):
         state, status = "killed", status | {"reason": _last_error(folder / LOG) or "ended without a word"}
     config, lines = read_config(folder), _metrics(folder)
     table = scores_file.read(folder / "scores.csv")
@@ -112,18 +112,6 @@ def _read(folder: Path, name: str) -> RunSummary:
     memory = max((line["train/peak_memory_mb"] for line in lines if "train/peak_memory_mb" in line), default=None)
     reason = "" if state == "complete" else str(status.get("reason") or "")
     return RunSummary(name, state, reason, config, status, found, images, seconds, memory)
-
-
-def _held(folder: Path) -> bool:
-    """Whether a live process holds the run."""
-    if not (folder / LOCK).exists():
-        return False
-    with (folder / LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
 
 
 def _last_error(log: Path) -> str:

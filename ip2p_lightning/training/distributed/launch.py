@@ -1,7 +1,8 @@
-"""The processes of one run: one, a group that torchrun starts on this machine, or the tasks of an ``srun``.
+"""A run of several processes on this machine: this one holds the run's folder and starts the ranks.
 
-Nothing here re-runs the command line in its children: a worker reads the run's folder. (Lightning's own launcher
-repeats the whole command in each child, which under a sweep repeats the sweep: Lightning #11300.)
+Each rank is the same command in the environment that torchrun would give it, so that ``trainer.devices=2`` and
+``torchrun --nproc-per-node=2`` are the same run. (Lightning's own launcher also repeats the command, but claims its
+folder anew, and under a sweep repeats the sweep: Lightning #11300. A sweep's jobs are commands that are no sweep.)
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome
+from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome, root
+from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.files import write_json
-from ip2p_lightning.system.processes import die_with_parent
+from ip2p_lightning.system.processes import SUPERVISOR
 from ip2p_lightning.system.signals import ANOTHER, StopRequest
-from ip2p_lightning.training.distributed.environment import place, rank
+from ip2p_lightning.training.distributed import rendezvous
+from ip2p_lightning.training.distributed.environment import LEADER, leads
 
-OUTCOME = "outcome-rank{rank}.json"
 STACKS = "stacks-rank{rank}.txt"  # where a rank stood when it had not moved for `timeout` seconds
-PASSED_ON = signal.SIGUSR1  # what a worker is told, whatever the run was
+PASSED_ON = signal.SIGTERM  # what a rank is told, whatever the run was
+REASON = "TORCHELASTIC_ERROR_FILE"  # where a rank leaves why it failed; torchrun reads the same file
 
 
 class RankError(UserError):
@@ -37,26 +40,44 @@ class RankError(UserError):
         self.code = code
 
 
-@contextmanager
-def leading(folder: Path) -> Iterator[None]:
-    """The other ranks of an ``srun`` leave with rank 0 where it ends before it could announce the run."""
-    if place() != "srun":
-        yield
-        return
-    from ip2p_lightning.training.distributed import slurm_rendezvous
+@dataclass
+class Rank:
+    """A rank as the process sees it that started it."""
 
-    code = 0
-    try:
-        yield
-    except BaseException as error:
-        code = getattr(error, "code", 1)
-        raise
-    finally:
-        slurm_rendezvous.conclude(folder, code if isinstance(code, int) else 1)
+    number: int
+    process: subprocess.Popen[bytes]
+    reason_file: Path  # appears when it fails
+    ended: float = 0.0  # when it was seen to have ended, in seconds since the epoch
+    stopped: bool = False  # it did not end after another rank had failed, and was killed for that
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        code = self.process.poll()
+        if code is not None and not self.ended:
+            self.ended = time.time()
+        return code
+
+    @property
+    def failed_at(self) -> float:
+        """When: which rank was first shows which was the cause."""
+        return self.reason_file.stat().st_mtime if self.reason_file.exists() else self.ended
+
+    @property
+    def reason(self) -> str:
+        """Why, in a line."""
+        if self.reason_file.exists():
+            return str(json.loads(self.reason_file.read_text())["message"])
+        return f"ended with exit code {self.code}"
 
 
-def supervise(folder: Path, checkpoint: str | None, processes: int, request: StopRequest) -> int:
-    """Start a group on this machine, pass a stop request on to it, wait for it.
+def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) -> int:
+    """Start the ranks of a run, pass a stop request on to them, wait for them.
+
+    Args:
+        start: what `rendezvous.start_of` says to them.
+        processes: how many.
+        request: what this process's signal handlers write to.
 
     Returns:
         The last optimizer step.
@@ -66,86 +87,79 @@ def supervise(folder: Path, checkpoint: str | None, processes: int, request: Sto
         PrunedError: its study stopped it.
         RankError: the first rank's failure.
     """
-    for old in (*folder.glob(OUTCOME.format(rank="*")), *folder.glob(STACKS.format(rank="*"))):
+    folder = Path(start["run"])
+    for old in folder.glob(STACKS.format(rank="*")):
         old.unlink()
     request.patient = True  # the ranks are told, and this process waits for them
-    # --standalone: a free port on this machine, so that groups side by side never clash
-    words = [
-        "-m",
-        "ip2p_lightning.training.distributed.torchrun",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        "--max-restarts=0",
-    ]
-    command = [
-        sys.executable,
-        *words,
-        "-m",
-        "ip2p_lightning.training.worker",
-        str(folder),
-        checkpoint or "",
-        str(os.getpid()),
-    ]
-    safe = os.environ | {"PYTHONSAFEPATH": "1"}  # no imports from the current folder; -P would not reach the workers
-    before = partial(_before_torchrun, os.getpid())
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=before, env=safe)
-    while process.poll() is None:
-        if request.received:
-            _tell_workers(process.pid)  # again and again: a worker that still starts up does not listen yet
-        time.sleep(0.2)
-    return _judge(folder, process.returncode, processes, request.received)
-
-
-def _before_torchrun(supervisor: int) -> None:
-    die_with_parent(ancestor=supervisor)
-    signal.signal(PASSED_ON, signal.SIG_IGN)  # workers inherit that: one that still imports is not killed by it
-
-
-def _tell_workers(torchrun: int) -> None:
-    """Signal every worker: torchrun would kill them 30 s after a SIGTERM, in the middle of a large save perhaps."""
-    for child in _children(torchrun):
+    store = rendezvous.host(start)
+    with TemporaryDirectory(prefix="ip2p-ranks-") as reasons:
+        ranks: list[Rank] = []
         try:
-            os.kill(child, PASSED_ON)
-        except ProcessLookupError:
-            continue
+            for number in range(processes):
+                ranks.append(_start(number, processes, store.port, Path(reasons) / f"{number}.json"))
+            _wait(ranks, request)
+        finally:
+            for rank in ranks:
+                rank.process.kill()
+                rank.process.wait()
+        return _judge(ranks, folder, request.received)
 
 
-def _children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(word) for word in task.read_text().split()]
-    return found
+def _start(number: int, processes: int, port: int, reason_file: Path) -> Rank:
+    ours = {"RANK": number, "LOCAL_RANK": number, "GROUP_RANK": 0, "WORLD_SIZE": processes, LEADER: os.getpid()}
+    ours |= {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, REASON: reason_file}
+    ours |= {"TORCHELASTIC_RUN_ID": os.getpid(), "TORCHELASTIC_USE_AGENT_STORE": True}
+    ours |= {"PYTHONSAFEPATH": 1}  # no imports from the current folder, also not in a loader's workers
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, **{name: str(value) for name, value in ours.items()}}
+    environment.pop(SUPERVISOR, None)  # a sweep's controller is this process's, not the rank's
+    command = [sys.executable, "-m", "ip2p_lightning.cli.train", *sys.argv[1:]]
+    # a session of its own: Ctrl-C comes to this process, which passes it on
+    return Rank(number, subprocess.Popen(command, start_new_session=True, env=environment), reason_file)
 
 
-def _judge(folder: Path, returncode: int, processes: int, told: signal.Signals | None) -> int:
+def _wait(ranks: Sequence[Rank], request: StopRequest) -> None:
+    """Until all have ended, or some have not although another failed a while ago."""
+    patience = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))  # torchrun's
+    told = False
+    while running := [rank for rank in ranks if rank.code is None]:
+        if request.received and not told:
+            told = True
+            for rank in running:
+                rank.process.send_signal(PASSED_ON)
+        failed = [rank.ended for rank in ranks if rank.code]
+        if failed and time.time() > min(failed) + patience:
+            for rank in running:
+                rank.stopped = True
+            return
+        time.sleep(0.1)
+
+
+def _judge(ranks: Sequence[Rank], folder: Path, told: signal.Signals | None) -> int:
     """The last step, or what `supervise` raises; `told` is the signal that was passed on."""
-    outcomes = []
-    for path in folder.glob(OUTCOME.format(rank="*")):
-        outcomes.append(json.loads(path.read_text()))
-    failed = sorted((o for o in outcomes if o["code"] != 0), key=lambda o: o["time"])
-    if failed and told and failed[0]["code"] == PreemptedError.code:  # whoever fails after it lost its partner
-        raise PreemptedError(_worded(failed[0], told.name))
-    for stopped in (PreemptedError, PrunedError):
-        if failed and all(o["code"] == stopped.code for o in failed):
-            raise stopped(_worded(failed[0]))
-    real = [o for o in failed if o["code"] != PreemptedError.code]
-    lost = sorted(set(range(processes)) - {o["rank"] for o in outcomes})  # killed: by a user, for memory, by torchrun
-    silent = f"rank {', '.join(map(str, lost))} was killed; " if lost else ""
-    stood = tell_stacks(folder)
-    silent += f"{STACKS.format(rank='*')} say where rank {', '.join(map(str, stood))} stood; " if stood else ""
-    if real:
-        raise RankError(f"{silent}rank {real[0]['rank']}: {real[0]['reason']}", real[0]["code"])
-    if returncode != 0 or not outcomes:
-        raise RankError(f"{silent}torchrun ended with exit code {returncode}", 1)
-    return int(outcomes[0]["step"])
+    failed = sorted((rank for rank in ranks if rank.code), key=lambda rank: rank.failed_at)
+    if not failed:
+        return int(read_status(folder)["step"])
+    codes, first = {rank.code for rank in failed}, failed[0]
+    if codes == {PreemptedError.code} or (told and first.code in (PreemptedError.code, -PASSED_ON)):
+        raise PreemptedError(_stop_reason(first, told))  # whoever fails after it lost its partner
+    if codes == {PrunedError.code}:
+        raise PrunedError(first.reason.partition(": ")[2])
+    worded = [rank for rank in failed if (rank.code or 0) > 0 and rank.code != PreemptedError.code]
+    killed = [rank for rank in failed if (rank.code or 0) < 0 and not rank.stopped]  # by a user, or for memory
+    parts = [f"rank {rank.number} was killed by signal {-(rank.code or 0)}" for rank in killed]
+    parts += [f"rank {rank.number} did not answer" for rank in failed if rank.stopped]
+    if stood := tell_stacks(folder):
+        parts.append(f"{STACKS.format(rank='*')} say where rank {', '.join(map(str, stood))} stood")
+    parts += [f"rank {rank.number}: {rank.reason}" for rank in worded[:1]]
+    raise RankError("; ".join(parts), int(worded[0].code or 1) if worded else 1)
 
 
-def _worded(outcome: Mapping[str, Any], told: str | None = None) -> str:
+def _stop_reason(rank: Rank, told: signal.Signals | None) -> str:
     """A rank's reason for stopping, with the signal that the run was `told` in place of the one it was passed on as."""
-    reason = outcome["reason"].partition(": ")[2]
-    for passed in (PASSED_ON.name, ANOTHER) if told else ():
-        reason = reason.replace(passed, told, 1)
-    return reason
+    if not rank.reason_file.exists():
+        return f"{told.name if told else ANOTHER} before the first step; the same command continues"
+    reason = rank.reason.partition(": ")[2]
+    return reason.replace(PASSED_ON.name, told.name, 1).replace(ANOTHER, told.name, 1) if told else reason
 
 
 def tell_stacks(folder: Path) -> list[int]:
@@ -160,8 +174,14 @@ def tell_stacks(folder: Path) -> list[int]:
     return sorted(ranks)
 
 
-def report(folder: Path, step: int, error: BaseException | None = None) -> None:
-    """Leave this rank's outcome for `supervise`."""
-    code, reason = outcome(error) if error is not None else (0, "")
-    content = {"rank": rank(), "step": step, "code": code, "reason": reason}
-    write_json(folder / OUTCOME.format(rank=rank()), content | {"time": time.time()})
+def as_rank(action: Callable[[], int]) -> int:
+    """Do `action`, and leave for the launcher why it failed; a refusal is worded once, by whoever leads."""
+    try:
+        return action()
+    except BaseException as error:
+        if place := os.environ.get(REASON):
+            write_json(Path(place), {"message": outcome(error)[1], "timestamp": int(time.time())})
+        known = root(error)
+        if not leads() and isinstance(known, UserError):
+            return known.code
+        raise

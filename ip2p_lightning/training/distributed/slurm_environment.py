@@ -6,21 +6,7 @@ import os
 
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 
-from ip2p_lightning.errors import UserError
-
-
-def _number(*names: str, default: int = 0) -> int:
-    return next((int(os.environ[n]) for n in names if os.environ.get(n, "").isdigit()), default)
-
-
-def tasks() -> int:
-    """Tasks of this job step."""
-    return _number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", default=1)
-
-
-def nodes() -> int:
-    """Nodes of this job step."""
-    return _number("SLURM_STEP_NUM_NODES", "SLURM_NNODES", default=1)
+from ip2p_lightning.training.distributed.environment import rank, world
 
 
 class Tasks(ClusterEnvironment):
@@ -42,30 +28,22 @@ class Tasks(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        return tasks() > 1
+        return world() > 1
 
     def world_size(self) -> int:
-        return tasks()
+        return world()
 
     def global_rank(self) -> int:
-        return _number("SLURM_PROCID")
+        return rank()
 
     def local_rank(self) -> int:
-        return _number("SLURM_LOCALID")
+        return int(os.environ.get("SLURM_LOCALID", "0"))
 
     def node_rank(self) -> int:
-        return _number("SLURM_NODEID")
+        return int(os.environ.get("SLURM_NODEID", "0"))
 
     def set_world_size(self, size: int) -> None:
         """SLURM has set it."""
 
     def set_global_rank(self, rank: int) -> None:
         """SLURM has set it."""
-
-    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Raises UserError: the trainer's devices and SLURM's tasks do not agree."""
-        if num_devices * num_nodes != tasks():
-            raise UserError(
-                f"srun started {tasks()} tasks on {num_nodes} nodes, but trainer.devices={num_devices} a node; "
-                f"use trainer.devices={tasks() // max(1, num_nodes)}, or --ntasks-per-node={num_devices}"
-            )

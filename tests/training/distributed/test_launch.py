@@ -14,7 +14,8 @@ from ip2p_lightning.config import build
 from ip2p_lightning.runs.folder import read_status
 from tests.support.models import config_of, module_of
 from tests.support.processes import Process, digest, run
-from tests.support.ranks import LIMIT, WORDS, ended, step, train, validations, workers_of
+from tests.support.ranks import LIMIT, WORDS, ended, processes_of, step, torchrun, train, validations
+from tests.support.sweeping import await_that
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_two_ranks_train_one_model(whole):
     assert read_status(whole)["state"] == "complete" and read_status(whole)["step"] == 4
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert Counter(line["step"] for line in lines if "train/loss" in line) == {1: 1, 2: 1, 3: 1, 4: 1}
-    assert (whole / "samples/step-000004.png").exists() and not workers_of(whole)
+    assert (whole / "samples/step-000004.png").exists() and not processes_of(whole)
 
 
 def test_validation_over_uneven_shards_is_that_of_one_process(whole):
@@ -45,18 +46,64 @@ def test_a_killed_rank_and_a_stop_are_resumed_exactly(whole, tmp_path):
     code, said = train(folder, "fault=kill@step=3,rank=1")
     status = read_status(folder)
     assert code == 1 and status["state"] == "failed" and "killed" in status["reason"], said
-    assert not workers_of(folder) and time.perf_counter() - started < 120
+    assert not processes_of(folder) and time.perf_counter() - started < 120
 
     process = Process([*WORDS, "timeout=60", f"hydra.run.dir={folder}"], tmp_path / "log")
-    assert process.until(lambda: len(workers_of(folder)) >= 2, LIMIT)
+    assert process.until(lambda: len(processes_of(folder)) >= 2, LIMIT)
     process.send(signal.SIGTERM)
     code = process.wait(LIMIT)
     assert code == 143 and read_status(folder)["state"] == "preempted", process.said()
-    assert not workers_of(folder)
+    assert not processes_of(folder)
 
-    codes, said = ended(step(folder))  # the same ranks, without torchrun
-    assert codes == [0, 0], said
-    assert digest(folder) == digest(whole)
+    said, _ = (process := torchrun(folder)).communicate(timeout=LIMIT)  # the same run through the other launch
+    assert process.returncode == 0, said
+    assert digest(folder) == digest(whole) and [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
+
+
+def test_what_torchrun_began_the_command_finishes_exactly(whole, tmp_path):
+    folder = tmp_path / "run"
+    said, _ = (process := torchrun(folder, "fault=kill@step=3,rank=1")).communicate(timeout=LIMIT)
+    assert process.returncode == 1 and read_status(folder)["state"] == "failed", said
+    code, said = train(folder)
+    assert code == 0 and digest(folder) == digest(whole), said
+
+
+@pytest.fixture
+def started_by_torchrun():
+    """What torchrun tells two ranks, whose store is in this process."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"TORCHELASTIC_RUN_ID": "1", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1"}
+    group |= {"MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    yield [group | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    del store
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["trainer.strategy=auto"],
+            "torchrun started 2 processes, but trainer.strategy=auto is one process; use trainer=ddp",
+        ),
+        (["trainer.devices=3"], "but trainer.devices=3; use trainer.devices=auto"),
+        (["task=nosuch"], "nosuch"),
+    ],
+)
+def test_what_does_not_fit_the_launcher_is_one_line(tmp_path, started_by_torchrun, words, told):
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "model=tiny", *words]
+    line = [*words, f"hydra.run.dir={tmp_path}/run"]
+    ranks = [Process(line, tmp_path / "log", place) for place in started_by_torchrun]
+    assert [rank.wait(LIMIT) for rank in ranks] == [2, 2]
+    assert [told in line for line in ranks[0].said().splitlines()] == [True]
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_end_with_the_process_that_started_them(tmp_path):
+    process = Process([*WORDS, f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
+    assert process.until(lambda: len(processes_of(tmp_path)) == 2, LIMIT)
+    process.send(signal.SIGKILL)
+    process.wait(LIMIT)
+    await_that(lambda: not processes_of(tmp_path))
 
 
 def test_gradients_are_summed_over_the_ranks_once_a_step(tmp_path):
@@ -100,7 +147,7 @@ def test_a_rank_that_hangs_ends_the_run(tmp_path):
     grace = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3"}  # torchrun waits 30 s for a rank that does not react
     code, said = run([*words, f"hydra.run.dir={folder}"], tmp_path / "log", LIMIT, **grace)
     assert code != 0 and read_status(folder)["state"] == "failed", said
-    assert not workers_of(folder)
+    assert not processes_of(folder)
     waiting, _, hanging = said.partition("where rank 0 stood")[2].partition("where rank 1 stood")
     assert "in training_step" in waiting and "in _hang" in hanging, said
 

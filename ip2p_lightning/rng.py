@@ -22,3 +22,17 @@ def numpy_rng(*key: int | str) -> np.random.Generator:
 def torch_rng(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator on `device` that depends on `key` alone."""
     return torch.Generator(device=device).manual_seed(seed_of(*key))
+
+
+def place(micro_step: int, rank: int, world: int, batch: int) -> int:
+    """Number of a micro-batch's first example in the run: over all steps and ranks, whatever a step is divided into.
+
+    Optimizer step s of a global batch of G = batch x accumulation x world has the examples s G to (s + 1) G - 1. Which
+    pair an example is, and all that is drawn for it, are functions of the seed and its number.
+
+    Args:
+        micro_step: micro-batches that the rank has done before, from the run's beginning.
+        rank, world: of the process, and how many there are.
+        batch: examples of a micro-batch.
+    """
+    return (micro_step * world + rank) * batch

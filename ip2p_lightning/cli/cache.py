@@ -55,11 +55,13 @@ def _config(words: list[str]) -> dict[str, Any]:
 
 def _unread(config: Mapping[str, Any], run: Path | None) -> str:
     """Why the run will not read what is stored for it, "" where it will."""
-    from ip2p_lightning.training.cache_choice import noted
+    from ip2p_lightning.runs.folder import read_status
 
     if config["cache"] == "off":
         return "the run has cache=off and will not read it; cache=disk does"
-    reason = (noted(run) or {}).get("reason") if run is not None and config["cache"] == "auto" else None
+    reason = (
+        (read_status(run).get("cache") or {}).get("reason") if run is not None and config["cache"] == "auto" else None
+    )
     if reason:
         return f"the run began without ({reason}) and will not read it; cache=disk 'resume_allow=[cache]' does"
     return ""

@@ -14,7 +14,7 @@ from ip2p_lightning.cli.parser import Parser, at_least, run
 from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
 from ip2p_lightning.system.files import write_json
-from ip2p_lightning.system.processes import SUPERVISOR, heed_supervisor
+from ip2p_lightning.system.processes import SUPERVISOR, stop_with_supervisor
 
 _PAGE = """usage: ip2p-data COMMAND ...
 
@@ -85,7 +85,7 @@ def _composed(words: list[str]) -> int:
         from ip2p_lightning.sweeps import local_launcher, plugins
 
         plugins.register()
-    heed_supervisor()
+    stop_with_supervisor()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through: `explain` words them
     typed, codes = sys.argv, []
     sys.argv = ["ip2p-data build", *words]

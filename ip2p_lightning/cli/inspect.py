@@ -12,7 +12,7 @@ from typing import Any
 from ip2p_lightning.cli.parser import Parser, run
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.runs import checkpoint
-from ip2p_lightning.runs.checkpoint import sidecar
+from ip2p_lightning.runs.checkpoint import checksum_file
 from ip2p_lightning.system.checksums import SUMS, damaged_files
 
 EXAMPLES = """
@@ -109,7 +109,7 @@ def verified(path: Path) -> Iterator[Verdict]:
     """
     from ip2p_lightning.data.latent_cache import store as caches
 
-    if path.is_file() and (path.suffix == ".ckpt" or sidecar(path).exists()):
+    if path.is_file() and (path.suffix == ".ckpt" or checksum_file(path).exists()):
         return iter([(path, checkpoint.damage(path))])
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")

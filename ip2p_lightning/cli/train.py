@@ -10,9 +10,9 @@ from typing import Any
 from ip2p_lightning.config.hydra_errors import explain
 from ip2p_lightning.errors import exit_code
 from ip2p_lightning.system.files import remove_empty
-from ip2p_lightning.system.imports import uncollected
-from ip2p_lightning.system.processes import heed_supervisor
-from ip2p_lightning.system.signals import leave_when_asked
+from ip2p_lightning.system.imports import gc_paused
+from ip2p_lightning.system.processes import stop_with_supervisor
+from ip2p_lightning.system.signals import exit_on_signal
 from ip2p_lightning.training.distributed import environment, launch
 from ip2p_lightning.training.train import DONE, train
 
@@ -22,7 +22,7 @@ def main() -> None:
 
     What takes time to import comes after this line: until then a signal is Python's, and Ctrl-C a traceback.
     """
-    leave_when_asked()
+    exit_on_signal()
     code = exit_code(lambda: launch.as_rank(_main))
     if code and environment.place() != "single":
         sys.stdout.flush()
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _main() -> int:
-    with uncollected():
+    with gc_paused():
         import hydra
 
         from ip2p_lightning.cli.parser import one_line_warnings
@@ -40,7 +40,7 @@ def _main() -> int:
         from ip2p_lightning.sweeps import local_launcher, plugins
 
     one_line_warnings()
-    heed_supervisor()
+    stop_with_supervisor()
     environment.end_with_launcher()
     plugins.register()
     guard_hydra()
@@ -81,7 +81,7 @@ def _job(composed: Any) -> int:
 
 def _checked(composed: Any) -> dict[str, Any]:
     """The config, checked; imports the classes that it names."""
-    with uncollected():
+    with gc_paused():
         from ip2p_lightning.config.build import checked
 
         return checked(composed)

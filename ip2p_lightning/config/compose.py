@@ -19,7 +19,7 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def run_name(overrides: str, limit: int = 120) -> str:
-    """The last part of a run's folder: its overrides, made safe for a file name, the tail hashed where it is long."""
+    """The last part of a run's folder: its overrides as a file name, at most `limit` long by a hash of the rest."""
     name = "".join("_" if c in "/\\ '\"{}[]()$&;|<>*?!" else c for c in overrides) or "default"
     if len(name) <= limit:
         return name

@@ -1,6 +1,6 @@
-"""What a config may not make Hydra itself do: a config file of somebody else can hold a ``hydra`` node.
+"""Refuses code in the ``hydra`` node of a config that somebody else wrote.
 
-Hydra builds what stands there before a program sees its config: callbacks, logging's factories, launchers' arguments.
+Hydra instantiates that node (callbacks, logging factories, launcher arguments) before a program sees its config.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OURS = ("hydra_plugins.ip2p_lightning.", "hydra._internal.core_plugins.")
 
 
 def guard_hydra() -> None:
-    """Refuse, as soon as it is composed, a config whose ``hydra`` node names code or sets the environment."""
+    """Check the ``hydra`` node of every config that Hydra composes."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     compose = ConfigLoaderImpl.load_configuration
@@ -34,16 +34,16 @@ def guard_hydra() -> None:
 
 
 def refuse_code(config: Any) -> None:
-    """Raise SecurityError for what Hydra would run or set by the word of a config."""
+    """Raise SecurityError where the ``hydra`` node names code or sets the environment."""
     from omegaconf import OmegaConf
 
     hydra = config.hydra
     for path, value in walk({"hydra": OmegaConf.to_container(hydra, resolve=False)}):
         if path.endswith("._target_") and not (path in _BUILT and str(value).startswith(_OURS)):
-            raise SecurityError(f"{path}={value} would run code; a config may not: take it out")
+            raise SecurityError(f"{path}={value} would run code, which a config may not; remove it")
     for name in ("job_logging", "hydra_logging"):  # its handlers and filters may be any function
         if set(hydra[name]) - _NO_LOGGING or hydra[name].root:
-            raise SecurityError(f"hydra.{name} could run code; a config may not: keep hydra/{name}=none")
+            raise SecurityError(f"hydra.{name} could run code, which a config may not; keep hydra/{name}=none")
     for name, value in hydra.job.env_set.items():
         if os.environ.get(name) != value:
             raise SecurityError(f"hydra.job.env_set.{name}={value} sets the environment; set it in the shell instead")

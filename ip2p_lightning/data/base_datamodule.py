@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningDataModule
 
 from ip2p_lightning.data.bad_pairs import BadPairs
-from ip2p_lightning.data.batch_sampler import EvalBatches, Key, Merged, TrainBatches, TrainPlan
+from ip2p_lightning.data.batch_sampler import EvalBatches, Key, TrainBatches, TrainPlan
 from ip2p_lightning.data.dataloader import Batches, Loader
 from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.example import EditExample
@@ -27,7 +27,6 @@ class TasksDataModule(LightningDataModule):
 
     val_examples: pairs per task that `val_dataloader` shows; None: all of them.
     cache: makes the training batches in place of `Batches` (see ``caching.train``); None: nothing is cached.
-    merge: micro-batches that a training batch holds, where the loader leaves that open.
     bad: where training pairs that cannot be read are kept; None: the first of them is an error.
     changed: files that `contents` found with another content than it remembered (see ``digests.News``).
     """
@@ -37,7 +36,6 @@ class TasksDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer validation images than ranks
         self.loader, self.seed = loader, seed
         self.val_examples: int | None = None
-        self.merge = 1 if loader.merge == "auto" else loader.merge
         self.cache: Any = None
         self.bad: BadPairs | None = None
         self.changed: frozenset[bytes] = frozenset()
@@ -85,12 +83,9 @@ class TasksDataModule(LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Training batches of this rank, beginning where the trainer stands (at the start without a trainer)."""
         data, (rank, world) = self.datasets("train"), self._place()
-        size = self.loader.epoch_size or max(len(data), world * self.loader.batch_size)
-        plan = TrainPlan(data.sizes, self.weights, size, self.seed)
-        merge, total = self.merge, self._total()
-        done, whole = (lambda: self._done() * merge), None if total is None else total * merge
-        keys = TrainBatches(plan, self.loader.batch_size, rank, world, done, whole)
-        batches = (self.cache or Batches)(data, Merged(keys, merge) if merge > 1 else keys, self.loader)
+        plan = TrainPlan(data.sizes, self.weights, self.loader.epoch_size or len(data), self.seed)
+        keys = TrainBatches(plan, self.loader.batch_size, rank, world, self._done, self._total())
+        batches = (self.cache or Batches)(data, keys, self.loader)
         batches.examples.bad = self.bad
         return self._watched(batches)
 

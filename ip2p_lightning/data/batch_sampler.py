@@ -1,7 +1,7 @@
 """The order of an epoch as a pure function of (seed, epoch): nothing to save, nothing to restore.
 
-After a restart the position alone (micro-batches already done, which every Lightning checkpoint holds) says where to go
-on; ranks cut their own part from one global order.
+After a restart the position alone (optimizer steps already taken, which every checkpoint holds) says where to go on;
+micro-batches and ranks cut their own part from one global order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from ip2p_lightning.errors import UserError, suggest
-from ip2p_lightning.rng import numpy_rng
+from ip2p_lightning.rng import numpy_rng, place
 
 
 class Key(NamedTuple):
@@ -111,8 +111,9 @@ class TrainPlan:
 class TrainBatches(Sampler[list[Key]]):
     """Batches of keys for one rank, beginning where the run stands.
 
-    The global order is cut into blocks of ``world * batch_size``; a rank takes its slice of each block, so the block is
-    the same whatever the number of ranks it is cut for. The incomplete block at the end of an epoch is left out.
+    A run is one endless sequence of examples, epoch after epoch (see `rng.place`), so that nothing depends on how a
+    step is divided into micro-batches and ranks. A batch may hold the end of an epoch and the beginning of the next:
+    no example is left out, and none of a step is missing.
 
     Args:
         plan: the global order.
@@ -120,11 +121,7 @@ class TrainBatches(Sampler[list[Key]]):
         rank: number of this process.
         world: number of processes.
         start: micro-batches this rank has already done in the whole run; asked at every ``iter()``.
-        total: micro-batches of the whole run, over as many epochs as it takes, so that a window of accumulated
-            gradients never ends early at an epoch's border; None stops at the end of the epoch.
-
-    Raises:
-        UserError: the epoch is smaller than one block.
+        total: micro-batches of the whole run; None: as many as an epoch fills, at least one.
     """
 
     def __init__(
@@ -138,12 +135,8 @@ class TrainBatches(Sampler[list[Key]]):
     ) -> None:
         self.plan, self.batch_size, self.rank, self.world, self.start = plan, batch_size, rank, world, start
         self.total = total
-        self.per_epoch = len(plan) // (batch_size * world)
-        if not self.per_epoch:
-            raise UserError(
-                f"an epoch of {len(plan)} examples has no complete batch ({world} x {batch_size}); "
-                "raise loader.epoch_size or lower loader.batch_size"
-            )
+        self.per_epoch = max(1, len(plan) // (batch_size * world))
+        self._epoch, self._order = -1, list[tuple[str, int, int]]()
 
     def __len__(self) -> int:
         """Batches in the whole run, or in a whole epoch, wherever the run stands in it."""
@@ -152,34 +145,18 @@ class TrainBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         done = self.start()  # asked now, not at the first next(): the loader prefetches
         end = (done // self.per_epoch + 1) * self.per_epoch if self.total is None else self.total
-        return self._from(done, end)
+        return map(self._batch, range(done, end))
 
-    def _from(self, done: int, end: int) -> Iterator[list[Key]]:
-        while done < end:
-            epoch, first = divmod(done, self.per_epoch)
-            last = min(self.per_epoch, first + end - done)
-            yield from self._blocks(epoch, first, last)
-            done += last - first
+    def _batch(self, micro_step: int) -> list[Key]:
+        first = place(micro_step, self.rank, self.world, self.batch_size)
+        return [self._key(number) for number in range(first, first + self.batch_size)]
 
-    def _blocks(self, epoch: int, first: int, last: int) -> Iterator[list[Key]]:
-        order = self.plan.order(epoch)
-        for block in range(first, last):
-            place = (block * self.world + self.rank) * self.batch_size
-            yield [Key(task, epoch, i, d) for task, i, d in order[place : place + self.batch_size]]
-
-
-class Merged(Sampler[list[Key]]):
-    """Every `count` batches as one, in the same order; a rest at the end is left out."""
-
-    def __init__(self, batches: TrainBatches, count: int) -> None:
-        self.batches, self.count = batches, count
-
-    def __len__(self) -> int:
-        return len(self.batches) // self.count
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        parts = iter(self.batches)  # now: it asks where the run stands
-        return ([key for part in group for key in part] for group in zip(*[parts] * self.count, strict=False))
+    def _key(self, number: int) -> Key:
+        epoch, at = divmod(number, len(self.plan))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self.plan.order(epoch)
+        task, index, draw = self._order[at]
+        return Key(task, epoch, index, draw)
 
 
 class EvalBatches(Sampler[list[Key]]):

@@ -32,13 +32,10 @@ class Loader:
     eval_size: side of the centre crop in validation and testing, a multiple of 8; where `resize` is given, the short
         side is first scaled to it. None: the whole image at its own scale, cut to multiples of 8.
     workers: processes that prepare batches, per rank; 0 prepares them in the training process.
-    epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs, and at least one batch
-        for every rank. Examples that do not fill a last batch are left out of the epoch.
+    epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs.
     eval_draws: times each validation or test pair is shown, with a degradation and prompt of its own.
     misspell: share of a training prompt's words that get another ending, and half as many invented words come between,
         anew for each example: for a text encoder that learns its words here (see `Misspelling`). In [0, 1].
-    merge: micro-batches of an optimizer step that run as one, if memory allows: the same loss from the same draws. A
-        divisor of the trainer's accumulate_grad_batches; auto: the largest that fits, see merging.py.
     pin_memory: page-locked batches, for a GPU.
     timeout: seconds after which a batch that no worker delivers is an error; 0 waits for ever.
     max_bad: training pairs that may turn out to be unreadable while a run goes on: they are left out, and listed in its
@@ -56,7 +53,6 @@ class Loader:
     epoch_size: int | None = None
     eval_draws: int = 1
     misspell: float = 0.0
-    merge: int | Literal["auto"] = 1
     pin_memory: bool = False
     timeout: float = 0
     max_bad: int = 0
@@ -64,8 +60,6 @@ class Loader:
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_batch_size", "epoch_size", "eval_draws"):
             _check(name, getattr(self, name), 1)
-        if self.merge != "auto":
-            _check("merge", self.merge, 1, more=", or auto")
         for name in ("size", "eval_size"):
             _check(name, getattr(self, name), MULTIPLE, MULTIPLE)
         for name in ("workers", "max_bad"):
@@ -99,10 +93,10 @@ def _begin_worker(number: int) -> None:
     die_with_parent(ancestor=parent.pid if parent else None)
 
 
-def _check(name: str, value: int | None, least: int, step: int = 1, more: str = "") -> None:
+def _check(name: str, value: int | None, least: int, step: int = 1) -> None:
     if value is not None and (value < least or value % step):
         what = f"a multiple of {step}" if step > 1 else f"a whole number, {least} or more"
-        raise UserError(f"loader.{name}={value}: give {what}{more}")
+        raise UserError(f"loader.{name}={value}: give {what}")
 
 
 class Batches:

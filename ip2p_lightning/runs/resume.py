@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,26 +10,35 @@ from typing import Any
 from ip2p_lightning.config.compose import differences
 from ip2p_lightning.config.overrides import is_free
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs.checkpoint import checkpoints, newest_intact
+from ip2p_lightning.runs.checkpoint import checkpoints, newest_valid
 from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
 from ip2p_lightning.system.files import write_json
 
+SPLIT = ["loader.batch_size", "trainer.accumulate_grad_batches", "trainer.devices"]
 
-def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str]) -> str | None:
-    """Make the folder this config's, or continue what it holds.
+
+def split_of(config: Mapping[str, Any], ranks: int) -> list[int]:
+    """Examples a micro-batch, micro-batches a step, ranks: an optimizer step sees their product."""
+    return [config["loader"]["batch_size"], config["trainer"].get("accumulate_grad_batches", 1), ranks]
+
+
+def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str], ranks: int = 1) -> str | None:
+    """Make the folder this config's, or continue what it holds; how a step is divided may differ, its size may not.
 
     Returns:
         The checkpoint to continue from, None for a fresh start.
 
     Raises:
-        UserError: the folder holds a run whose config differs; the line names each key, old and new.
+        UserError: the folder holds a run whose config differs; the message names each key with both values.
     """
     stored = run.path / CONFIG
     if stored.exists():
         old = read_config(run.path)
         if checkpoints(run.path) or (run.path / METRICS).exists():  # a start that failed at once may be mended
-            _refuse_changes(old, config, run.path, allow)
-        newest = newest_intact(run.path)
+            split = read_status(run.path).get("split") or split_of(old, ranks)
+            _refuse_another_size(split, split_of(config, ranks), run.path, allow)
+            _refuse_changes(old, config, run.path, [*allow, *_split_keys(old, config)])
+        newest = newest_valid(run.path)
         if newest is not None and resume == "never":
             raise UserError(
                 f"{run.path} already holds {newest.name}; resume=auto continues it, or choose another hydra.run.dir"
@@ -50,22 +60,38 @@ def is_complete(folder: Path, config: Mapping[str, Any]) -> bool:
 def free_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
-    """What differs between two configs, but for keys that are free to: key to (old, new)."""
+    """What differs between two configs, except in free keys: key to (old, new)."""
     changed = differences(old, new)
     named = {key for key in changed if is_free(key, allow)}
-    # loader.workers shows in task.loader.workers and data.root in task.source.root: one change, one name
-    twins = {(key.rpartition(".")[2], repr(changed[key])) for key in named}
-    left = {k: v for k, v in changed.items() if k not in named and (k.rpartition(".")[2], repr(v)) not in twins}
+    # loader.workers shows again in task.loader.workers and data.root in task.source.root: name each change once
+    copies = {(key.rpartition(".")[2], repr(changed[key])) for key in named}
+    left = {k: v for k, v in changed.items() if k not in named and (k.rpartition(".")[2], repr(v)) not in copies}
     own = {(k.rpartition(".")[2], repr(v)) for k, v in left.items() if not k.startswith("task.")}
     return {k: v for k, v in left.items() if not k.startswith("task.") or (k.rpartition(".")[2], repr(v)) not in own}
+
+
+def _split_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys that divide a step; shards keep the optimizer's moments under other names, so that they stay shards."""
+    sharded = {c["trainer"].get("strategy") == "fsdp2" for c in (old, new)}
+    return [*SPLIT, "trainer.strategy"] if len(sharded) == 1 else SPLIT
+
+
+def _refuse_another_size(old: list[int], new: list[int], folder: Path, allow: list[str]) -> None:
+    if math.prod(old) != math.prod(new) and not set(SPLIT) & set(allow):
+        was, now = (f"{' x '.join(map(str, split))} = {math.prod(split)}" for split in (old, new))
+        raise UserError(
+            f"{folder} holds a run whose steps see {was} examples (loader.batch_size x trainer.accumulate_grad_batches "
+            f"x ranks), now they would see {now}; divide {math.prod(old)} in another way, or allow it with "
+            "'resume_allow=[loader.batch_size]'"
+        )
 
 
 def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, allow: list[str]) -> None:
     changed = free_differences(old, new, allow)
     if changed:
-        told = "; ".join(f"{key}: {a} -> {b}" for key, (a, b) in list(changed.items())[:8])
+        shown = "; ".join(f"{key}: {a} -> {b}" for key, (a, b) in list(changed.items())[:8])
         keys = ",".join(changed)
         raise UserError(
-            f"{folder} holds a run with another config: {told}; allow it with 'resume_allow=[{keys}]' or choose "
+            f"{folder} holds a run with another config: {shown}; allow it with 'resume_allow=[{keys}]' or choose "
             "another hydra.run.dir"
         )

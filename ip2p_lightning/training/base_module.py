@@ -41,8 +41,6 @@ class TrainedModule(LightningModule):
         self.ema: Any = None
         self.grad_norm = torch.tensor(0.0)
         self.path: str | None = None  # where the weights came from
-        self.merge = 1  # micro-batches that the loader hands over as one
-        self.any_world = False  # whether a checkpoint of another number of ranks may be continued
         self.guard, self._skip, self._sharded = Guard(), False, False
         self._window: list[tuple[Any, ...]] = []  # ids, prompts, t and losses of the optimizer step under way
         self._unjudged: Step | None = None  # the step before it, where verdicts are read a step late
@@ -211,7 +209,6 @@ class TrainedModule(LightningModule):
             checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
             checkpoint["base"] = self.base
         checkpoint["skipped"] = self.skipped
-        checkpoint["world"], checkpoint["merge"] = self.trainer.world_size, self.merge
         if self.ema is not None:
             names = [name for name, p in self.named_parameters() if p.requires_grad]
             checkpoint["ema"] = {
@@ -237,19 +234,17 @@ class TrainedModule(LightningModule):
         if "state_dict" in checkpoint:  # of a sharded model the strategy has taken it out already
             checkpoint["state_dict"] = self.completed(checkpoint)
         self.skipped = checkpoint.get("skipped", 0)
-        world = checkpoint.get("world")
-        if self._trainer and world not in (None, self.trainer.world_size) and not self.any_world:
-            raise UserError(
-                f"this run was trained by {world} ranks, now there are {self.trainer.world_size}: the batches would "
-                "differ; use as many, or allow it with 'resume_allow=[world]'"
-            )
-        merge = checkpoint.get("merge", self.merge)
-        if self._trainer and merge != self.merge:  # Lightning counts merged micro-batches: the place would be lost
-            raise UserError(
-                f"this run took {merge} micro-batches as one, now it would take {self.merge}; go on with "
-                f"loader.merge={merge} 'resume_allow=[loader.merge]'"
-            )
+        self._recount(checkpoint)
         if self.ema is not None and "ema" in checkpoint:
             self.ema.optimization_step = checkpoint["ema"]["step"]
             weights = checkpoint["ema"]["weights"].values()
             self.ema.shadow_params = [like(w, p) for w, p in zip(weights, self._trained(), strict=True)]
+
+    def _recount(self, checkpoint: Mapping[str, Any]) -> None:
+        """Lightning counts micro-batches; a run may go on with steps that are divided into more or fewer of them."""
+        if not self._trainer or "loops" not in checkpoint or self.trainer.overfit_batches:
+            return
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        more = checkpoint["global_step"] * self.trainer.accumulate_grad_batches - progress["total"]["processed"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update({name: count + more for name, count in counts.items()})

@@ -14,7 +14,7 @@ from typing import Any
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.system.allocator import keep_pages
 from ip2p_lightning.system.files import full_disk_named
-from ip2p_lightning.system.imports import uncollected
+from ip2p_lightning.system.imports import gc_paused
 from ip2p_lightning.system.signals import StopRequest
 from ip2p_lightning.training.distributed import environment
 from ip2p_lightning.training.trainer import _trainer
@@ -24,7 +24,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     """Train, or go on training, this process's part of a run.
 
     Args:
-        config: checked.
+        config: checked and resolved.
         folder: the run's.
         data: its data module.
         checkpoint: to go on from.
@@ -36,15 +36,12 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     from ip2p_lightning.config.build import build_module
     from ip2p_lightning.system.imports import quiet_libraries
     from ip2p_lightning.training.callbacks.validation import OwedValidation
-    from ip2p_lightning.training.memory.micro_batches import merged, settled
 
     _quiet()
-    with uncollected():  # imports what the parts are made of
+    _set_up_device(config)
+    with gc_paused():  # imports what the parts are made of
         quiet_libraries()
-        data.merge = settled(config, folder)
-        module = build_module(_prepared(merged(config, data.merge), folder))
-    module.any_world = "world" in config["resume_allow"]
-    module.merge = data.merge
+        module = build_module(config)
     validation = OwedValidation(folder)
     trainer = _trainer(config, folder, data, request, validation)
     if environment.rank() == 0:
@@ -71,8 +68,8 @@ def _tell_what_is_cut(data: Any, encoder: Any) -> None:
             print(f"prompts of {name}: {told}")
 
 
-def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Set how this device multiplies, and choose what the config leaves to it; the choice is in the status."""
+def _set_up_device(config: Mapping[str, Any]) -> None:
+    """How this process multiplies and allocates."""
     import torch
 
     torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
@@ -82,15 +79,6 @@ def _prepared(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     able = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     if trainer.get("accelerator") == "cpu" and "16" in str(trainer.get("precision")) and not able:
         print("trainer.precision: this CPU has no arithmetic in 16 bits; 32-true is 4 to 16 times faster")
-    if config["model"].get("gradient_checkpointing") != "auto":
-        return config
-    from ip2p_lightning.runs.folder import note
-    from ip2p_lightning.training.memory.estimate import decided
-
-    config = decided(config)
-    if environment.rank() == 0:
-        note(folder, gradient_checkpointing=config["model"]["gradient_checkpointing"])
-    return config
 
 
 @contextmanager
@@ -123,21 +111,20 @@ def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, tr
     """Train from the cache that the config names; say what it holds, and in the status what it did."""
     from ip2p_lightning.data.latent_cache.cache import cached
     from ip2p_lightning.runs.folder import note
-    from ip2p_lightning.training.cache_choice import KEY, noted
 
-    cache = cached(config, data, module.autoencoder, trainer.world_size, noted(folder))
+    cache = cached(config, data, module.autoencoder)
     if cache is None:
         yield
         return
     if trainer.is_global_zero:
         print(cache.summary())
-        note(folder, **{KEY: cache.state()})
+        note(folder, cache=cache.state())
     try:
         yield
     finally:
         if trainer.is_global_zero:
             with suppress(StorageError):  # a full disk must not hide what ended the fit
-                note(folder, **{KEY: cache.state()})
+                note(folder, cache=cache.state())
 
 
 def _quiet() -> None:

@@ -24,11 +24,20 @@ class Step(NamedTuple):
             for group in zip(ids, prompts, times, losses, strict=True)
             for i, p, t, x in zip(*group, strict=True)
         ]
+        examples = _of_all_ranks(examples)
         worst = [e for e in examples if "nan" in e or "inf" in e] or examples
         return (
             f"step {self.number}: gradient norm {float(self.norm):g} after {skipped} steps that were "
             f"not finite; examples: {'; '.join(worst[:8])}; lower optimizer.lr or look at these pairs"
         )
+
+
+def _of_all_ranks(examples: list[str]) -> list[str]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return examples
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, examples)  # they all judge one norm: all of them are here
+    return [example for part in found for example in part]
 
 
 class Guard:

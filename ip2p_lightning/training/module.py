@@ -16,10 +16,12 @@ from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.evaluation.metrics import psnr, ssim
 from ip2p_lightning.networks import Conditioner, apply_unet, leaner, to_channels_last
-from ip2p_lightning.rng import seed_of, torch_rng
+from ip2p_lightning.rng import place, seed_of, torch_rng
 from ip2p_lightning.training.base_module import TrainedModule
 from ip2p_lightning.training.compile import How, compile_unet, eager
 from ip2p_lightning.training.lr_schedule import LearningRate
+
+BLOCK = 8  # examples of a run that share a generator
 
 
 class Draws(NamedTuple):
@@ -45,8 +47,8 @@ class EditDiffusion(TrainedModule):
         path: where the weights came from, for the record.
         drop: p of the three-way conditioning dropout (InstructPix2Pix, section 3.2.1); 0 = off.
         ema: decay of the averaged weights, ramped as min(decay, (1 + n) / (10 + n)); None = no average.
-        balance_tasks: divide each task's loss by its running identity error, so that a task whose pairs lie far apart
-            does not drown the others.
+        balance_tasks: divide each task's loss by its running identity error before this optimizer step (by 1 where the
+            task was not seen yet), so that a task whose pairs lie far apart does not drown the others.
         gradient_checkpointing: recompute activations in the backward pass; ``auto`` is decided before (`estimate`).
         channels_last: keep the unet's weights in that memory format; the same numbers, often faster.
         compile: torch.compile of the unet in training: regional (each kind of block once), full, or graphs (full, as
@@ -94,15 +96,16 @@ class EditDiffusion(TrainedModule):
         self.compiled = compile
         self.register_buffer("identity_error", torch.zeros(max(1, len(self.tasks))))
         self.register_buffer("identity_count", torch.zeros(max(1, len(self.tasks))))
+        self.register_buffer("identity_window", torch.zeros(2, max(1, len(self.tasks))), persistent=False)
         self.ema = self._average(ema)
         self.last_losses: dict[str, Any] = {}
         self.latent_side = 0  # of the last training batch
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 
-    def draws(self, batch: EditExample, generator: torch.Generator) -> Draws:
-        """The random numbers of a batch, all from `generator`, on the module's device."""
-        count, _, height, width = batch.edited.shape
+    def draws(self, batch: EditExample, generator: torch.Generator, count: int | None = None) -> Draws:
+        """The random numbers of a batch, or of `count` examples like its own, from `generator` and on its device."""
+        count, (height, width) = count or len(batch.edited), batch.edited.shape[-2:]
         factor = 1 if self._is_encoded(batch.edited) else self.autoencoder.factor
         shape = (count, self.autoencoder.channels, height // factor, width // factor)
         return Draws(
@@ -132,21 +135,23 @@ class EditDiffusion(TrainedModule):
         return apply_unet(self.unet, z_t, t, condition)
 
     def _identity_error(self, batch: EditExample, z_edited: Tensor, z_original: Tensor) -> Tensor:  # -> [B]
-        """Running mean of |edited - original|^2 over each example's task; updated in training, alike on every rank."""
+        """Running mean of |edited - original|^2 over each example's task, up to the optimizer step before this one."""
         index = self.task_index(batch)
         if self.training:
             with torch.no_grad():
                 error = (z_edited - z_original).float().square().flatten(1).mean(1)
                 finite = torch.isfinite(error)  # a poisoned example must not stay in the mean
-                sums = torch.zeros_like(self.identity_error).index_add_(0, index, error.where(finite, 0))
-                counts = torch.zeros_like(self.identity_count).index_add_(0, index, finite.float())
-                sums, counts = self._sum_over_ranks(torch.stack([sums, counts]))
-                # a mean over roughly the last 100 examples of the task
-                self.identity_count.copy_((self.identity_count + counts).clamp(max=100))
-                step = counts / self.identity_count.clamp(min=1)
-                mean = sums / counts.clamp(min=1)
-                self.identity_error.add_(step.clamp(max=1) * (mean - self.identity_error))
-        return self.identity_error[index].clamp(min=1e-6)
+                self.identity_window[0].index_add_(0, index, error.where(finite, 0))
+                self.identity_window[1].index_add_(0, index, finite.to(error.dtype))
+        return self.identity_error.where(self.identity_count > 0, 1)[index].clamp(min=1e-6)
+
+    def _update_identity_error(self) -> None:
+        """Once per optimizer step, with the global batch: a mean over roughly the last 100 examples of each task."""
+        sums, counts = self._sum_over_ranks(self.identity_window)
+        self.identity_count.copy_((self.identity_count + counts).clamp(max=100))
+        step = counts / self.identity_count.clamp(min=1)
+        self.identity_error.add_(step.clamp(max=1) * (sums / counts.clamp(min=1) - self.identity_error))
+        self.identity_window.zero_()
 
     def task_index(self, batch: EditExample) -> Tensor:  # -> [B] int64
         """Position of each example's task in `tasks`; an unknown one counts as the first."""
@@ -157,12 +162,13 @@ class EditDiffusion(TrainedModule):
     # -- training ----------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: EditExample, batch_idx: int) -> None:
-        # Dropout layers draw from the global generator: keyed by the micro-step, a restart repeats them exactly.
+        # Dropout inside layers draws from the global generator, and is no function of the example alone: keyed by rank
+        # and micro-step, a restart in the same split repeats it exactly.
         torch.manual_seed(seed_of(self.seed, "layers", self.global_rank, self.micro_step))
 
     @property
     def micro_step(self) -> int:
-        """Micro-batches begun in this run, over all restarts."""
+        """Micro-batches begun in this run, over all restarts, counted in today's split."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self._trainer else 0
 
     def training_step(self, batch: EditExample, batch_idx: int) -> Tensor:
@@ -176,13 +182,21 @@ class EditDiffusion(TrainedModule):
         return losses.mean()
 
     def _keyed_draws(self, batch: EditExample) -> Draws:
-        """The draws of this micro-batch; of a merged one, those that its parts would have had by themselves."""
-        size = len(batch.edited) // self.merge
-        part = batch._replace(edited=batch.edited[:size])
-        first = (self.micro_step - 1) * self.merge + 1
-        keys = [(self.seed, "train", self.global_rank, first + number) for number in range(self.merge)]
-        draws = [self.draws(part, torch_rng(*key, device=self.device)) for key in keys]
-        return Draws(*map(torch.cat, zip(*draws, strict=True)))
+        """The draws of this micro-batch: functions of the seed and each example's number in the run (`rng.place`).
+
+        A generator serves a block of examples: cheaper than one each, and no rank draws the whole global batch.
+        """
+        size, world = len(batch.edited), self._trainer.world_size if self._trainer else 1
+        first = place(max(0, self.micro_step - 1), self.global_rank, world, size)
+        numbers = range(first // BLOCK, (first + size - 1) // BLOCK + 1)
+        keys = ((self.seed, "train", number) for number in numbers)
+        blocks = [self.draws(batch, torch_rng(*key, device=self.device), BLOCK) for key in keys]
+        return Draws(*(torch.cat(parts)[first % BLOCK :][:size] for parts in zip(*blocks, strict=True)))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.balance_tasks:
+            self._update_identity_error()
 
     # -- editing -----------------------------------------------------------------------------------------------------
 

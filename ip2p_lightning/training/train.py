@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, UserError, outcome, root
+from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, UserError, outcome, user_error
 
 DONE = 0
 
@@ -38,6 +38,7 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
     from ip2p_lightning.runs import folder as run_folder
     from ip2p_lightning.system.file_digests import MEMO, Digests
     from ip2p_lightning.training import dry_run
+    from ip2p_lightning.training.distributed import environment
 
     build.build_without_weights(config)
     data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
@@ -50,7 +51,8 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
         print(estimate.told(config))
         return DONE
     run = run_folder.claim(folder)
-    checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"])
+    ranks = environment.size(config["trainer"])
+    checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"], ranks)
     if resume.is_complete(run.path, config):
         print(f"already complete: {run.path}")
         return DONE
@@ -70,18 +72,17 @@ def _train(
 ) -> None:
     """Train as the process that holds the run's folder and writes its status."""
     from ip2p_lightning.runs import folder as run_folder
-    from ip2p_lightning.training.cache_choice import settle
+    from ip2p_lightning.runs.resume import split_of
     from ip2p_lightning.training.distributed import environment, launch, rendezvous
     from ip2p_lightning.training.fit import fit
-    from ip2p_lightning.training.memory.micro_batches import settled
+    from ip2p_lightning.training.resolve import resolve_auto
 
     request = _stop_request()
     origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": list(overrides)}
-    run.write_status("running", **origin, exit_code=None, reason=None)
+    processes = environment.size(config["trainer"])
+    run.write_status("running", **origin, split=split_of(config, processes), exit_code=None, reason=None)
     try:
-        settled(config, run.path, afresh=checkpoint is None)  # before there are ranks, which must agree
-        processes = environment.size(config["trainer"])
-        settle(config, run.path, data, processes, afresh=checkpoint is None)
+        config = resolve_auto(config, run.path, data, processes, afresh=checkpoint is None)
         start = rendezvous.start_of(run.path, checkpoint, config)
         if processes > environment.world():
             step = launch.supervise(start, processes, request)
@@ -117,7 +118,7 @@ def _follow(config: Mapping[str, Any], folder: Path) -> int:
         data.setup("fit")
         step = fit(config, path, data, start["checkpoint"], request)
     except BaseException as error:
-        known = root(error)
+        known = user_error(error) or error
         if isinstance(known, UserError) and not environment.supervised():  # perhaps only this rank knows
             print(f"error: rank {environment.rank()}: {known}", file=sys.stderr)
         raise
@@ -132,7 +133,7 @@ def _stop_request() -> Any:
     from ip2p_lightning.training.distributed import environment
 
     request = StopRequest()
-    request.patient = environment.place() != "single"
+    request.save_first = environment.place() != "single"
     request.listen()
     return request
 
@@ -140,7 +141,7 @@ def _stop_request() -> Any:
 def _record(run: Any, error: BaseException) -> None:
     """Say in ``status.json`` why the run ended."""
     code, reason = outcome(error)
-    error = root(error)
+    error = user_error(error) or error
     state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"
     state = "pruned" if isinstance(error, PrunedError) else state
     with contextlib.suppress(StorageError):  # a full disk must not hide what ended the run

@@ -20,7 +20,6 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     from ip2p_lightning.training.callbacks.checkpointing import Checkpoints, SafeCheckpointIO
 
     node = dict(config["trainer"])
-    node["accumulate_grad_batches"] = node.get("accumulate_grad_batches", 1) // data.merge
     checkpoints = Checkpoints(folder, config["save_every"], config["keep"])
     data.val_examples = config["val_examples"]
     validate = config["val_every"] > 0
@@ -40,7 +39,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         check_val_every_n_epoch=None,
-        val_check_interval=config["val_every"] * node["accumulate_grad_batches"] if validate else None,
+        val_check_interval=config["val_every"] * node.get("accumulate_grad_batches", 1) if validate else None,
         limit_val_batches=None if validate else 0,
         max_epochs=-1,
     )

@@ -16,7 +16,7 @@ from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
 from ip2p_lightning.diffusion.samplers import SCHEDULERS
 from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weights_of
 from ip2p_lightning.errors import StorageError
-from ip2p_lightning.runs.checkpoint import load, newest_intact
+from ip2p_lightning.runs.checkpoint import load, newest_valid
 from tests.support.photos import PROMPT, edit, photo, pixels
 
 PIPELINE = diffusers.StableDiffusionInstructPix2PixPipeline
@@ -79,7 +79,7 @@ def test_the_folder_is_complete(exported):
 
 def test_weights_are_the_averaged_or_the_raw_ones(sd_run, exported, tmp_path):
     assert main([str(sd_run), str(tmp_path / "raw"), "--weights", "raw"]) == 0
-    held = load(newest_intact(sd_run))
+    held = load(newest_valid(sd_run))
     wanted = {exported: held["ema"]["weights"], tmp_path / "raw": held["state_dict"]}
     for folder, weights in wanted.items():
         found = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")

@@ -16,7 +16,7 @@ from ip2p_lightning.config.compose import CONF, differences, plain, run_name
 from ip2p_lightning.config.schema import ALLOWED_TARGETS, import_target
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
-from ip2p_lightning.errors import SecurityError, UserError, root
+from ip2p_lightning.errors import SecurityError, UserError, user_error
 from ip2p_lightning.training.dry_run import places
 from ip2p_lightning.training.train import train
 from tests.support.configs import config_of
@@ -106,7 +106,7 @@ def test_the_recipe_of_the_original_experiment():
 
 def test_settings_without_their_object_are_told_from_those_of_a_shared_one():
     sd = ["model=local", "model.path=/x"]
-    with pytest.raises(UserError, match=r"is for a Lora, which .* choose unet=sd_lora, or take it out with ~unet.lora"):
+    with pytest.raises(UserError, match=r"is for a Lora, which .* choose unet=sd_lora, or remove it with ~unet.lora"):
         config_of(*sd, "trainer=gpu_8g", "unet=sd")
     assert "lora" not in config_of(*sd, "trainer=gpu_8g", "unet=sd", "~unet.lora")["unet"]
     with pytest.raises(UserError, match=r"a node that is shared; set loader.size instead"):
@@ -136,7 +136,7 @@ def test_what_a_part_refuses_shows_before_data_and_weights_are_read(tmp_path):
     config = config_of(*SD, "+objective.zero_terminal_snr=true")
     with pytest.raises(InstantiationException) as refusal:
         train(config, tmp_path / "run")
-    assert "objective.zero_terminal_snr=true needs objective.prediction=v_prediction" in str(root(refusal.value))
+    assert "objective.zero_terminal_snr=true needs objective.prediction=v_prediction" in str(user_error(refusal.value))
     assert not (tmp_path / "run").exists()
 
 
@@ -224,6 +224,8 @@ CONTRADICTIONS = {
     ("unet=sd",): ("unet", "autoencoder"),
     (*SD, "autoencoder=pixel"): ("unet", "autoencoder"),
     (*SD, "text_encoder=tiny"): ("unet", "text_encoder"),
+    (*SD, "text_encoder=static"): ("unet", "StaticText"),
+    (*SD, "text_encoder=sentence"): ("unet", "SentenceText"),
     (*SD, "unet=pixel"): ("unet=pixel", "text_encoder=clip"),
     ("trainer.max_steps=0",): ("trainer.max_steps=0", "1 or more"),
     ("trainer.accumulate_grad_batches=0",): ("trainer.accumulate_grad_batches=0", "1 or more"),

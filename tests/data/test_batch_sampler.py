@@ -75,7 +75,7 @@ def test_a_run_of_several_epochs_is_one_sequence() -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 5, 6, 7, 13])
 def test_a_restart_goes_on_where_it_stopped(start: int) -> None:
-    plan = TrainPlan({"a": 9, "b": 17}, {"a": 1, "b": 2}, 26, seed=4)
+    plan = TrainPlan({"a": 9, "b": 17}, {"a": 1, "b": 2}, 24, seed=4)
     per_epoch = len(TrainBatches(plan, 4, 0, 1, lambda: 0))
     whole = [batch for epoch in range(3) for batch in batches(plan, start=epoch * per_epoch)]
     rest = batches(plan, start=start)
@@ -90,11 +90,15 @@ def test_ranks_share_the_same_blocks() -> None:
     assert one == [a + b for a, b in zip(*two, strict=True)]
 
 
-def test_the_incomplete_block_is_left_out_and_an_empty_epoch_refused() -> None:
-    plan = TrainPlan({"a": 10}, {"a": 1}, 10, seed=0)
-    assert [len(batch) for batch in batches(plan, size=4)] == [4, 4]
-    with pytest.raises(UserError, match="no complete batch"):
-        batches(plan, size=6, world=2)
+@pytest.mark.parametrize(("size", "world"), [(1, 1), (4, 1), (2, 3), (12, 1), (16, 4)])
+def test_a_run_is_one_sequence_of_examples_whatever_its_batches(size: int, world: int) -> None:
+    """Batches go on over the end of an epoch, and may be larger than one; none of its examples is left out."""
+    plan = TrainPlan({"a": 7, "b": 3}, {"a": 1, "b": 1}, 10, seed=0)
+    total = 240 // (size * world)
+    ranks = [list(TrainBatches(plan, size, rank, world, lambda: 0, total)) for rank in range(world)]
+    seen = [key for block in zip(*ranks, strict=True) for batch in block for key in batch]
+    assert [(key.task, key.index, key.draw) for key in seen[:190]] == [p for e in range(19) for p in plan.order(e)]
+    assert [key.epoch for key in seen] == [n // 10 for n in range(len(seen))]
 
 
 def test_evaluation_shows_each_pair_once_over_all_ranks() -> None:

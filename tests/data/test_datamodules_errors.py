@@ -44,11 +44,6 @@ def test_bad_loaders(options: dict) -> None:
         Loader(**options)
 
 
-def test_an_epoch_too_small() -> None:
-    with pytest.raises(UserError, match="no complete batch"):
-        EditDataModule(make=same_image, loader=Loader(batch_size=4, epoch_size=3)).train_dataloader()
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_file_is_one_line(tmp_path, workers: int) -> None:
     for side in ("input", "target"):

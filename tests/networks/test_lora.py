@@ -128,7 +128,7 @@ def test_dropout_is_for_training_only(bases):
 
 
 def held(run):
-    return checkpoint.load(checkpoint.newest_intact(run))
+    return checkpoint.load(checkpoint.newest_valid(run))
 
 
 @pytest.mark.parametrize("channels", [4, 8])

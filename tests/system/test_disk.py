@@ -174,6 +174,8 @@ def test_a_place_that_may_not_be_written_is_told_before_the_first_step(sd_folder
         closed[place].chmod(0o555)
     began = time.perf_counter()
     code, said = run([*words, f"hydra.run.dir={folder}"], tmp_path / "log", NOT_ROOT="1")
-    assert code == 5 and len(lines_of(said)) == 1 and said.startswith("error: ") and str(tmp_path) in said, said
+    assert (
+        code == 5 and len(lines_of(said)) == 1 and lines_of(said)[0].startswith("error: ") and str(tmp_path) in said
+    ), said
     assert "step/s" not in said and time.perf_counter() - began < 30
     assert not list(tmp_path.rglob("step-*"))

@@ -1,6 +1,7 @@
 """What the module computes, held against hand computations and identities."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,17 +67,18 @@ def test_what_saves_memory_or_time_gives_the_same_loss(sd_folder, words):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_every_rank_and_micro_step_draws_its_own_noise(tiny, monkeypatch):
-    def drawn(rank, step):
+def test_the_draws_are_those_of_the_run_s_examples_however_they_are_batched(tiny, monkeypatch):
+    def drawn(size, step, rank=0, world=1):
         monkeypatch.setattr(EditDiffusion, "global_rank", rank, raising=False)
-        monkeypatch.setattr(EditDiffusion, "micro_step", step)
-        tiny.training_step(batch_of(8), 0)
-        return seen[-1].noise.sum().item()
+        monkeypatch.setattr(EditDiffusion, "micro_step", step + 1)
+        monkeypatch.setattr(tiny, "_trainer", SimpleNamespace(world_size=world))
+        return tiny._keyed_draws(batch_of(size))
 
-    seen, draws = [], tiny.draws
-    monkeypatch.setattr(tiny, "draws", lambda *args: seen.append(draws(*args)) or seen[-1])
-    assert drawn(0, 5) == drawn(0, 5)
-    assert len({drawn(rank, step) for rank in (0, 1) for step in (5, 6)}) == 4
+    whole = drawn(24, 0)
+    assert len(set(whole.noise.sum((1, 2, 3)).tolist())) == len(set(whole.u.tolist())) == 24
+    for size, world in ((12, 1), (3, 1), (1, 1), (4, 3), (6, 2)):
+        parts = [drawn(size, step, rank, world) for step in range(24 // size // world) for rank in range(world)]
+        assert all(map(torch.equal, whole, map(torch.cat, zip(*parts, strict=True))))
 
 
 def test_one_batch_is_learnt_by_heart(tiny):
@@ -96,26 +98,42 @@ def test_one_batch_is_learnt_by_heart(tiny):
 # -- balance of the tasks --------------------------------------------------------------------------------------------
 
 
-def test_the_running_identity_error_is_the_mean_of_what_was_seen(tiny):
-    tiny.train()
-    one, two = batch_of(3, task="derain"), batch_of(2, task="lowlight", seed=1)
-    errors = [((b.edited - b.original) ** 2).mean((1, 2, 3)) for b in (one, two, one)]
-    for batch in (one, two, batch_of(4, task="derain", seed=2)):
-        loss_of(tiny, batch)
-    last = batch_of(4, task="derain", seed=2)
-    seen = torch.cat([errors[0], ((last.edited - last.original) ** 2).mean((1, 2, 3))])
+def step_of(module, *batches):
+    """The losses of a step's micro-batches."""
+    losses = [loss_of(module.train(), batch) for batch in batches]
+    module._update_identity_error()
+    return losses
+
+
+def test_the_running_identity_error_is_the_mean_of_what_earlier_steps_saw(tiny):
+    one, last = (batch_of(size, task="derain", seed=size) for size in (3, 4))
+    two = batch_of(2, task="lowlight", seed=1)
+    errors = [((b.edited - b.original) ** 2).mean((1, 2, 3)) for b in (one, two, last)]
+    step_of(tiny, one, two)
+    step_of(tiny, last)
     places = {name: i for i, name in enumerate(tiny.tasks)}
+    seen = torch.cat([errors[0], errors[2]])
     assert tiny.identity_error[places["derain"]] == pytest.approx(seen.mean().item(), rel=1e-5)
     assert tiny.identity_error[places["lowlight"]] == pytest.approx(errors[1].mean().item(), rel=1e-5)
     assert tiny.identity_count[places["derain"]] == 7 and tiny.identity_count[places["cartoon"]] == 0
 
 
+def test_a_loss_is_divided_by_the_error_before_its_step_and_by_one_before_the_first(tiny):
+    batch = batch_of(3)
+    first, again = step_of(tiny, batch, batch)
+    (later,) = step_of(tiny, batch)
+    tiny.balance_tasks = False
+    plain = loss_of(tiny, batch)
+    assert torch.equal(first, plain) and torch.equal(again, plain)
+    error = (batch.edited - batch.original).square().mean()
+    torch.testing.assert_close(later, plain / error)
+
+
 def test_after_a_hundred_examples_the_mean_forgets_the_oldest(tiny):
-    tiny.train()
     for _ in range(30):
-        loss_of(tiny, batch_of(4))
+        step_of(tiny, batch_of(4))
     far = batch_of(4)
-    loss_of(tiny, far._replace(original=-far.edited.sign()))
+    step_of(tiny, far._replace(original=-far.edited.sign()))
     count = tiny.identity_count[tiny.tasks.index("denoise")]
     assert count == 100
     near, distant = ((far.edited - x).square().mean().item() for x in (far.original, -far.edited.sign()))
@@ -123,17 +141,17 @@ def test_after_a_hundred_examples_the_mean_forgets_the_oldest(tiny):
 
 
 def test_evaluation_leaves_the_running_mean_alone(tiny):
-    loss_of(tiny.train(), batch_of(2))
+    step_of(tiny, batch_of(2))
     before = tiny.identity_error.clone()
     loss_of(tiny.eval(), batch_of(2, seed=5))
+    tiny._update_identity_error()
     assert torch.equal(before, tiny.identity_error)
 
 
 def test_a_poisoned_example_does_not_stay_in_the_running_mean(tiny):
-    tiny.train()
     batch = batch_of(2)
     batch.edited[0] = float("nan")
-    assert loss_of(tiny, batch).isnan()[0]
+    assert step_of(tiny, batch)[0].isnan()[0]
     assert torch.isfinite(tiny.identity_error).all() and torch.isfinite(loss_of(tiny, batch_of(2))).all()
 
 

@@ -153,7 +153,7 @@ def config(sd_folder, **more):
         "unet": {"_target_": "ip2p_lightning.networks.load_unet", "path": str(sd_folder)},
         "autoencoder": {"_target_": "x", "path": str(sd_folder)},
         "text_encoder": {"_target_": "x", "path": str(sd_folder)},
-        "loader": {"size": 64, "batch_size": 2, "merge": 1} | more.pop("loader", {}),
+        "loader": {"size": 64, "batch_size": 2} | more.pop("loader", {}),
         "model": {"ema": 0.9999, "gradient_checkpointing": False} | more,
         "trainer": {"accelerator": "cpu", "precision": "32-true"},
         "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True},
@@ -163,7 +163,7 @@ def config(sd_folder, **more):
 def test_an_estimate_grows_with_what_costs_memory(sd_folder):
     base = estimate(config(sd_folder))
     assert estimate(config(sd_folder, ema=None)).average == 0 < base.average
-    assert estimate(config(sd_folder, loader={"merge": 4})).activations == pytest.approx(4 * base.activations)
+    assert estimate(config(sd_folder, loader={"batch_size": 8})).activations == pytest.approx(4 * base.activations)
     assert estimate(config(sd_folder, gradient_checkpointing=True)).activations < base.activations
 
 
@@ -172,14 +172,3 @@ def test_what_cannot_fit_is_refused_with_advice(sd_folder, monkeypatch):
     monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
     with pytest.raises(UserError, match=r"but there are 0\.1 GiB; try .*gradient_checkpointing=true"):
         told(config(sd_folder))
-
-
-def test_a_merge_that_cannot_be_exact_is_refused():
-    from ip2p_lightning.config.rules.values import contradictions
-
-    trainer = {"accumulate_grad_batches": 4, "max_steps": 1, "devices": 1}
-    base = {"trainer": trainer, "optimizer": {"lr": 1}, "resume": "auto"}
-    with pytest.raises(UserError, match=r"loader\.merge=3"):
-        contradictions(base | {"loader": {"merge": 3}})
-    with pytest.raises(UserError, match=r"balance_tasks"):
-        contradictions(base | {"loader": {"merge": 2}, "model": {"balance_tasks": True}})

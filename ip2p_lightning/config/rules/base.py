@@ -1,4 +1,4 @@
-"""What a rule is, and how it reads a config."""
+"""What a rule is, and helpers that read a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rules = tuple[tuple[Callable[[Config], Any], Callable[[Config], str]], ...]
 
 
 def apply_rules(rules: Rules, config: Config) -> None:
-    """Raise UserError, worded by the rule, for the first one that `config` breaks."""
+    """Raise UserError with the message of the first rule that `config` breaks."""
     for broken, line in rules:
         if broken(config):
             raise UserError(line(config))
@@ -34,12 +34,6 @@ def sharded(config: Config) -> bool:
     return get(config, "trainer.strategy") == "fsdp2"
 
 
-def merge(config: Config) -> int:
-    """Micro-batches in one; 1 where that is left to the memory, which chooses a divisor of the accumulation."""
-    asked = get(config, "loader.merge", 1)
-    return 1 if asked == "auto" else asked
-
-
 def typed(*keys: str) -> Callable[[Config], str]:
-    """Keys with their values, as one types them."""
+    """Keys with their values, as on the command line."""
     return lambda config: " and ".join(f"{key}={get(config, key)}" for key in keys)

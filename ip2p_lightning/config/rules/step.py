@@ -1,8 +1,8 @@
-"""Contradictions of what a training step computes: low-rank adapters, precision, compilation."""
+"""Rules on the training step: precision, low-rank adapters, compilation."""
 
 from __future__ import annotations
 
-from ip2p_lightning.config.rules.base import Config, Rules, apply_rules, merge, on_cpu, target, typed
+from ip2p_lightning.config.rules.base import Config, Rules, apply_rules, on_cpu, target, typed
 from ip2p_lightning.config.walk import get
 
 
@@ -13,10 +13,6 @@ def step_contradictions(config: Config) -> None:
 
 def _half(config: Config) -> bool:
     return "16" in str(get(config, "trainer.precision"))
-
-
-def _accumulated(config: Config) -> bool:
-    return get(config, "trainer.accumulate_grad_batches", 1) != merge(config)
 
 
 _STEP: Rules = (
@@ -47,10 +43,10 @@ _STEP: Rules = (
         lambda c: f"{typed('model.compile', 'trainer.accelerator')(c)}: CUDA graphs need a GPU; use compile=full",
     ),
     (
-        lambda c: get(c, "model.compile") == "graphs" and _accumulated(c),
+        lambda c: get(c, "model.compile") == "graphs" and get(c, "trainer.accumulate_grad_batches", 1) > 1,
         lambda c: (
-            f"{typed('model.compile', 'trainer.accumulate_grad_batches', 'loader.merge')(c)}: a graph overwrites the "
-            "gradients of the micro-batch before; run them as one, with loader.merge equal to the accumulation"
+            f"{typed('model.compile', 'trainer.accumulate_grad_batches')(c)}: a graph overwrites the gradients of the "
+            "micro-batch before; use trainer.accumulate_grad_batches=1 with a larger loader.batch_size"
         ),
     ),
 )

@@ -1,10 +1,10 @@
-"""Options that contradict one another, refused by both names before anything is loaded."""
+"""Rules on options that contradict each other, checked before anything is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ip2p_lightning.config.rules.base import Config, Rules, apply_rules, merge, on_cpu, sharded, typed
+from ip2p_lightning.config.rules.base import Config, Rules, apply_rules, on_cpu, sharded, typed
 from ip2p_lightning.config.walk import get
 from ip2p_lightning.errors import suggest
 
@@ -14,7 +14,7 @@ def contradictions(config: Config) -> None:
     apply_rules(_VALUES, config)
 
 
-# Keys of Lightning's Trainer that a run sets itself.
+# Keys of Lightning's Trainer that the framework sets.
 _OWNED = frozenset(
     """logger callbacks plugins default_root_dir enable_checkpointing enable_model_summary num_sanity_val_steps
     use_distributed_sampler check_val_every_n_epoch val_check_interval limit_val_batches limit_train_batches
@@ -88,17 +88,6 @@ _VALUES: Rules = (
     (
         lambda c: sharded(c) and get(c, "trainer.precision") not in ("32-true", "bf16-mixed"),
         lambda c: f"{typed('trainer.strategy', 'trainer.precision')(c)}: use bf16-mixed or 32-true",
-    ),
-    (
-        lambda c: get(c, "trainer.accumulate_grad_batches", 1) % max(1, merge(c)) != 0,
-        lambda c: f"{typed('loader.merge', 'trainer.accumulate_grad_batches')(c)}: merge must divide the accumulation",
-    ),
-    (
-        lambda c: (get(c, "loader.merge", 1) == "auto" or merge(c) > 1) and bool(get(c, "model.balance_tasks")),
-        lambda c: (
-            f"{typed('loader.merge', 'model.balance_tasks')(c)}: a running error cannot be merged exactly; "
-            "use loader.merge=1"
-        ),
     ),
     (
         lambda c: (

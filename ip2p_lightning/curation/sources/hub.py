@@ -63,7 +63,8 @@ class HubOrigin(HubDataset):
 
 def _candidate(columns: Columns, theirs: str, split: str, i: int, texts: dict[str, Any]) -> Candidate:
     prompt, scene = texts.get(columns.prompt or ""), texts.get(columns.group or "")
-    places = [f"{theirs}/{i}/{column}" for column in columns[:2]]
+    original, edited = (f"{theirs}/{i}/{column}" for column in (columns.original, columns.edited))
     prompt = prompt if isinstance(prompt, str) and prompt.strip() else None
     size = 1 << 19  # not known before it is read: two images of a quarter of a megabyte
-    return Candidate(f"{theirs}/{i:07d}", *places, prompt, split, None if scene is None else str(scene), bytes=size)
+    scene = None if scene is None else str(scene)
+    return Candidate(f"{theirs}/{i:07d}", original, edited, prompt, split, scene, bytes=size)

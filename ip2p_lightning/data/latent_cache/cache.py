@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from ip2p_lightning.data.dataset import TaskDatasets
 from ip2p_lightning.data.latent_cache.content_key import Contents, class_version
 from ip2p_lightning.data.latent_cache.encode import CachedBatches, Filler
 from ip2p_lightning.data.latent_cache.examples import CachedTask, CachedTasks, Codec
-from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, samples_of, settings_of
+from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, settings_of
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.data.latent_cache.version import VERSION, libraries
 from ip2p_lightning.data.transforms import View
@@ -29,6 +28,11 @@ class Share:
     views: int
     reason: str = ""
 
+    @property
+    def entries(self) -> int:
+        """Pairs times views, where it is cached."""
+        return 0 if self.reason else self.pairs * self.views
+
 
 class Cache:
     """The training examples of a data module, by way of a cache.
@@ -37,20 +41,16 @@ class Cache:
         settings: see there.
         data: the module; its training split is open.
         autoencoder: encodes what is missing.
-        samples: examples that the whole run will see, for ``auto``.
-        kept: why ``auto`` caches nothing, or "": what it chose when the run began; None: it chooses now.
     """
 
-    def __init__(
-        self, settings: Settings, data: Any, autoencoder: Any, samples: int = 0, kept: str | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, data: Any, autoencoder: Any) -> None:
         self.settings, self.autoencoder, self._data = settings, autoencoder, data
         base: TaskDatasets = data.datasets("train")
         self._view = next(iter(base.tasks.values())).view
         side = self._view.size // autoencoder.factor
         self.codec = Codec(autoencoder.channels, side, autoencoder.deterministic, DTYPES[settings.dtype])
-        self.shares = [self._share(name, task) for name, task in base.tasks.items()]
-        self.reason = self._refusal(samples, kept)
+        self.shares = shares_of(settings, data)
+        self.reason = refusal(self.shares)
         if not self.reason:
             root = Path(settings.folder).expanduser()
             self.space = self._space(root)
@@ -66,7 +66,7 @@ class Cache:
     @property
     def entries(self) -> int:
         """Pairs times views."""
-        return sum(share.pairs * share.views for share in self.shares if not share.reason)
+        return sum(share.entries for share in self.shares)
 
     @property
     def bytes(self) -> int:
@@ -95,52 +95,14 @@ class Cache:
         tasks = {s.task: s.reason or f"{s.views} views" for s in self.shares}
         return {"folder": str(self.space.folder), "tasks": tasks} | asdict(self.filler.counts) | counts
 
-    def _share(self, name: str, task: Any) -> Share:
-        drawn = hasattr(task.pairs, "make")
-        flips = (task.view.flip > 0) + (task.view.flip < 1)
-        share = Share(name, len(task.pairs), self._crops(task) * flips)
-        if not hasattr(task.pairs, "sources"):
-            share.reason = "its source does not say what its pairs are made from"
-        elif drawn and not self.settings.draws:
-            share.reason = "made anew for every example"
-        return share
-
-    def _crops(self, task: Any) -> int:
-        if hasattr(task.pairs, "make"):
-            return max(1, self.settings.draws)
-        return 1 if is_fixed(task.view) else self.settings.variants
-
     def _task(self, base: TaskDatasets, share: Share) -> CachedTask:
         task = base.tasks[share.task]
-        return CachedTask(task, None if share.reason else self.space, self._crops(task), self.contents, self.codec)
+        return CachedTask(
+            task, None if share.reason else self.space, _crops(self.settings, task), self.contents, self.codec
+        )
 
     def _space(self, root: Path) -> Space:
         return Space(root, self._description(), self.codec.payload)
-
-    def _refusal(self, samples: int, kept: str | None) -> str:
-        """Why nothing is cached, "" where something is."""
-        if all(share.reason for share in self.shares):
-            return "; ".join(f"{share.task}: {share.reason}" for share in self.shares)
-        if self.settings.mode != "auto":
-            return ""
-        if kept is not None:
-            return kept
-        if self.autoencoder.model is None:
-            return "encoding costs nothing with this autoencoder"
-        if samples < 2 * self.entries:
-            return f"{samples} examples would use {self.entries} entries less than twice each"
-        return self._too_large(Path(self.settings.folder).expanduser())
-
-    def _too_large(self, root: Path) -> str:
-        """Why the disk has no room for what is not there yet, "" where it has."""
-        free = _free(root)
-        missing = self.entries
-        if missing * self.codec.payload > free / 2:  # whose entries those there are, only reading all sources would say
-            missing -= min(missing, len(self._space(root)))
-        needed = missing * self.codec.payload
-        if needed > free / 2:
-            return f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {self.settings.folder}"
-        return ""
 
     def _description(self) -> dict[str, Any]:
         """All that decides an entry, apart from the pair and its view."""
@@ -162,24 +124,40 @@ def is_fixed(shown: View) -> bool:
     return shown.crop == "center" and (shown.resize is None or shown.resize[0] == shown.resize[1])
 
 
-def cached(
-    config: Mapping[str, Any], data: Any, autoencoder: Any, ranks: int = 1, noted: Mapping[str, Any] | None = None
-) -> Cache | None:
-    """Put a cache between a data module and its training batches, as a checked config says; None where it is off.
+def shares_of(settings: Settings, data: Any) -> list[Share]:
+    """What would be cached of each task of a data module."""
+    return [_share(settings, name, task) for name, task in data.datasets("train").tasks.items()]
 
-    `noted`: the `state` of the run's cache when it began.
-    """
+
+def _share(settings: Settings, name: str, task: Any) -> Share:
+    flips = (task.view.flip > 0) + (task.view.flip < 1)
+    share = Share(name, len(task.pairs), _crops(settings, task) * flips)
+    if not hasattr(task.pairs, "sources"):
+        share.reason = "its source does not say what its pairs are made from"
+    elif hasattr(task.pairs, "make") and not settings.draws:
+        share.reason = "made anew for every example"
+    return share
+
+
+def _crops(settings: Settings, task: Any) -> int:
+    if hasattr(task.pairs, "make"):
+        return max(1, settings.draws)
+    return 1 if is_fixed(task.view) else settings.variants
+
+
+def refusal(shares: list[Share]) -> str:
+    """Why nothing is cached, "" where something is."""
+    if not all(share.reason for share in shares):
+        return ""
+    return "; ".join(f"{share.task}: {share.reason}" for share in shares)
+
+
+def cached(config: Mapping[str, Any], data: Any, autoencoder: Any) -> Cache | None:
+    """Put a cache between a data module and its training batches, as a resolved config says; None where it is off."""
     settings = settings_of(config)
     if settings.mode == "off":
         return None
-    kept = noted.get("reason", "") if noted else None
-    cache = Cache(settings, data, autoencoder, samples_of(config, ranks), kept)
+    cache = Cache(settings, data, autoencoder)
     if not cache.reason:
         data.cache = cache.batches
     return cache
-
-
-def _free(path: Path) -> int:
-    while not path.exists():
-        path = path.absolute().parent
-    return shutil.disk_usage(path).free

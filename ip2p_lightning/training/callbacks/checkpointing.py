@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from ip2p_lightning.runs.checkpoint import FOLDER, checkpoints, identify, load, save, sidecar
+from ip2p_lightning.runs.checkpoint import FOLDER, checkpoints, checksum_file, identify, load, save
 from ip2p_lightning.system.files import require_space, sweep_temporaries
 
 
@@ -22,7 +22,7 @@ class SafeCheckpointIO(CheckpointIO):
         return load(path, map_location or "cpu")
 
     def remove_checkpoint(self, path: Any) -> None:
-        sidecar(Path(path)).unlink(missing_ok=True)
+        checksum_file(Path(path)).unlink(missing_ok=True)
         Path(path).unlink(missing_ok=True)
 
 

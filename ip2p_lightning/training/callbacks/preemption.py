@@ -29,7 +29,7 @@ class Preemption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.request.listen()
-        self.request.patient = True
+        self.request.save_first = True
         self.step = trainer.global_step
         self._stop_if_asked(trainer)
 

@@ -87,12 +87,12 @@ def spread(pools: Mapping[str, Any], limit: int) -> Iterator[tuple[str, str, str
 
 @torch.no_grad()
 def pooled(module: Any, prompts: Sequence[str]) -> Tensor:  # -> [N D]
-    """The state of each prompt's end token, which is what CLIP pools; under the averaged weights."""
+    """The last state of each prompt, CLIP's end token or the tokens' mean; under the averaged weights."""
     encoder, rows = module.text_encoder, []
     with module.averaged():
         for prompt in prompts:  # one at a time: memory stays small, and it happens once a run
-            end = min(encoder.count(prompt), encoder.length) - 1
-            rows.append(encoder.encode([prompt])[0, end].float().cpu())
+            last = min(encoder.count(prompt), encoder.length) - 1
+            rows.append(encoder.encode([prompt])[0, last].float().cpu())
     return torch.stack(rows)
 
 

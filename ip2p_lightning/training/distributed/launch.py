@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome, root
+from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome, user_error
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import SUPERVISOR
@@ -90,7 +90,7 @@ def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) ->
     folder = Path(start["run"])
     for old in folder.glob(STACKS.format(rank="*")):
         old.unlink()
-    request.patient = True  # the ranks are told, and this process waits for them
+    request.save_first = True  # the ranks are told, and this process waits for them
     store = rendezvous.host(start)
     with TemporaryDirectory(prefix="ip2p-ranks-") as reasons:
         ranks: list[Rank] = []
@@ -181,7 +181,7 @@ def as_rank(action: Callable[[], int]) -> int:
     except BaseException as error:
         if place := os.environ.get(REASON):
             write_json(Path(place), {"message": outcome(error)[1], "timestamp": int(time.time())})
-        known = root(error)
+        known = user_error(error) or error
         if not leads() and isinstance(known, UserError):
             return known.code
         raise

@@ -68,7 +68,7 @@ def estimate(config: Mapping[str, Any]) -> Memory | None:
         optimizer=trained * _optimizer_share(config["optimizer"]) / GIB,
         average=(trained if model.get("ema") is not None else 0) / GIB,
         copies=saved.copies / GIB,
-        activations=max(loader["batch_size"] * loader.get("merge", 1) * saved.image, _pictures(config)) / GIB,
+        activations=max(loader["batch_size"] * saved.image, _pictures(config)) / GIB,
         base=BASE["cpu" if config["trainer"].get("accelerator") == "cpu" else "cuda"],
     )
 
@@ -91,7 +91,7 @@ def _pictures(config: Mapping[str, Any]) -> float:
     if not config["autoencoder"]["_target_"].endswith("KLAutoencoder"):
         return 0.0
     shown = (loader.get("eval_batch_size") or loader["batch_size"]) * (loader.get("eval_size") or loader["size"]) ** 2
-    encoded = loader["batch_size"] * loader.get("merge", 1) * loader["size"] ** 2
+    encoded = loader["batch_size"] * loader["size"] ** 2
     return max(ENCODE * encoded, DECODE * shown if config.get("val_every") else 0)
 
 
@@ -114,21 +114,15 @@ def room(config: Mapping[str, Any]) -> float | None:
 
 def decided(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with what it leaves to the memory: model.gradient_checkpointing=auto is true where one micro-batch
-    would not fit otherwise; then loader.merge=auto is the largest divisor of the accumulation that fits."""
-    asked = config["loader"].get("merge", 1)
-    config = _with(config, "loader", merge=1 if asked == "auto" else asked)
-    if config["model"].get("gradient_checkpointing") == "auto":
-        without = _with(config, "model", gradient_checkpointing=False)
-        config = _with(config, "model", gradient_checkpointing=_fits(without) is False)
-    if asked != "auto":
-        return config
-    whole = config["trainer"].get("accumulate_grad_batches", 1)
-    larger = (_with(config, "loader", merge=n) for n in range(whole, 1, -1) if whole % n == 0)
-    return next(filter(_fits, larger), config)
+    would not fit otherwise."""
+    if config["model"].get("gradient_checkpointing") != "auto":
+        return dict(config)
+    fits = _fits(_checkpointing(config, False))
+    return _checkpointing(config, fits is False)
 
 
-def _with(config: Mapping[str, Any], node: str, **values: Any) -> dict[str, Any]:
-    return {**config, node: {**config[node], **values}}
+def _checkpointing(config: Mapping[str, Any], on: bool) -> dict[str, Any]:
+    return {**config, "model": {**config["model"], "gradient_checkpointing": on}}
 
 
 def _fits(config: Mapping[str, Any]) -> bool | None:
@@ -144,7 +138,7 @@ def told(config: Mapping[str, Any]) -> str:
     Raises:
         UserError: the run cannot fit; with advice.
     """
-    asked, merged = config["model"].get("gradient_checkpointing"), config["loader"].get("merge")
+    asked = config["model"].get("gradient_checkpointing")
     config = decided(config)
     memory, there = estimate(config), room(config)
     if memory is None:
@@ -153,7 +147,6 @@ def told(config: Mapping[str, Any]) -> str:
         raise UserError(f"{memory}, but there are {there:.1f} GiB; {advice(config, memory)}")
     chosen = config["model"].get("gradient_checkpointing")
     how = f"; gradient checkpointing {'on' if chosen else 'off'}" if asked == "auto" else ""
-    how += f"; loader.merge {config['loader']['merge']}" if merged == "auto" else ""
     return f"{memory}" + (f" of {there:.1f} GiB" if there is not None else "; the device is not in this machine") + how
 
 
@@ -163,7 +156,6 @@ def advice(config: Mapping[str, Any], memory: Memory) -> str:
     cpu = config["trainer"].get("accelerator") == "cpu"
     whole = not unet["_target_"].endswith("PixelEditor") and not unet.get("lora")
     words = {
-        "loader.merge=1": config["loader"].get("merge", 1) > 1,
         "a smaller loader.batch_size with a larger trainer.accumulate_grad_batches": config["loader"]["batch_size"] > 1,
         "loader.eval_batch_size=1": _pictures(config) > GIB,
         "model.gradient_checkpointing=true": not model.get("gradient_checkpointing"),

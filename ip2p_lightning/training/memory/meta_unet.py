@@ -28,7 +28,7 @@ def unet_outline(node: Mapping[str, Any]) -> Any:
             return PixelEditor(**settings)
         from diffusers import UNet2DConditionModel
 
-        shape = _shape(str(settings["path"]), settings.get("subfolder", "unet"))
+        shape = part_config(str(settings["path"]), settings.get("subfolder", "unet"))
         if shape is None:
             return None
         inputs = 2 * shape["out_channels"]
@@ -38,8 +38,8 @@ def unet_outline(node: Mapping[str, Any]) -> Any:
         return unet
 
 
-def _shape(path: str, subfolder: str | None) -> dict[str, Any] | None:
-    """A UNet's config: of a folder, of the hub's cache, or known by its name."""
+def part_config(path: str, subfolder: str | None) -> dict[str, Any] | None:
+    """The config.json of a checkpoint's part: of a folder, of the hub's cache, or known by its name."""
     from huggingface_hub import try_to_load_from_cache
 
     name = f"{subfolder}/config.json" if subfolder else "config.json"

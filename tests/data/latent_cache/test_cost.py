@@ -10,6 +10,7 @@ from ip2p_lightning.data import Loader
 from ip2p_lightning.data.bad_pairs import BadPairs
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import DataError
+from ip2p_lightning.runs.folder import note
 from tests.support.pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 
 PAYLOAD = 12 * 1024
@@ -79,11 +80,10 @@ def test_the_command_ends_at_the_first_entry_that_the_disk_refuses(tmp_path, pai
     ("mode", "state", "told"),
     [("off", None, "cache=off and will not read it"), ("auto", "full", "began without (full)"), ("auto", "", "")],
 )
-def test_the_command_says_where_its_run_will_not_read(tmp_path, monkeypatch, mode, state, told):
+def test_the_command_says_where_its_run_will_not_read(tmp_path, mode, state, told):
     from ip2p_lightning.cli import cache
-    from ip2p_lightning.training import cache_choice
 
-    monkeypatch.setattr(cache_choice, "noted", lambda run: None if state is None else {"reason": state})
+    note(tmp_path, cache=None if state is None else {"reason": state})
     said = cache._unread({"cache": mode}, tmp_path)
     assert told in said and bool(told) == bool(said)
 
@@ -125,52 +125,3 @@ def test_the_command_refuses_in_one_line(refused, words):
 
     code, line = refused(main, *words)
     assert (code == 2 and "cache" in line) or "no_such_key" in line
-
-
-def test_auto_caches_where_it_pays(tmp_path, pairs, sd_folder):
-    from ip2p_lightning.data.latent_cache.cache import Cache, Settings
-    from ip2p_lightning.networks.autoencoder import KLAutoencoder
-    from tests.support.pieces import Counting
-
-    data, _ = open_cache(pairs, tmp_path, Counting())
-    settings = Settings("auto", tmp_path)
-    assert "costs nothing" in Cache(settings, data, Counting(), samples=1000).summary()
-    real = KLAutoencoder(str(sd_folder))
-    assert "less than twice" in Cache(settings, data, real, samples=20).summary()
-    assert not Cache(settings, data, real, samples=24).reason
-
-
-def test_auto_counts_only_what_is_missing(tmp_path, pairs, sd_folder, monkeypatch):
-    from ip2p_lightning.data.latent_cache import cache
-    from ip2p_lightning.networks.autoencoder import KLAutoencoder
-    from tests.support.pieces import fill
-
-    real = KLAutoencoder(str(sd_folder))
-    data, full = open_cache(pairs, tmp_path / "cache", real)
-    fill(full)
-    monkeypatch.setattr(cache, "_free", lambda path: int(1.5 * full.entries * full.codec.payload))
-    assert not cache.Cache(cache.Settings("auto", tmp_path / "cache"), data, real, samples=24).reason
-    assert "MB needed" in cache.Cache(cache.Settings("auto", tmp_path / "empty"), data, real, samples=24).reason
-
-
-@pytest.mark.parametrize("began", ["full", "free"])
-def test_ranks_go_by_what_their_run_chose_when_it_began(tmp_path, pairs, sd_folder, monkeypatch, began):
-    from ip2p_lightning.data.latent_cache import cache
-    from ip2p_lightning.networks.autoencoder import KLAutoencoder
-    from ip2p_lightning.training import cache_choice as choice
-
-    real = KLAutoencoder(str(sd_folder))
-    data, _ = open_cache(pairs, tmp_path / "other", real)
-    monkeypatch.setattr("ip2p_lightning.config.build.build", lambda node: real)
-    config = {"cache": "auto", "cache_dir": str(tmp_path / "cache"), "autoencoder": None}
-    config |= {"trainer": {"max_steps": 10}, "loader": {"batch_size": 12}}
-    disks = {"full": lambda path: 0, "free": lambda path: 10**9}
-    monkeypatch.setattr(cache, "_free", disks.pop(began))
-    choice.settle(config, tmp_path, data, ranks=2, afresh=True)
-    monkeypatch.setattr(cache, "_free", *disks.values())
-    choice.settle(config, tmp_path, data, ranks=2, afresh=False)
-    for _ in range(2):
-        found = cache.cached(config, data, real, 2, choice.noted(tmp_path))
-        assert bool(found.reason) == (began == "full")
-    choice.settle(config, tmp_path, data, ranks=1, afresh=True)
-    assert choice.noted(tmp_path) is None

@@ -56,15 +56,6 @@ def test_losses_are_equal_with_bf16_within_its_bound(two_folders, sd_folder):
     assert halved == pytest.approx(plain, rel=2**-7)
 
 
-def test_a_merged_step_is_the_accumulated_step(two_folders, sd_folder):
-    """Same draws for each sample, hence the same loss; the weights after it differ by rounding."""
-    words = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3", f"cache_dir={two_folders}/cache", "cache=disk"]
-    words = sd_words(sd_folder, two_folders / "pairs", *words)
-    apart = losses(train_run(two_folders / "a", *words))
-    merged = losses(train_run(two_folders / "b", *words, "loader.merge=2"))
-    assert merged == pytest.approx(apart, rel=1e-5) and len(apart) == 3
-
-
 def test_a_run_from_the_cache_continues_as_if_never_stopped(two_folders, sd_folder):
     words = sd_words(sd_folder, two_folders / "pairs", "cache=disk", f"cache_dir={two_folders}/cache", "save_every=3")
     whole = losses(train_run(two_folders / "a", *words))
@@ -94,8 +85,8 @@ def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypat
     words = sd_words(sd_folder, two_folders / "pairs", "cache=auto", f"cache_dir={two_folders}/cache", "save_every=3")
     train_run(two_folders / "a", *words, "trainer.max_steps=12")
     gc.collect()
-    monkeypatch.setattr("ip2p_lightning.data.latent_cache.cache._free", lambda path: 0)
-    monkeypatch.setattr("ip2p_lightning.data.latent_cache.cache.samples_of", lambda *words: 0)
+    monkeypatch.setattr("ip2p_lightning.training.resolve._free", lambda path: 0)
+    monkeypatch.setattr("ip2p_lightning.training.resolve.samples_of", lambda *words: 0)
     run = train_run(two_folders / "a", *words, "trainer.max_steps=13", "resume_allow=[trainer.max_steps]")
     assert json.loads((run / "status.json").read_text())["cache"]["hits"] == 2
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -129,6 +128,14 @@ def test_checkpointing_goes_on_where_it_would_not_fit_without(monkeypatch):
         told(config)
 
 
+def test_ranks_on_one_cpu_share_its_memory():
+    from ip2p_lightning.training.memory.estimate import room
+
+    cpu = {"accelerator": "cpu", "strategy": "ddp"}
+    one, two = (room({"trainer": {**cpu, "devices": n}}) for n in (1, 2))
+    assert one == 2 * two
+
+
 def test_the_choice_is_recorded_and_changes_no_bit(sd_folder, tmp_path, monkeypatch):
     words = ["model=local", f"model.path={sd_folder}", "task=denoise", "loader.resize=null"]
     off = train_run(tmp_path / "off", *words)
@@ -162,9 +169,9 @@ def test_weights_of_16_bits_are_refused(precision):
 @pytest.mark.parametrize(("able", "said"), [({}, "4 to 16 times faster"), ({"amx_bf16": True}, "")])
 def test_half_precision_on_a_cpu_without_it_is_called_slow(able, said, monkeypatch, capsys):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
-    fit._prepared(config_of("trainer.precision=bf16-mixed"), Path())
+    fit._set_up_device(config_of("trainer.precision=bf16-mixed"))
     assert said in capsys.readouterr().out or not said
-    fit._prepared(config_of(), Path())
+    fit._set_up_device(config_of())
     assert capsys.readouterr().out == ""
 
 
@@ -172,7 +179,7 @@ def test_products_of_float32_are_as_exact_as_the_config_says():
     before = torch.get_float32_matmul_precision()
     try:
         for precision in ("high", "highest"):
-            fit._prepared(config_of(f"matmul_precision={precision}"), Path())
+            fit._set_up_device(config_of(f"matmul_precision={precision}"))
             assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)

@@ -1,0 +1,84 @@
+"""What a config leaves to ``auto``, chosen once: by the process that leads the run, before there are other ranks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ip2p_lightning.config.build import build
+from ip2p_lightning.data.latent_cache.cache import Cache, Share, refusal, shares_of
+from ip2p_lightning.data.latent_cache.examples import Codec
+from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, samples_of, settings_of
+from ip2p_lightning.runs.folder import note, read_status
+from ip2p_lightning.training.memory.estimate import decided
+from ip2p_lightning.training.memory.meta_unet import part_config
+
+
+def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int, afresh: bool) -> dict[str, Any]:
+    """The config with plain values in place of ``auto``; the choices go into the run's status.
+
+    Gradient checkpointing changes no number: it is chosen at each start, for the device that is there. The cache
+    decides which crops are seen: what was chosen when the run began is kept, though the disk be full by now.
+
+    Args:
+        config: checked.
+        folder: the run's.
+        data: its data module, opened.
+        ranks: processes that train together.
+        afresh: whether the run begins; what a start before it chose, and did not get far with, is forgotten.
+    """
+    cache = None if afresh else read_status(folder).get("cache")
+    if config["cache"] == "auto" and cache is None:
+        reason = _against_caching(config, data, ranks)
+        cache = {"mode": "off", "reason": reason} if reason else {"mode": "disk"}
+    checkpointing = decided(config)["model"].get("gradient_checkpointing", False)
+    note(folder, cache=cache, gradient_checkpointing=checkpointing)
+    if config["cache"] == "auto" and cache.get("reason"):
+        print(f"cache: off ({cache['reason']})")
+    values: dict[str, Any] = {"model": {**config["model"], "gradient_checkpointing": checkpointing}}
+    if config["cache"] == "auto":
+        values["cache"] = "off" if cache.get("reason") else "disk"
+    return {**config, **values}
+
+
+def _against_caching(config: Mapping[str, Any], data: Any, ranks: int) -> str:
+    """Why the run had better not cache, "" where a cache pays: judged before any weights are read."""
+    settings = replace(settings_of(config), mode="disk")
+    shares, samples = shares_of(settings, data), samples_of(config, ranks)
+    entries = sum(share.entries for share in shares)
+    if reason := refusal(shares):
+        return reason
+    if config["autoencoder"]["_target_"].endswith("PixelUnshuffle"):
+        return "encoding costs nothing with this autoencoder"
+    if samples < 2 * entries:
+        return f"{samples} examples would use {entries} entries less than twice each"
+    return _too_large(config, settings, data, shares)
+
+
+def _too_large(config: Mapping[str, Any], settings: Settings, data: Any, shares: list[Share]) -> str:
+    """Why the disk has no room for what is not there yet, "" where it has."""
+    free, payload = _free(Path(settings.folder).expanduser()), _payload(config)
+    missing = sum(share.entries for share in shares)
+    if missing * payload > free / 2:  # only the weights say which of the entries there are theirs
+        missing -= min(missing, len(Cache(settings, data, build(config["autoencoder"])).space))
+    if missing * payload > free / 2:
+        return f"{missing * payload / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {settings.folder}"
+    return ""
+
+
+def _payload(config: Mapping[str, Any]) -> int:
+    """Bytes of a stored pair, by the autoencoder's config.json; by SD 1.5's where that is not here yet."""
+    node = config["autoencoder"]
+    point = node["_target_"].endswith("TAESD")
+    shape = part_config(str(node.get("path")), node.get("subfolder", None if point else "vae")) or {}
+    side = config["loader"]["size"] // 2 ** (len(shape.get("block_out_channels", range(4))) - 1)
+    return Codec(shape.get("latent_channels", 4), side, point, DTYPES[config["cache_dtype"]]).payload
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.absolute().parent
+    return shutil.disk_usage(path).free

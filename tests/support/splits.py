@@ -1,0 +1,162 @@
+"""The same optimizer steps, divided into micro-batches and ranks in different ways, under a bare Trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from ip2p_lightning.rng import place
+from tests.support.processes import PRELOAD
+
+QUIET = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+LIMIT = 240  # seconds
+_forks = multiprocessing.get_context("forkserver")
+
+
+class Split(NamedTuple):
+    """How a step is divided."""
+
+    batch: int
+    accumulation: int
+    world: int = 1
+
+
+class Fit(NamedTuple):
+    """What some steps saw and came to."""
+
+    seen: dict[int, tuple[Any, ...]]  # by number of the example in the run: names, images, draws, loss
+    moved: torch.Tensor  # what the steps added to the weights and to their average
+
+    def losses(self, size: int) -> list[float]:
+        """Mean loss of each step of `size` examples."""
+        each = [self.seen[number][-1] for number in sorted(self.seen)]
+        return [sum(each[i : i + size]) / size for i in range(0, len(each), size)]
+
+
+class Recorder(Callback):
+    """What each example was, and what was drawn for it; a checkpoint in the middle, as a run saves them."""
+
+    def __init__(self, split: Split, folder: Path, middle: int) -> None:
+        self.split, self.folder, self.middle, self.seen = split, folder, middle, {}
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        loss = pl_module.loss
+
+        def told(batch: Any, draws: Any) -> torch.Tensor:
+            losses = loss(batch, draws)
+            first = place(pl_module.micro_step - 1, trainer.global_rank, trainer.world_size, self.split.batch)
+            for i in range(len(losses)):
+                drawn = [x[i].double().sum().item() for x in (batch.original, batch.edited, *draws)]
+                names = batch.task[i], batch.id[i], batch.prompt[i]
+                self.seen[first + i] = (*names, *drawn, losses[i].item())
+            return losses
+
+        pl_module.loss = told
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.middle and not trainer.fit_loop._should_accumulate():
+            trainer.save_checkpoint(self.folder / "middle.ckpt")
+
+
+def flat(module: Any) -> torch.Tensor:
+    """All that is trained and its average, in double precision."""
+    return torch.cat([p.detach().double().flatten() for p in (*module._trained(), *module.ema.shadow_params)])
+
+
+@contextlib.contextmanager
+def doubled(wanted: bool) -> Iterator[None]:
+    """All arithmetic in float64, also where the code asks for float32."""
+    if not wanted:
+        yield
+        return
+    single = torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.Tensor.float = single
+
+
+def fit(
+    split: Split, words: tuple[str, ...], steps: int, folder: Path, begin: str | None = None, double: bool = False
+) -> Fit:
+    """Train to step `steps`, from the checkpoint `begin` if one is given; half-way leave ``folder/middle.ckpt``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if split.world == 1:
+        _fit(split, words, steps, folder, begin, double, {})
+    else:
+        _together(split, words, steps, folder, begin, double)
+    parts = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(split.world)]
+    return Fit({n: s for part in parts for n, s in part[0].items()}, parts[0][1])
+
+
+def _together(split: Split, *args: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
+    _forks.set_forkserver_preload(PRELOAD)
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(split.world), "NODE_RANK": "0"}
+    ranks = [
+        _forks.Process(target=_fit, args=(split, *args, group | {"LOCAL_RANK": str(rank)}))
+        for rank in range(split.world)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(LIMIT)
+        rank.kill()
+    assert [rank.exitcode for rank in ranks] == [0] * split.world
+
+
+def _fit(
+    split: Split,
+    words: tuple[str, ...],
+    steps: int,
+    folder: Path,
+    begin: str | None,
+    double: bool,
+    group: dict[str, str],
+) -> None:
+    from ip2p_lightning.config import build
+    from ip2p_lightning.data.latent_cache.cache import cached
+    from tests.support.configs import config_of
+
+    os.environ.update(group)
+    torch.set_num_threads(1)
+    config = config_of(*words, f"loader.batch_size={split.batch}")
+    with doubled(double):
+        module, data = build.build_module(config), build.build_data(config)
+        cached(config, data, module.autoencoder)
+        recorder = Recorder(split, folder, steps // 2)
+        module = module.double() if double else module
+        before = flat(module)
+        strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False) if group else "auto"
+        plugins = [LightningEnvironment()] if group else []
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=split.world,
+            strategy=strategy,
+            plugins=plugins,
+            max_steps=steps,
+            accumulate_grad_batches=split.accumulation,
+            gradient_clip_val=1.0,
+            callbacks=[recorder],
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+            **dict.fromkeys(QUIET, False),
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=begin, weights_only=False)
+    torch.save((recorder.seen, flat(module) - before), folder / f"{trainer.global_rank}.pt")

@@ -6,12 +6,13 @@ Hydra instantiates that node (callbacks, logging factories, launcher arguments) 
 from __future__ import annotations
 
 import os
-from typing import Any, cast
+from typing import Any
 
 from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError
 
-_CODE = ("_target_", "()", "class")  # keys whose values Hydra or logging imports
+_BUILT = ("hydra.launcher._target_", "hydra.sweeper._target_")
+_NO_LOGGING = {"version", "root", "disable_existing_loggers"}
 _OURS = ("hydra_plugins.ip2p_lightning.", "hydra._internal.core_plugins.")
 
 
@@ -36,12 +37,13 @@ def refuse_code(config: Any) -> None:
     """Raise SecurityError where the ``hydra`` node names code or sets the environment."""
     from omegaconf import OmegaConf
 
-    node = cast(dict[str, Any], OmegaConf.to_container(config.hydra, resolve=False))
-    for path, value in walk({"hydra": node}):
-        if path.rpartition(".")[2] not in _CODE and not str(value).startswith("ext://"):
-            continue
-        if path not in ("hydra.launcher._target_", "hydra.sweeper._target_") or not str(value).startswith(_OURS):
+    hydra = config.hydra
+    for path, value in walk({"hydra": OmegaConf.to_container(hydra, resolve=False)}):
+        if path.endswith("._target_") and not (path in _BUILT and str(value).startswith(_OURS)):
             raise SecurityError(f"{path}={value} would run code, which a config may not; remove it")
-    for name, value in node["job"]["env_set"].items():
+    for name in ("job_logging", "hydra_logging"):  # its handlers and filters may be any function
+        if set(hydra[name]) - _NO_LOGGING or hydra[name].root:
+            raise SecurityError(f"hydra.{name} could run code, which a config may not; keep hydra/{name}=none")
+    for name, value in hydra.job.env_set.items():
         if os.environ.get(name) != value:
             raise SecurityError(f"hydra.job.env_set.{name}={value} sets the environment; set it in the shell instead")

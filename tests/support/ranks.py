@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.fault_injection import with_fault
 from tests.support.processes import SMALL, Process, run
 
 GROUP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
@@ -26,9 +27,9 @@ def train(folder: Path, *more: str, words=WORDS) -> tuple[int, str]:
 
 def torchrun(folder: Path, *more: str, options=("--standalone", "--nproc-per-node=2")) -> subprocess.Popen:
     """The same run, launched by torchrun, which says how many ranks there are."""
-    words = [word for word in WORDS if not word.startswith("trainer.devices")]
-    line = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "ip2p_lightning.cli.train", *words, *more]
-    settings = os.environ | {"IP2P_FAULTS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    words, permission = with_fault([*(word for word in WORDS if not word.startswith("trainer.devices")), *more])
+    line = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "ip2p_lightning.cli.train", *words]
+    settings = os.environ | permission | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([*line, f"hydra.run.dir={folder}"], env=settings, **pipes)
 

@@ -1,8 +1,9 @@
-"""Failures a user can mend: each is one line (what, where, how to fix it) and a distinct exit code."""
+"""Errors a user can fix: each is one line (what, where, remedy) and a distinct exit code."""
 
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import select
 import sys
@@ -16,7 +17,7 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """Data that is refused: unreadable image, unmatched pair, empty folder or prompt pool."""
+    """Unusable data: unreadable image, unmatched pair, empty folder or prompt pool."""
 
     code = 3
 
@@ -34,25 +35,25 @@ class StorageError(UserError):
 
 
 class DamagedError(UserError):
-    """A stored checkpoint or cache entry that does not verify."""
+    """A stored checkpoint or cache entry whose checksum does not match."""
 
     code = 6
 
 
 class SecurityError(UserError):
-    """Something that would run code or reach files it must not."""
+    """Input that would run code or reach files it must not."""
 
     code = 7
 
 
 class SweepError(UserError):
-    """A sweep some of whose jobs are not complete."""
+    """A sweep with incomplete jobs."""
 
     code = 8
 
 
 class PrunedError(UserError):
-    """A trial of a study that was stopped because others do better."""
+    """A trial that the study's pruner stopped."""
 
     code = 9
 
@@ -69,20 +70,15 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, + SIGPIPE
-
-
+INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + SIGINT, + SIGPIPE
 INTERRUPTED_LINE = "interrupted; the same command continues from the last checkpoint"
-
-
-_DISK = (13, 17, 20, 28, 30, 122)  # permission, a file in a folder's place (2), no space, read-only, quota
+_STORAGE = (errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
 def exit_code(action: Callable[[], int]) -> int:
     """Run `action`; a UserError becomes one line and its code, an interrupt 130; a bug keeps its traceback.
 
-    Hydra's instantiate wraps what a constructor raised: the cause is what counts. Where nobody reads on, as behind
-    ``| head``, there is nothing to say, and the code is a shell's for that.
+    Hydra's instantiate wraps what a constructor raised: the cause counts. A closed stdout (``| head``) gives 141.
     """
     try:
         try:
@@ -90,51 +86,46 @@ def exit_code(action: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        if not _reader_left():
+        if not _stdout_closed():
             raise
-        return UNREAD
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print(INTERRUPTED_LINE, file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        known = _known(error)
+        known = user_error(error)
         if known is None or os.environ.get("IP2P_TRACEBACK") == "1":
             raise
         print(f"error: {' '.join(str(known).split())}", file=sys.stderr)
         return known.code
 
 
-def _reader_left() -> bool:
-    """Whether it is stdout that nobody reads (and no pipe between processes); then let the rest of it go nowhere."""
+def _stdout_closed() -> bool:
+    """Whether stdout's reader is gone (not another pipe's); further output is then discarded."""
     out = sys.stdout.fileno()
     poll = select.poll()
     poll.register(out, 0)
-    left = any(told & select.POLLERR for _, told in poll.poll(0))
-    if left:
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out)
-    return left
+    return closed
 
 
 def outcome(error: BaseException) -> tuple[int, str]:
-    """Exit code and one line for what ended a run: the refusal that a library may have wrapped, else the exception."""
-    cause = root(error)
+    """Exit code and one line for what ended a run: a UserError that a library may have wrapped, else the exception."""
+    cause = user_error(error) or error
     code = INTERRUPTED if isinstance(cause, KeyboardInterrupt) else getattr(cause, "code", 1)
     return code if isinstance(code, int) else 1, f"{type(cause).__name__}: {cause}".splitlines()[0]
 
 
-def root(error: BaseException) -> BaseException:
-    """The refusal that a library has wrapped (Hydra what a constructor raised), or else the exception itself."""
-    return _known(error) or error
-
-
-def _known(error: BaseException | None) -> UserError | None:
-    """The UserError in a chain of exceptions; a full disk counts as one wherever it shows."""
+def user_error(error: BaseException | None) -> UserError | None:
+    """The UserError in a chain of exceptions; a storage failure such as a full disk counts as one."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, UserError):
             return error
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if isinstance(error, OSError) and error.errno in _STORAGE:
             return StorageError(f"{error.filename or 'file'}: {error.strerror}")
         error = error.__cause__ or error.__context__
     return None

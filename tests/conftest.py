@@ -30,11 +30,17 @@ def tiny_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sd_folder(tmp_path_factory) -> Path:
-    """A tiny random text-to-image checkpoint in Stable Diffusion's layout."""
+def checkpoints(tmp_path_factory) -> dict[int, str]:
+    """Tiny random checkpoints in Stable Diffusion's layout: of 4 channels, text to image; of 8, an editor."""
     from tests.support.sd_checkpoint import write_sd_checkpoint
 
-    return write_sd_checkpoint(tmp_path_factory.mktemp("sd") / "base")
+    root = tmp_path_factory.mktemp("sd")
+    return {n: str(write_sd_checkpoint(root / str(n), in_channels=n)) for n in (4, 8)}
+
+
+@pytest.fixture(scope="session")
+def sd_folder(checkpoints) -> Path:
+    return Path(checkpoints[4])
 
 
 @pytest.fixture(scope="session")

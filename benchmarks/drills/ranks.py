@@ -44,7 +44,7 @@ def hang(work: Path, seed: int, rank: int, timeout: int = 20) -> Outcome:
     stacks = [folder / f"stacks-rank{r}.txt" for r in (0, 1)]
     return {
         "timeout, s": timeout, "exit code": code, "state": read_status(folder)["state"],
-        "stacks in the log, of ranks": [r for r in (0, 1) if f"where rank {r} stood" in said],
+        "stacks in the log, of ranks": [r for r in (0, 1) if f"stacks of rank {r}" in said],
         "the hanging rank's stack shows the hang": "in _hang" in stacks[rank].read_text(),
         "the other's shows what it waits for": "in all_reduce" in stacks[1 - rank].read_text(),
         "s from the last step to both stacks": round(max(p.stat().st_mtime for p in stacks) - last, 1),

@@ -58,7 +58,7 @@ class Storm(Victim):
         return max((checkpoint.step_of(path) for path in self._complete()), default=0)
 
     def _complete(self) -> list[Path]:
-        return [p for p in checkpoint.checkpoints(self.folder) if checkpoint.sidecar(p).exists()]
+        return [p for p in checkpoint.checkpoints(self.folder) if checkpoint.checksum_file(p).exists()]
 
     def kill(self, process: Process, ready: Callable[[], object], delay: float, kind: str) -> None:
         """SIGKILL to the whole group, `delay` seconds after `ready()`."""

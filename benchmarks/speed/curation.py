@@ -25,7 +25,7 @@ from benchmarks.support.material import write_raw_pairs
 from ip2p_lightning.curation.audit.examine import Part
 from ip2p_lightning.curation.audit.policy import Audit
 from ip2p_lightning.curation.build import build
-from ip2p_lightning.curation.plan import Order
+from ip2p_lightning.curation.plan import BuildSettings
 from ip2p_lightning.curation.sources.folder_layout import FolderOrigin
 from ip2p_lightning.data.prompts import PromptPool
 
@@ -55,7 +55,9 @@ def built(root: Path, out: Path) -> None:
     source = FolderOrigin(
         "bench", str(root), [{"any": {"original": "input/{name}", "edited": "target/{name}"}}], 0.1, 0.1
     )
-    build(Order([Part("derain", source, PromptPool(["derain the image", "remove the rain"]), None)], Audit()), out)
+    build(
+        BuildSettings([Part("derain", source, PromptPool(["derain the image", "remove the rain"]), None)], Audit()), out
+    )
 
 
 def _afresh(work: Callable[[Path, Path], None], root: Path, out: Path) -> None:

@@ -26,8 +26,8 @@ from benchmarks.support.material import SIZES, crops, write_editor
 from ip2p_lightning.cli.edit import _save, _sizes
 from ip2p_lightning.diffusion import DiffusionSampler, checkpoint_schedule
 from ip2p_lightning.editing.editor import BatchEditor, ready
-from ip2p_lightning.editing.photo_batches import batched, edit_photos
-from ip2p_lightning.editing.photos import plan
+from ip2p_lightning.editing.photo_batches import edit_photos, make_batches
+from ip2p_lightning.editing.photos import plan_outputs
 from ip2p_lightning.editing.pipeline import open_pipeline
 from ip2p_lightning.system.allocator import keep_pages
 from ip2p_lightning.system.imports import quiet_libraries
@@ -80,8 +80,8 @@ class Ours:
         module, schedule = ready(open_pipeline(path), "cpu"), checkpoint_schedule(path)
         sampler = DiffusionSampler("ddim", asked.steps, TEXT_SCALE, asked.image_scale, "auto", schedule)
         self.editor = BatchEditor(module, sampler, size)
-        jobs = plan(wanted, asked.work / "ours", overwrite=True)
-        self.batches = batched(jobs, _sizes(jobs), module, None, size)
+        jobs = plan_outputs(wanted, asked.work / "ours", overwrite=True)
+        self.batches = make_batches(jobs, _sizes(jobs), module, None, size)
 
     def edit(self, batch: Any) -> None:
         """One batch."""

@@ -1,4 +1,4 @@
-"""``python -m ip2p_lightning.cli.app``: a local page that edits a photo, with the same pixels as ip2p-edit."""
+"""``python -m ip2p_lightning.cli.app``: edit a photo on a local web page, with the same pixels as ip2p-edit."""
 
 from __future__ import annotations
 
@@ -19,20 +19,27 @@ EXAMPLES = """
 RUN is a run's folder; PIPELINE a diffusers InstructPix2Pix folder or hub id (the baseline). Give the page a photo and
 an instruction: the edit appears beside it, with ip2p-edit's pixels for the same settings (--max-side is one of them).
 
-Only this machine reaches the page, unless you give another --host: then whoever reaches the port may use it, without
-a password. It makes no public link and no call to the network. Uploads (20 MB at most) and edits lie in a folder of
-their own, which goes with the page. One photo is edited at a time; those beyond --queue are told that it is busy.
+Only this machine reaches the page, unless you give another --host: then anyone who reaches the port may use it, without
+a password. It makes no public link and no network call. Uploads (20 MB at most) and edits are in a temporary folder,
+deleted when the page ends. One photo is edited at a time; requests beyond --queue are refused as busy.
 
 examples:
   python -m ip2p_lightning.cli.app runs/demo                            then open http://127.0.0.1:7860
   python -m ip2p_lightning.cli.app timbrooks/instruct-pix2pix --port 8000 --max-side 512
 
-Exit codes: 0 ended with Ctrl-C, 2 usage or no gradio (pip install 'ip2p-lightning[app]'), 6 damaged, 7 refused.
+Exit codes: 0 ended with Ctrl-C, 2 usage or no gradio (pip install 'ip2p-lightning[app]'), 6 damaged, 7 unsafe.
 """
 OPTIONS = [("port", 1, 7860, "of the page"), ("max-side", 8, 1024, "longest side the model sees")]
 OPTIONS += [("max-steps", 1, 50, "most steps of an edit"), ("queue", 1, 8, "most edits that wait")]
 LOCAL = ("127.0.0.1", "localhost", "::1")
-CLOSED = {"share": False, "inbrowser": False, "ssr_mode": False, "mcp_server": False, "pwa": False, "show_error": False}
+CLOSED: dict[str, Any] = {
+    "share": False,
+    "inbrowser": False,
+    "ssr_mode": False,
+    "mcp_server": False,
+    "pwa": False,
+    "show_error": False,
+}
 CLOSED |= {"enable_monitoring": False, "footer_links": [], "allowed_paths": [], "max_file_size": "20mb"}
 MAX_PROMPT, MAX_SCALE, MAX_SEED = 1000, 100, 2**53 - 1  # the largest whole number a browser keeps
 
@@ -48,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(page, _serve, argv)
 
 
-def _serve(args: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="ip2p-app-") as folder:
         gradio = _gradio(folder)
         from ip2p_lightning.editing.editor import ready
@@ -56,11 +63,10 @@ def _serve(args: argparse.Namespace) -> int:
         module, prompts = _opened(args.model)
         editor = Editor(ready(module), Path(folder), args.max_side, args.max_steps)
         _listen(_page(gradio, editor, prompts, args.model).queue(max_size=args.queue, api_open=False), gradio, args)
-    return 0
 
 
 def _gradio(folder: str) -> Any:
-    """gradio without analytics, history, downloads and whatever the environment would open; its files in `folder`."""
+    """gradio without analytics, history, downloads and GRADIO_* settings; its files in `folder`."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_TEMP_DIR": folder}
@@ -72,12 +78,12 @@ def _gradio(folder: str) -> Any:
     async def no_download(*_: Any, **__: Any) -> str:
         raise gradio.Error("give a file, not a link", print_exception=False)
 
-    gradio.processing_utils.async_ssrf_protected_download = no_download  # it would fetch a photo given by its link
+    gradio.processing_utils.async_ssrf_protected_download = no_download  # else it fetches a photo given as a link
     return gradio
 
 
 def _opened(path: str) -> tuple[Any, list[str]]:
-    """The model, opened as ip2p-edit opens it, and instructions it was trained with."""
+    """The model, opened as ip2p-edit does, and example instructions."""
     from ip2p_lightning.editing.pipeline import is_pipeline, open_pipeline
     from ip2p_lightning.runs.open import open_run
 
@@ -98,7 +104,7 @@ def examples(config: Mapping[str, Any], most: int = 3) -> list[str]:
 
 
 class Editor(NamedTuple):
-    """A visitor's way to the model: whatever the page allows, everything is checked here."""
+    """Edits with every input checked here: the page's own limits can be bypassed."""
 
     module: Any
     folder: Path  # of uploads; no other file is read
@@ -106,7 +112,7 @@ class Editor(NamedTuple):
     max_steps: int = 50
 
     def edit(self, photo: Any, prompt: Any, steps: Any, text_scale: Any, image_scale: Any, seed: Any) -> Any:
-        """The edit, [H W 3] uint8 like the photo; a UserError is what the page says in one line."""
+        """The edit, [H W 3] uint8 like the photo. Raises UserError, which the page shows in one line."""
         from ip2p_lightning.data.image import open_image
         from ip2p_lightning.editing.geometry import Fit
 
@@ -129,7 +135,7 @@ class Editor(NamedTuple):
             raise UserError("not enough memory for this photo; give a smaller one") from None
 
     def upload(self, photo: Any) -> bytes:
-        """The bytes of a photo that was uploaded to this page; any other path is refused."""
+        """The bytes of an uploaded photo. Raises UserError for any other path."""
         path = photo.get("path") if isinstance(photo, dict) else None
         if not isinstance(path, str):
             raise UserError("choose a photo first")
@@ -139,14 +145,14 @@ class Editor(NamedTuple):
 
 
 def number(name: str, value: Any, low: int, high: int, kind: type = float) -> Any:
-    """`value` if it is a number in [low, high] (a whole one for the kind int); else UserError."""
+    """`value` as a `kind` in [low, high]. Raises UserError."""
     if not isinstance(value, int | float) or not low <= value <= high or kind(value) != value:
         raise UserError(f"{name} must be a {'whole ' * (kind is int)}number from {low} to {high}")
     return kind(value)
 
 
 def _page(gr: Any, editor: Editor, prompts: Sequence[str], title: str) -> Any:
-    """The page; its events are not preprocessed, so that the editor decodes the photo and gradio does not."""
+    """The page; without preprocessing, so that the editor decodes the photo and not gradio."""
 
     def edit(*values: Any) -> Any:
         try:
@@ -183,7 +189,7 @@ def _listen(page: Any, gr: Any, args: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"cannot listen on {args.host} port {args.port}; give another ({error})") from None
     if args.host not in LOCAL:
-        print(f"warning: whoever reaches {args.host} port {args.port} may use this page", file=sys.stderr)
+        print(f"warning: anyone who reaches {args.host} port {args.port} can use this page", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"{url} (Ctrl-C ends it)", flush=True)
     page.block_thread()

@@ -1,51 +1,46 @@
-"""``ip2p-cache RUN`` or ``ip2p-cache OVERRIDES``: encode every stored view of a run's pairs before it trains."""
+"""``ip2p-cache RUN`` or ``ip2p-cache OVERRIDES``: fill a run's latent cache before it trains."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.config.hydra_errors import explain
-from ip2p_lightning.errors import UserError, exit_code
+from ip2p_lightning.cli.parser import Parser, run
 
-USAGE = """usage: ip2p-cache RUN                       fill the cache of a run's folder
-       ip2p-cache [GROUP=MEMBER ...] [KEY=VALUE ...]   ... of the run that ip2p-train would make of these words
+EXAMPLES = """
+Encodes what is not in the cache yet; the same command continues after a stop. Several may fill one cache at a time.
 
-Encodes what is not in the cache yet; stopped, it goes on where it was. Several may fill one cache at a time."""
+examples:
+  ip2p-cache runs/demo                    fill the cache of a run
+  ip2p-cache model=local task=derain      ... of ip2p-train with the same overrides
+"""
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The console command."""
-    given = list(sys.argv[1:] if words is None else words)
-    if {"-h", "--help"} & set(given):
-        print(USAGE)
-        return 0
-    return exit_code(lambda: _fill(given))
+    parser = Parser("ip2p-cache", "Encode a run's images once, before it trains.", EXAMPLES)
+    parser.add_argument("words", nargs="*", metavar="RUN|OVERRIDES", help="a run's folder, or overrides of ip2p-train")
+    return run(parser, _fill, argv)
 
 
 def _run(words: list[str]) -> Path | None:
-    """The folder that the words are; None: they are overrides."""
+    """The run's folder; None if the words are overrides."""
     return Path(words[0]) if len(words) == 1 and "=" not in words[0] else None
 
 
 def _config(words: list[str]) -> dict[str, Any]:
-    """The checked config of a run's folder, or of a command line. Raises UserError and its kin."""
-    for word in words:
-        if word.startswith("-"):  # Hydra's own: -m, -cd, -cn
-            raise UserError(
-                f"{word} is no word of ip2p-cache, which fills the cache of one run: give its folder, or its "
-                "GROUP=MEMBER and KEY=VALUE words; see ip2p-cache --help"
-            )
-    run = _run(words)
-    if run is not None:
+    """The checked config of a run's folder, or of overrides."""
+    if folder := _run(words):
         from ip2p_lightning.runs.open import model_config
 
-        return model_config(run)
+        return model_config(folder)
     from ip2p_lightning.config.build import checked
     from ip2p_lightning.config.compose import composed
+    from ip2p_lightning.config.hydra_errors import explain
 
     try:
         return checked(composed(word for word in words if not word.startswith("hydra.")))
@@ -67,7 +62,7 @@ def _unread(config: Mapping[str, Any], run: Path | None) -> str:
     return ""
 
 
-def _fill(words: list[str]) -> int:
+def _fill(args: argparse.Namespace) -> None:
     from dataclasses import replace
     from tempfile import TemporaryDirectory
 
@@ -79,18 +74,17 @@ def _fill(words: list[str]) -> int:
     from ip2p_lightning.data.latent_cache.fill import fill_all
     from ip2p_lightning.data.latent_cache.settings import settings_of
 
-    config = _config(words)
+    config = _config(args.words)
     settings = settings_of(config)
     data = build.build_data(config)
     data.setup("fit")
     cache = Cache(replace(settings, mode="disk"), data, _autoencoder(config))
     print(cache.summary())  # with its size, before anything is written
     if cache.reason:
-        return 0
-    unread = _unread(config, _run(words))
-    if unread:
+        return
+    if unread := _unread(config, _run(args.words)):
         print(f"cache: {unread}")
-    with TemporaryDirectory() as folder:  # a run's own list is of what it left out when
+    with TemporaryDirectory() as folder:  # a list of its own: a run's list holds what that run left out
         bad = BadPairs(Path(folder) / RECORD, data.loader.max_bad)
         with tqdm(total=cache.entries, unit="pair", desc="cache") as bar:  # ends its line before an error's
             started = time.perf_counter()
@@ -101,14 +95,13 @@ def _fill(words: list[str]) -> int:
     state = cache.state()
     print(f"complete: {cache.entries} entries; computed {state['filled']}, rebuilt {state['damaged']} damaged ones")
     for pair in left_out:
-        print(f"left out, because it could not be read: {pair['reason']}")
+        print(f"left out, cannot be read: {pair['reason']}")
     if state["uncached"]:
-        print(f"not stored: {state['uncached']}, whose files changed while they were read; fill it again")
-    return 0
+        print(f"not stored: {state['uncached']}, whose files changed while they were read; run ip2p-cache again")
 
 
 def _autoencoder(config: Mapping[str, Any]) -> Any:
-    """The run's autoencoder alone, on its device: the UNet is not needed."""
+    """The run's autoencoder, on its device."""
     import torch
 
     from ip2p_lightning.config.build import build

@@ -26,15 +26,14 @@ The weights are yours to get: github.com/SystemErrorWang/White-box-Cartoonizatio
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = Parser(
-        "python -m ip2p_lightning.cli.convert_teacher", "Convert published weights to safetensors.", EXAMPLES
-    )
+    program = "python -m ip2p_lightning.cli.convert_teacher"
+    parser = Parser(program, "Convert published weights to safetensors.", EXAMPLES)
     parser.add_argument("source", type=Path, metavar="IN", help="FILE.tflite, a checkpoint's .index, or their folder")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors")
     return run(parser, _convert, argv)
 
 
-def _convert(args: argparse.Namespace) -> int:
+def _convert(args: argparse.Namespace) -> None:
     from safetensors.torch import save
 
     if args.out.suffix != ".safetensors":
@@ -43,7 +42,6 @@ def _convert(args: argparse.Namespace) -> int:
     origin = {"architecture": "whitebox", "origin": file.name, "sha256": sha256_of(file), "licence": LICENCE}
     write_atomic(args.out, save(tensors, metadata=origin))
     print(f"{shown(args.out)}: {sum(t.numel() for t in tensors.values()):,} float32 weights; {LICENCE}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,15 +6,14 @@ import contextlib
 import copy
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.cli.parser import Parser, at_least, run
-from ip2p_lightning.config.hydra_errors import explain
+from ip2p_lightning.cli.parser import Parser, at_least, run, run_hydra
 from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
 from ip2p_lightning.system.files import write_json
-from ip2p_lightning.system.processes import SUPERVISOR, heed_supervisor
+from ip2p_lightning.system.processes import SUPERVISOR, stop_with_supervisor
 
 _PAGE = """usage: ip2p-data COMMAND ...
 
@@ -39,7 +38,7 @@ examples:
 sources: {sources}
 recipes: {recipes}
 `ip2p-data build --help` lists every setting; docs/data.md explains them.
-exit codes: 0 done, 2 usage, 3 data refused, 5 disk, 6 damaged, 7 unsafe path.
+exit codes: 0 done, 2 usage, 3 bad data, 5 disk, 6 damaged, 7 unsafe path.
 """
 
 
@@ -49,13 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_PAGE.format(sources=", ".join(_names("source")), recipes=", ".join(_names("recipe"))), end="")
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "build": _build,
-        "merge": _merge,
-        "show": _show,
-        "verify": _verify,
-        "prompts": _prompts,
-    }
+    commands = {"build": _build, "merge": _merge, "show": _show, "verify": _verify, "prompts": _prompts}
     if words[0] not in commands:
         print(f"error: no command '{words[0]}'{suggest(words[0], commands)}; see ip2p-data --help", file=sys.stderr)
         return UserError.code
@@ -69,53 +62,37 @@ def _names(group: str) -> list[str]:
 
 
 def _build(words: list[str]) -> int:
-    return exit_code(lambda: _composed(words))
+    return exit_code(lambda: _build_jobs(words))
 
 
-def _composed(words: list[str]) -> int:
-    """Let Hydra compose the config (once, or once per job of a multirun) and build each."""
-    import hydra
-
-    from ip2p_lightning.config.compose import CONF
-    from ip2p_lightning.config.hydra_guard import guard_hydra
-
-    guard_hydra()
-    swept = any(word.startswith("hydra/launcher=") for word in words)
-    if swept:  # each shard as a job of its own, on this machine or on a cluster
+def _build_jobs(words: list[str]) -> int:
+    launched = any(word.startswith("hydra/launcher=") for word in words)
+    if launched:  # each shard as a job of its own, on this machine or on a cluster
         from ip2p_lightning.sweeps import local_launcher, plugins
 
         plugins.register()
-    heed_supervisor()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through: `explain` words them
-    typed, codes = sys.argv, []
-    sys.argv = ["ip2p-data build", *words]
-    try:
-        run_it = hydra.main(version_base="1.3", config_path=str(CONF), config_name="build")
-        run_it(lambda config: codes.append(exit_code(lambda: _job(config))))()
-    except Exception as error:
-        raise explain(error, words) from None
-    finally:
-        sys.argv = typed
-    if swept:
+    stop_with_supervisor()
+    code = run_hydra("build", ["ip2p-data build", *words], lambda config: exit_code(lambda: _job(config)))
+    if launched:
         local_launcher.conclude()
-    return max(codes, default=0)
+    return code
 
 
 def _job(composed: Any) -> int:
-    """What Hydra calls with a composed config."""
+    """Build a composed config's dataset, or one shard of it; returns the exit code."""
     from ip2p_lightning.config.compose import plain
     from ip2p_lightning.curation.build import build
-    from ip2p_lightning.curation.from_config import order_of
+    from ip2p_lightning.curation.from_config import build_settings
 
     config = plain(composed)
-    order = order_of(copy.deepcopy(config))
-    with _reported(config):
-        return build(order, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
+    settings = build_settings(copy.deepcopy(config))
+    with _status_written(config):
+        return build(settings, Path(config["out"]).expanduser(), config["build"]["shard"], config["build"]["shards"])
 
 
 @contextlib.contextmanager
-def _reported(config: dict[str, Any]) -> Iterator[None]:
-    """Leave the outcome where the launcher that started this job looks for it, as a training run does."""
+def _status_written(config: dict[str, Any]) -> Iterator[None]:
+    """If a launcher started this job, write config and status into its folder, as a training run does."""
     if not os.environ.get(SUPERVISOR):
         yield
         return
@@ -137,35 +114,29 @@ def _reported(config: dict[str, Any]) -> Iterator[None]:
 def _merge(words: list[str]) -> int:
     summary = "Finish a dataset whose shards were built by several jobs."
     parser = Parser("ip2p-data merge", summary, "ip2p-data merge DIR")
-    parser.add_argument("out", help="the folder that the shards were built in")
-    parser.add_argument(
-        "--on-bad", choices=["fail", "skip"], default="fail", help="what was refused: stop, or leave out"
-    )
+    parser.add_argument("out", type=_path, help="the folder that the shards were built in")
+    parser.add_argument("--on-bad", choices=["fail", "skip"], default="fail", help="bad pairs: stop, or leave them out")
 
-    def merge(args: Any) -> int:
+    def merge(args: Any) -> None:
         from ip2p_lightning.curation.build import finish
 
-        return finish(Path(args.out).expanduser(), args.on_bad)
+        finish(args.out, args.on_bad)
 
     return run(parser, merge, words)
 
 
 def _show(words: list[str]) -> int:
-    parser = Parser(
-        "ip2p-data show", "Contact sheets of a dataset, and a summary.", "ip2p-data show data/rain --pairs 8"
-    )
-    parser.add_argument("dataset", help="a folder written by ip2p-data build")
-    parser.add_argument("--out", help="where to write (default: DATASET-show beside it)")
+    summary = "Contact sheets of a dataset, and a summary."
+    parser = Parser("ip2p-data show", summary, "ip2p-data show data/rain --pairs 8")
+    parser.add_argument("dataset", type=_path, help="a folder written by ip2p-data build")
+    parser.add_argument("--out", type=_path, help="where to write (default: DATASET-show beside it)")
     parser.add_argument("--pairs", type=at_least(1), default=6, help="pairs of each task on its sheet (6)")
 
-    def show(args: Any) -> int:
+    def show(args: Any) -> None:
         from ip2p_lightning.curation.show import show
 
-        folder = Path(args.dataset).expanduser()
-        out = Path(args.out).expanduser() if args.out else folder.with_name(f"{folder.resolve().name}-show")
-        print(show(folder, out, args.pairs))
-        print(f"look at: {out}")
-        return 0
+        out = args.out or args.dataset.with_name(f"{args.dataset.resolve().name}-show")
+        print(f"{show(args.dataset, out, args.pairs)}\nlook at: {out}")
 
     return run(parser, show, words)
 
@@ -173,15 +144,18 @@ def _show(words: list[str]) -> int:
 def _verify(words: list[str]) -> int:
     summary = "Check every file of a dataset against its sha256."
     parser = Parser("ip2p-data verify", summary, "ip2p-data verify data/rain")
-    parser.add_argument("dataset", help="a folder written by ip2p-data build")
+    parser.add_argument("dataset", type=_path, help="a folder written by ip2p-data build")
 
-    def verify(args: Any) -> int:
+    def verify(args: Any) -> None:
         from ip2p_lightning.curation.verify import verify
 
-        print(verify(Path(args.dataset).expanduser()))
-        return 0
+        print(verify(args.dataset))
 
     return run(parser, verify, words)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _prompts(words: list[str]) -> int:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.cli.parser import Parser, add_device_options, add_sampler_options, at_least, overridden, run, shown
-from ip2p_lightning.editing.photos import Job, asked, listed, plan
+from ip2p_lightning.cli.parser import Parser, add_model_options, at_least, overridden, run, shown
+from ip2p_lightning.editing.photos import Job, find_photos, plan_outputs, read_list
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries
 
@@ -34,7 +34,7 @@ examples:
   ip2p-edit runs/cartoon photo.jpg "make it a cartoon" --text-scale 7 --image-scale 1.5 --steps 50
   ip2p-edit timbrooks/instruct-pix2pix holiday/ "make it a cartoon" -o out/ --dtype bfloat16 --throughput
 
-Exit codes: 0 done, 2 usage, 3 image refused, 5 disk or permission, 6 damaged weights, 7 refused for safety.
+Exit codes: 0 done, 2 usage, 3 bad image, 5 disk or permission, 6 damaged weights, 7 unsafe.
 """
 
 
@@ -48,14 +48,11 @@ def parser() -> Parser:
     page.add_argument(
         "--prompts", type=Path, metavar="FILE", help="csv or jsonl with photo and prompt, in place of IMAGE and PROMPT"
     )
-    add_sampler_options(page)
-    page.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of each photo's noise (default: 0)")
+    add_model_options(page)
     page.add_argument("--max-side", type=at_least(8), metavar="PIXELS", help="longest side the model sees")
-    page.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of a run (default: ema)")
     page.add_argument(
         "--batch-size", type=_batch_size, metavar="N", help="photos of one size at a time, or auto (default: auto)"
     )
-    add_device_options(page)
     page.add_argument("--throughput", action="store_true", help="print images a second, and where the time went")
     page.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     return page
@@ -70,23 +67,22 @@ def _batch_size(text: str) -> int | None:
     return None if text == "auto" else at_least(1)(text)
 
 
-def _edit(args: argparse.Namespace) -> int:
+def _edit(args: argparse.Namespace) -> None:
     model, wanted = _wanted(args)
-    jobs = plan(wanted, args.out, args.overwrite)
+    jobs = plan_outputs(wanted, args.out, args.overwrite)
     sizes = _sizes(jobs)
     module, described = _open(model, args.weights)
     from ip2p_lightning.editing.editor import BatchEditor, ready
-    from ip2p_lightning.editing.photo_batches import batched
+    from ip2p_lightning.editing.photo_batches import make_batches
     from ip2p_lightning.editing.timer import Clock
 
     sampler = overridden(module.sampler, args)
     module = ready(module, args.device, args.dtype, args.compile)
-    batches = batched(jobs, sizes, module, args.max_side, args.batch_size)
+    batches = make_batches(jobs, sizes, module, args.max_side, args.batch_size)
     clock = Clock(module.device if args.throughput else None)
     _edit_all(batches, BatchEditor(module, sampler, args.batch_size, clock), described, args)
     if args.throughput:
         print(clock.summary())
-    return 0
 
 
 def _wanted(args: argparse.Namespace) -> tuple[str, list[tuple[Path, str]]]:
@@ -94,17 +90,17 @@ def _wanted(args: argparse.Namespace) -> tuple[str, list[tuple[Path, str]]]:
     if args.prompts is not None:
         if len(args.words) != 1:
             raise UserError(f"--prompts names photos and instructions; give RUN alone beside it, not {args.words[1:]}")
-        return args.words[0], listed(args.prompts)
+        return args.words[0], read_list(args.prompts)
     if len(args.words) < 3:
         raise UserError(f"give a run, at least one image and the instruction: {USAGE}")
     model, *names, prompt = args.words
     if not prompt.strip() or prompt.lower().endswith((".png", ".jpg", ".jpeg", ".webp")):
         raise UserError(f"the last argument is the instruction, not '{prompt}': {USAGE}")
-    return model, asked(names, prompt)
+    return model, find_photos(names, prompt)
 
 
 def _sizes(jobs: Sequence[Job]) -> dict[Path, tuple[int, int]]:
-    """(width, height) of each photo; all are decoded, so that a bad one is refused before anything is written."""
+    """(width, height) of each photo; decodes all, so that a bad one is an error before anything is written."""
     from ip2p_lightning.data.image import open_image
 
     photos = list(dict.fromkeys(job.photo for job in jobs))
@@ -136,14 +132,14 @@ def _open(path: str, weights: str) -> tuple[Any, str]:
     from ip2p_lightning.editing.pipeline import is_pipeline, open_pipeline
     from ip2p_lightning.runs.open import open_run
 
-    if not is_pipeline(path):
-        if not Path(path).is_dir():
-            raise UserError(f"'{path}' is neither a run's folder nor a diffusers folder or hub id (owner/name)")
-        quiet_libraries()
-        opened = open_run(path, weights)
-        return opened.module, f"{path} step {opened.step} {weights}"
+    pipeline = is_pipeline(path)
+    if not pipeline and not Path(path).is_dir():
+        raise UserError(f"'{path}' is neither a run's folder nor a diffusers folder or hub id (owner/name)")
     quiet_libraries()
-    return open_pipeline(path), path
+    if pipeline:
+        return open_pipeline(path), path
+    opened = open_run(path, weights)
+    return opened.module, f"{path} step {opened.step} {weights}"
 
 
 def _save(pixels: Any, out: Path, text: dict[str, str]) -> None:

@@ -8,16 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.cli.parser import (
-    Parser,
-    add_device_options,
-    add_sampler_options,
-    at_least,
-    overridden,
-    run,
-    sampler_settings,
-    shown,
-)
+from ip2p_lightning.cli.parser import Parser, add_model_options, at_least, overridden, run, sampler_settings, shown
 from ip2p_lightning.evaluation.scores_file import as_table, means, merge, write_rows
 from ip2p_lightning.system.imports import quiet_libraries
 
@@ -40,7 +31,7 @@ examples:
   ip2p-evaluate runs/demo --split val --weights raw
   ip2p-evaluate runs/demo --steps 4                    the same run, sampled in four steps
 
-The same command writes the same bytes. Exit codes: 0 done, 2 usage, 3 data, 5 disk, 6 damaged checkpoint, 7 refused.
+The same command writes the same bytes. Exit codes: 0 done, 2 usage, 3 data, 5 disk, 6 damaged checkpoint, 7 unsafe.
 """
 
 
@@ -55,11 +46,8 @@ def parser() -> Parser:
         default="seen",
         help="instructions from the training pool, or those held out from it (default: seen)",
     )
-    page.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
-    page.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of the sampler's noise (default: 0)")
     page.add_argument("--batch-size", type=at_least(1), metavar="N", help="images at a time (default: by their size)")
-    add_sampler_options(page)
-    add_device_options(page)
+    add_model_options(page)
     page.add_argument(
         "--sheet-examples", type=at_least(0), default=3, metavar="N", help="rows per task on the sheet (default: 3)"
     )
@@ -72,27 +60,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser(), _evaluate, argv)
 
 
-def _evaluate(args: argparse.Namespace) -> int:
+def _evaluate(args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from ip2p_lightning.config.build import build_data
-    from ip2p_lightning.evaluation.scoring import scored, wrong_pools
+    from ip2p_lightning.evaluation.scoring import score_batches, wrong_pools
     from ip2p_lightning.runs.open import model_config, open_run
 
     data = build_data(model_config(args.run))
-    batches = _batches(data, args)  # what is wrong with the data shows before any weights are read
+    if args.batch_size is not None:
+        data.loader = replace(data.loader, eval_batch_size=args.batch_size)
+    batches = data.evaluation(args.split, held_out_prompts=args.prompts == "heldout")  # bad data shows before weights
     quiet_libraries()
     opened = open_run(args.run, args.weights)
     wrong = wrong_pools(data, opened.config)
     editor = _editor(opened.module, args)
     rows: list[dict[str, Any]] = []
     sheet: dict[str, list[Any]] = {}
-    for example, lines, images in scored(editor, batches, wrong, args.split, args.prompts, args.seed):
+    for example, lines, images in score_batches(editor, batches, wrong, args.split, args.prompts, args.seed):
         rows += [{"task": example.task, "id": example.id, **row} for row in lines]
         examples = sheet.setdefault(example.task, [])
         if len(examples) < args.sheet_examples:
             examples.append((example, images, lines))
     _write(args, opened, rows, sheet)
     print(f"speed        {editor.clock.summary()}")
-    return 0
 
 
 def _editor(module: Any, args: argparse.Namespace) -> Any:
@@ -104,14 +95,6 @@ def _editor(module: Any, args: argparse.Namespace) -> Any:
     return BatchEditor(module, sampler, args.batch_size, Clock(module.device))
 
 
-def _batches(data: Any, args: argparse.Namespace) -> Any:
-    from dataclasses import replace
-
-    if args.batch_size is not None:
-        data.loader = replace(data.loader, eval_batch_size=args.batch_size)
-    return data.evaluation(args.split, held_out_prompts=args.prompts == "heldout")
-
-
 def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sheet: Mapping[str, list[Any]]) -> None:
     from ip2p_lightning.system.files import storage_errors
 
@@ -120,7 +103,7 @@ def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sh
     scores, lines = folder / "scores.csv", folder / f"scores-{ending}.jsonl"
     found = means(rows, run=name, split=args.split, prompts=args.prompts)
     write_rows(lines, [{"step": opened.step, "weights": args.weights, "seed": args.seed, **row} for row in rows])
-    merge(scores, found, afresh=args.overwrite)
+    merge(scores, found, overwrite=args.overwrite)
     what = f"{args.split} pairs, {args.prompts.replace('heldout', 'held-out')} instructions"
     print(f"{name}, step {opened.step}, {args.weights} weights: {what}\n")
     print(as_table(found))
@@ -133,7 +116,7 @@ def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sh
 
 
 def _folder(args: argparse.Namespace) -> Path:
-    """Where the scores go: beside those of the run's own sampler there is no room for another's."""
+    """Where the scores go: the run's folder, or one inside it for other settings of the sampler."""
     from ip2p_lightning.system.files import storage_errors
 
     given = sampler_settings(args)
@@ -150,12 +133,11 @@ def _save_sheet(path: Path, title: str, sheet: Mapping[str, list[Any]]) -> None:
     rows, captions = [], []
     for task, examples in sheet.items():
         for example, images, scored in examples:
-            decibels = {row["method"]: f"{row['psnr']:.1f} dB" for row in scored}
-            said = {row["method"]: row["prompt"] for row in scored}
-            shown_as = f"{task}: {example.prompt}   (wrong: {said['wrong_instruction']})"
-            cells = [images["identity"], images["model"], images["wrong_instruction"], example.edited]
-            rows.append((shown_as, [to_pixels(cell) for cell in cells]))
-            captions.append([decibels["identity"], decibels["model"], decibels["wrong_instruction"], ""])
+            found, methods = {row["method"]: row for row in scored}, ("identity", "model", "wrong_instruction")
+            title_of_row = f"{task}: {example.prompt}   (wrong: {found['wrong_instruction']['prompt']})"
+            cells = [*(images[method] for method in methods), example.edited]
+            rows.append((title_of_row, [to_pixels(cell) for cell in cells]))
+            captions.append([*(f"{found[method]['psnr']:.1f} dB" for method in methods), ""])
     columns = ["original", "edit", "wrong instruction", "ground truth"]
     picture = contact_sheet(columns, rows, title=title, captions=captions)
     write_atomic(path, lambda file: picture.save(file, "PNG"))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.cli.parser import Parser, run, shown
+from ip2p_lightning.cli.parser import Parser, add_weights_option, run, shown
 from ip2p_lightning.editing.pipeline import ADAPTER, INDEX, PIPELINE, weights_of, write_adapter, write_pipeline
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries
@@ -32,8 +32,8 @@ examples:
   pipeline("make it a cartoon", photo, generator=torch.Generator().manual_seed(0)).images[0]
   pipeline.load_lora_weights("exported/lora")          # onto the model that the run started from
 
-A run that this pipeline cannot sample (objective=bridge, the embedded pixel model) is refused: use ip2p-edit RUN.
-Exit codes: 0 done, 2 usage, 5 disk or permission, 6 damaged checkpoint, 7 refused for safety.
+A run that this pipeline cannot sample (objective=bridge, the embedded pixel model) is an error: use ip2p-edit RUN.
+Exit codes: 0 done, 2 usage, 5 disk or permission, 6 damaged checkpoint, 7 unsafe.
 """
 
 
@@ -42,7 +42,7 @@ def parser() -> Parser:
     page = Parser("ip2p-export", "Write a run as a stock diffusers pipeline.", EXAMPLES)
     page.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     page.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
-    page.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
+    add_weights_option(page)
     page.add_argument("--adapter", action="store_true", help="only the low-rank adapters of a run with unet=sd_lora")
     page.add_argument("--overwrite", action="store_true", help="replace an earlier export at OUT")
     return page
@@ -53,29 +53,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser(), _export, argv)
 
 
-def _export(args: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> None:
+    from ip2p_lightning.editing.model_card import model_card
     from ip2p_lightning.runs.open import model_config, open_run
     from ip2p_lightning.system.checksums import write_sums
-    from ip2p_lightning.system.files import require_space
+    from ip2p_lightning.system.files import require_space, write_atomic
 
     config = model_config(args.run)
-    _refuse(config, args.run)
+    _check_exportable(config, args.run)
     if args.adapter and not config["unet"].get("lora"):
-        raise UserError(f"{args.run} has no adapters: all of its unet was trained; export it without --adapter")
+        raise UserError(f"{args.run} has no adapters, its whole unet was trained; export it without --adapter")
     _check_out(args.out, args.overwrite)
     quiet_libraries()
     opened = open_run(args.run, args.weights, merged=not args.adapter)
     require_space(args.out, sum(w.numel() * w.element_size() for w in weights_of(opened.module).values()))
     with new_folder(args.out) as folder:
         digest = (write_adapter if args.adapter else write_pipeline)(opened.module, folder)
-        _write_card(folder, opened, digest, args.typed)
+        write_atomic(folder / "README.md", model_card(opened, digest, args.typed).encode())
         write_sums(folder)
     print(f"wrote {shown(args.out)}: step {opened.step}, {args.weights} weights, sha256 {digest['sha256'][:16]}")
-    return 0
 
 
-def _refuse(config: Mapping[str, Any], path: Path) -> None:
-    """Say why a run cannot be a stock pipeline, by its config: before any weights are read."""
+def _check_exportable(config: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError for a config that diffusers' pipeline cannot sample, before any weights are read."""
     kinds = {part: config[part]["_target_"].rpartition(".")[2] for part in ("objective", "autoencoder", "text_encoder")}
     reason = None
     if kinds["objective"] != "DiffusionObjective":
@@ -96,19 +96,19 @@ def _check_out(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{out} exists; give --overwrite or another folder")
     if not (out / INDEX).is_file() and not (out / ADAPTER).is_file():
-        raise UserError(f"{out} is no diffusers folder (it has no {INDEX}): not replaced; give another folder")
+        raise UserError(f"{out} is not a diffusers folder (it has no {INDEX}): not replaced; give another folder")
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block is done; until then, and on failure, `out` stays.
+    """A folder beside `out` that replaces it when the block is done; until then, and on failure, `out` stays.
 
     Raises:
         StorageError: no space, no permission.
     """
     from ip2p_lightning.system.files import TEMPORARY, storage_errors, sync_folder
 
-    out = out.resolve()  # of a link, what it points to is replaced
+    out = out.resolve()  # replaces a link's target, not the link
     folder, old = (out.with_name(f"{TEMPORARY}{os.getpid()}-{kind}-{out.name}") for kind in ("new", "old"))
     try:
         with storage_errors(out):
@@ -126,13 +126,6 @@ def new_folder(out: Path) -> Iterator[Path]:
     finally:
         for leftover in (folder, old):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _write_card(folder: Path, opened: Any, digest: Mapping[str, Any], typed: str) -> None:
-    from ip2p_lightning.editing.model_card import model_card
-    from ip2p_lightning.system.files import write_atomic
-
-    write_atomic(folder / "README.md", model_card(opened, digest, typed).encode())
 
 
 if __name__ == "__main__":

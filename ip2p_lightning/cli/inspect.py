@@ -1,4 +1,4 @@
-"""``ip2p-inspect``: what a run's checkpoints hold, and whether what is stored is intact."""
+"""``ip2p-inspect``: digests of a run's newest checkpoint, and checksums of what is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ip2p_lightning.cli.parser import Parser, run
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.runs import checkpoint
-from ip2p_lightning.runs.checkpoint import sidecar
+from ip2p_lightning.runs.checkpoint import checksum_file
 from ip2p_lightning.system.checksums import SUMS, damaged_files
 
 EXAMPLES = """
@@ -22,7 +22,8 @@ examples:
   ip2p-inspect verify exported/demo      all files of an export; likewise a built dataset, or runs/cache
 """
 Verdict = tuple[Path, str | None]  # a file or folder, and what is wrong with it
-PARTS = ("raw", "ema", "optimizer", "schedule")
+PARTS: dict[str, tuple[str, Any]] = {"raw": ("state_dict", {}), "ema": ("ema", {})}  # key and default in a checkpoint
+PARTS |= {"optimizer": ("optimizer_states", []), "schedule": ("lr_schedulers", [])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,47 +34,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser, _inspect, argv)
 
 
-def _inspect(args: argparse.Namespace) -> int:
-    return {"digest": _digest, "verify": _verify}[args.action](args.path)
+def _inspect(args: argparse.Namespace) -> None:
+    {"digest": _digest, "verify": _verify}[args.action](args.path)
 
 
-def _paths(path: Path) -> list[Path]:
+def _digest(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give a run's folder or a .ckpt file")
-    paths = checkpoint.checkpoints(path) if path.is_dir() else [path]
-    if not paths:
+    newest = next(iter(checkpoint.checkpoints(path)), None) if path.is_dir() else path
+    if newest is None:
         raise UserError(f"{path}: no checkpoints; give a run's folder or a .ckpt file")
-    return paths
-
-
-def _digest(path: Path) -> int:
-    newest = _paths(path)[0]
     parts = digests(checkpoint.load(newest))
     for name in PARTS:
         print(f"{parts[name]}  {name}")
     print(f"{parts['all']}  {newest}")
-    return 0
 
 
-def _verify(path: Path) -> int:
+def _verify(path: Path) -> None:
     verdicts = list(verified(path))
     for part, wrong in verdicts:
-        print(f"{wrong or 'intact'}: {part}")
+        print(f"{wrong or 'ok'}: {part}")
     broken = [part for part, wrong in verdicts if wrong]
     if broken:
         raise DamagedError(f"{len(broken)} of {len(verdicts)} parts of {path} are damaged, first {broken[0]}")
-    return 0
 
 
 def digests(content: dict[str, Any]) -> dict[str, str]:
     """sha256 over names, shapes, dtypes and bytes of each part of a checkpoint, and over all of them (``all``)."""
-    parts = {
-        "raw": content.get("state_dict", {}),
-        "ema": content.get("ema", {}),
-        "optimizer": content.get("optimizer_states", []),
-        "schedule": content.get("lr_schedulers", []),
-    }
-    found = {name: _hash(part) for name, part in parts.items()}
+    found = {name: _hash(content.get(key, empty)) for name, (key, empty) in PARTS.items()}
     return found | {"all": _hash(found | {"step": content.get("global_step")})}
 
 
@@ -102,14 +90,10 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def verified(path: Path) -> Iterator[Verdict]:
-    """A verdict on each part of what lies at `path`.
-
-    Raises:
-        UserError: nothing there that could be verified.
-    """
+    """Check each part of a run, checkpoint, export, dataset or cache. Raises UserError where `path` is none of them."""
     from ip2p_lightning.data.latent_cache import store as caches
 
-    if path.is_file() and (path.suffix == ".ckpt" or sidecar(path).exists()):
+    if path.is_file() and (path.suffix == ".ckpt" or checksum_file(path).exists()):
         return iter([(path, checkpoint.damage(path))])
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
@@ -128,7 +112,7 @@ def verified(path: Path) -> Iterator[Verdict]:
 
 
 def export(folder: Path) -> Iterator[Verdict]:
-    """All files of an export by its sums."""
+    """All files of an export by its SHA256SUMS."""
     wrong = damaged_files(folder)
     yield from ((folder / name, reason) for name, reason in wrong.items())
     if not wrong:
@@ -139,12 +123,12 @@ def dataset(folder: Path) -> Iterator[Verdict]:
     """All files of a built dataset by its manifest."""
     from ip2p_lightning.curation.verify import verify
 
+    wrong = None
     try:
         verify(folder)
     except DamagedError as error:
-        yield folder, str(error)
-    else:
-        yield folder, None
+        wrong = str(error)
+    yield folder, wrong
 
 
 if __name__ == "__main__":

@@ -21,19 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser, _prompts, argv)
 
 
-def _prompts(args: argparse.Namespace) -> int:
+def _prompts(args: argparse.Namespace) -> None:
     settings = checked(read_settings(args.settings))
     names = str(settings.task).split(",")
     out = Path(settings.out or f"{'-'.join(names)}-paraphrases.yaml").expanduser()
     if out.exists() and not settings.force:
-        raise UserError(f"{out} is there already; give another out=FILE.yaml, or force=true")
+        raise UserError(f"{out} exists; give another out=FILE.yaml, or force=true")
     ask = sentence_source(settings)
     pools = {name: task_pool(name, settings, ask) for name in names}
     write_atomic(out, pool_file(pools, settings).encode())
     for name, (pool, note) in pools.items():
         print(f"{name}: {len(pool.prompts)} prompts, {len(pool.held_out)} held out ({note})")
     print(f"written: {shown(out)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the commands on a finished run share: the parser, and refusals in one line."""
+"""What the commands share: the parser, errors in one line, common options, Hydra's start."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import textwrap
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ip2p_lightning.errors import INTERRUPTED, UserError, exit_code
+from ip2p_lightning.system.imports import gc_paused
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose refusal is one line, and whose page keeps the layout of its examples."""
+    """An ArgumentParser that reports an error in one line and keeps the line breaks of its examples."""
 
     def __init__(self, prog: str, summary: str, examples: str, **options: Any) -> None:
         width = {"formatter_class": lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30)}
@@ -26,10 +28,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
-    """Parse `argv` and run `command`; a refusal becomes one line on stderr and its exit code.
+def run(parser: Parser, command: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
+    """Parse `argv` and run `command`; returns the exit code. A UserError becomes one line on stderr.
 
-    The command finds the line that started it in ``args.typed``.
+    ``args.typed`` is the command line as typed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
 
@@ -37,26 +39,56 @@ def run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Sequ
         args = parser.parse_intermixed_args(words)
         args.typed = shlex.join([parser.prog, *words])
         try:
-            return command(args)
+            command(args)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
+        return 0
 
     with warnings.catch_warnings():
-        quiet()
+        warnings.simplefilter("ignore")  # of the libraries
+        warnings.filterwarnings("default", module=r"ip2p_lightning(\..*)?")
+        one_line_warnings()
         return exit_code(action)
 
 
-def quiet() -> None:
-    """Our own warnings in one line each, and none of the libraries' about themselves."""
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("default", module=r"ip2p_lightning(\..*)?")
-    one_line_warnings()
-
-
 def one_line_warnings() -> None:
-    """Without the place in the code that warns."""
+    """Print a warning without its source location."""
     warnings.showwarning = lambda message, *_args, **_more: print(f"warning: {message}", file=sys.stderr)
+
+
+def run_hydra(name: str, argv: Sequence[str], job: Callable[[Any], int]) -> int:
+    """Let Hydra compose the config `name` and call `job` with it, once or for each job of a multirun.
+
+    Args:
+        name: a file of ``conf/``.
+        argv: program and command line; ``sys.argv`` meanwhile.
+        job: returns an exit code, so that Hydra has nothing to report.
+
+    Returns:
+        The highest exit code.
+
+    Raises:
+        UserError: an error of Hydra's, reworded.
+    """
+    with gc_paused():
+        import hydra
+
+        from ip2p_lightning.config.compose import CONF
+        from ip2p_lightning.config.hydra_errors import explain
+        from ip2p_lightning.config.hydra_guard import guard_hydra
+
+    guard_hydra()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra lets errors through instead of printing them and exiting with 1
+    codes: list[int] = []
+    typed, sys.argv = sys.argv, list(argv)
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(lambda c: codes.append(job(c)))()
+    except Exception as error:
+        raise explain(error, sys.argv[1:]) from None
+    finally:
+        sys.argv = typed
+    return max(codes, default=0)
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -70,48 +102,43 @@ def at_least(low: int) -> Callable[[str], int]:
     return number
 
 
-def add_sampler_options(page: Parser) -> None:
-    """What a sampler can be told in place of the run's own settings; see `overridden`."""
-    page.add_argument(
-        "--text-scale", type=float, metavar="X", help="how strongly the instruction is followed (default: the run's)"
-    )
-    page.add_argument(
-        "--image-scale", type=float, metavar="X", help="how strongly the photo is kept (default: the run's)"
-    )
+def add_weights_option(page: Parser) -> None:
+    """--weights, as `runs.open.open_run` takes it."""
+    page.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
+
+
+def add_model_options(page: Parser) -> None:
+    """--weights and --seed, settings of the sampler (see `overridden`), and the device (see `editing.editor.ready`)."""
+    add_weights_option(page)
+    page.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="of the sampler's noise (default: 0)")
+    strength: dict[str, Any] = {"type": float, "metavar": "X"}
+    page.add_argument("--text-scale", **strength, help="how strongly the instruction is followed (default: the run's)")
+    page.add_argument("--image-scale", **strength, help="how strongly the photo is kept (default: the run's)")
     page.add_argument("--steps", type=at_least(1), metavar="N", help="sampling steps (default: the run's)")
     page.add_argument("--scheduler", metavar="NAME", help="ddim, dpm++, unipc or euler-a (default: the run's)")
-
-
-def add_device_options(page: Parser) -> None:
-    """Where and how a model computes; see `editing.ready`."""
     page.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
-    page.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks (float32)"
-    )
+    types = ("float32", "bfloat16", "float16")
+    page.add_argument("--dtype", choices=types, default="float32", help="of the networks (default: float32)")
     page.add_argument("--compile", action="store_true", help="torch.compile: pays off after some minutes of work")
 
 
 def sampler_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of `add_sampler_options` that were given."""
+    """The sampler's settings that were given."""
     names = ("text_scale", "image_scale", "steps", "scheduler")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def overridden(sampler: Any, args: argparse.Namespace) -> Any:
-    """A sampler like `sampler`, with the settings that were given.
-
-    Raises:
-        UserError: a setting that it does not have, or a value out of range.
-    """
+    """`sampler` with the settings that were given. Raises UserError for one that it does not have, or out of range."""
     given = sampler_settings(args)
     for name in given:
         if name not in vars(sampler):
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} does not apply: {type(sampler).__name__}, this run's sampler, has no {name}")
+            option, kind = name.replace("_", "-"), type(sampler).__name__
+            raise UserError(f"--{option} does not apply: {kind}, this run's sampler, has no {name}")
     return type(sampler)(**(vars(sampler) | given))
 
 
 def shown(path: Path) -> str:
-    """A path as one would type it from here."""
+    """A path relative to the current folder, if it lies below it."""
     path = Path(path).absolute()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser(), _report, argv)
 
 
-def _report(args: argparse.Namespace) -> int:
+def _report(args: argparse.Namespace) -> None:
     from ip2p_lightning.evaluation import report
     from ip2p_lightning.system.files import write_atomic
 
@@ -57,7 +57,7 @@ def _report(args: argparse.Namespace) -> int:
     found = report.collect(args.runs)
     before, after = _page(path, args.update is not None)
     compared = report.compare(found, args.by)
-    picture = report.draw(compared)
+    picture = report.draw_plot(compared)
     png, table = path.with_suffix(".png"), path.with_suffix(".csv")
     body = report.as_markdown(compared, png.name if picture else None)
     if picture:
@@ -69,11 +69,10 @@ def _report(args: argparse.Namespace) -> int:
     print(f"report       {shown(path)}\ntable        {shown(table)}")
     if picture:
         print(f"picture      {shown(png)}")
-    return 0
 
 
 def _page(path: Path, update: bool) -> tuple[str, str]:
-    """What stands before and after the report on the page that it goes to."""
+    """The text before and after the report in the file that it is written to."""
     if path.suffix != ".md":
         raise UserError(f"{path}: a report ends in .md; its table and picture get .csv and .png")
     if not path.is_file():

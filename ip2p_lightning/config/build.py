@@ -1,4 +1,4 @@
-"""A checked config as objects: the LightningModule and the data it describes."""
+"""Builds the objects that a checked config describes: the LightningModule and its data."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from ip2p_lightning.config.compose import plain
-from ip2p_lightning.config.rules.parts import parts_fit
+from ip2p_lightning.config.rules.base import apply_rules
+from ip2p_lightning.config.rules.parts import PARTS
 from ip2p_lightning.config.rules.ranges import in_range
-from ip2p_lightning.config.rules.step import step_contradictions
-from ip2p_lightning.config.rules.values import contradictions
+from ip2p_lightning.config.rules.values import VALUES
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 
 
 def build_without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a checked config that cost nothing. Raises UserError for values that their constructors refuse."""
+    """The parts of a checked config without weights. Raises UserError for values that their constructors refuse."""
     return {name: build(config[name]) for name in ("objective", "sampler", "schedule")}
 
 
 def build_module(config: Mapping[str, Any]) -> Any:
-    """The LightningModule of a checked config; the weights' random start depends on ``seed`` alone."""
+    """The LightningModule of a checked config; its initial weights depend on ``seed`` alone."""
     import torch
 
     from ip2p_lightning.rng import seed_of
 
-    parts = build_without_weights(config)  # what their constructors refuse shows at once
+    parts = build_without_weights(config)  # fails before any weights are loaded
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config["seed"], "weights"))
         parts |= {name: build(config[name]) for name in ("unet", "autoencoder", "text_encoder")}
-    make = build(config["model"])
-    return make(
+    return build(config["model"])(
         **parts,
         optimizer=build(config["optimizer"]),
         tasks=task_names(config),
@@ -53,13 +52,12 @@ def task_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def checked(composed: Any) -> dict[str, Any]:
-    """The composed config as plain data, held against signatures and rules. Raises UserError and its kin."""
+    """The composed config as plain data, checked against signatures and rules. Raises UserError or SecurityError."""
     config = plain(composed)
-    parts_fit(config)
+    apply_rules(PARTS, config)
     check(config, TrainConfig)
     in_range(config)
-    contradictions(config)
-    step_contradictions(config)
+    apply_rules(VALUES, config)
     return config
 
 

@@ -19,7 +19,7 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def run_name(overrides: str, limit: int = 120) -> str:
-    """The last part of a run's folder: its overrides, made safe for a file name, the tail hashed where it is long."""
+    """The last part of a run's folder: its overrides as a file name, at most `limit` long by a hash of the rest."""
     name = "".join("_" if c in "/\\ '\"{}[]()$&;|<>*?!" else c for c in overrides) or "default"
     if len(name) <= limit:
         return name
@@ -42,8 +42,7 @@ def composed(words: Iterable[str], name: str = "train", **more: Any) -> Any:
 def plain(config: Any) -> dict[str, Any]:
     """The config resolved to dicts, lists and scalars.
 
-    Raises:
-        UserError: a mandatory value is missing, or an interpolation points nowhere.
+    Raises UserError: a mandatory value is missing, or an interpolation points nowhere.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:

@@ -1,29 +1,28 @@
-"""From an exception to one line on stderr and an exit code."""
+"""Rewords Hydra's error messages: the key, the value, a suggestion."""
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from ip2p_lightning.config.compose import CONF, composed
 from ip2p_lightning.config.walk import walk
-from ip2p_lightning.errors import UserError, _known, suggest
+from ip2p_lightning.errors import UserError, suggest, user_error
 
 
 def explain(error: Exception, words: Sequence[str]) -> Exception:
-    """Word Hydra's refusals like ours: the key, the value, a suggestion. Anything else is returned as it is."""
+    """A UserError with a clear message for one of Hydra's exceptions; any other exception is returned unchanged."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     ours = isinstance(error, HydraException | OmegaConfBaseException) or "override" in str(error)[:40]
-    if _known(error) is not None or not ours:
+    if user_error(error) is not None or not ours:
         return error
     text = str(error)
-    for pattern, word_it in _WORDINGS:
+    for pattern, message in _MESSAGES:
         found = re.search(pattern, text)
         if found:
-            return UserError(word_it(found, words))
+            return UserError(message(found, words))
     first, *rest = text.strip().splitlines()
     return UserError(" ".join([first, *rest[:1]]) if first.endswith(":") else first)
 
@@ -43,8 +42,6 @@ def _unknown_member(found: re.Match[str], words: Sequence[str]) -> str:
 
 
 def _not_a_member(found: re.Match[str], words: Sequence[str]) -> str:
-    from ip2p_lightning.config.compose import CONF
-
     for word in words:
         group, _, value = word.lstrip("+").partition("=")
         if (CONF / group).is_dir() and value not in _members(group):
@@ -52,50 +49,37 @@ def _not_a_member(found: re.Match[str], words: Sequence[str]) -> str:
     return found.group(0)
 
 
-def _to_be_quoted(found: re.Match[str], words: Sequence[str]) -> str:
+def _needs_quotes(found: re.Match[str], words: Sequence[str]) -> str:
     key, _, value = next((w for w in words if w.startswith(found.group(1))), found.group(1)).partition("=")
-    return f"{key}={value} cannot be read as it is; quote the value, once more for the shell: \"{key}='{value}'\""
+    return f"{key}={value} cannot be parsed; quote the value for Hydra and the shell: \"{key}='{value}'\""
 
 
-_WORDINGS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
+_MESSAGES: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
     (r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']+)'", _unknown_key),
     (r"(?:Could not find|Cannot find primary config) '([^']+)'", _unknown_member),
     (r"Config group override must be a string.*", _not_a_member),
-    (r"LexerNoViableAltException: (\S*)", _to_be_quoted),
+    (r"LexerNoViableAltException: (\S*)", _needs_quotes),
 )
 
 
 def _as_typed(key: str, words: Sequence[str]) -> str:
-    for word in words:
-        if re.split("=", word.lstrip("+~"), maxsplit=1)[0] == key:
-            return word.lstrip("+")
-    return key
+    return next((word.lstrip("+") for word in words if word.lstrip("+~").partition("=")[0] == key), key)
 
 
 def _keys(words: Sequence[str]) -> list[str]:
-    from ip2p_lightning.config.compose import CONF
-
-    return _keys_of(tuple(w for w in words if "=" in w and (CONF / w.partition("=")[0]).is_dir()))
-
-
-@functools.cache
-def _keys_of(groups: tuple[str, ...]) -> list[str]:
-    """Every dotted key and group of the default config: what a typo may have meant."""
+    """Every group and dotted key of the config with these groups, or else of the default one."""
     from omegaconf import OmegaConf
 
-    from ip2p_lightning.config.compose import CONF, composed
-
-    for chosen in (groups, ()):
+    groups = [w for w in words if "=" in w and (CONF / w.partition("=")[0]).is_dir()]
+    for chosen in (groups, []):
         try:
             config = OmegaConf.to_container(composed(chosen, return_hydra_config=True), resolve=False)
             keys = [path for path, _ in walk(config) if "[" not in path]
             return [p.name for p in CONF.iterdir() if p.is_dir()] + keys
-        except Exception:  # the groups may hold the mistake themselves
+        except Exception:  # the error may be in the groups
             continue
     return []
 
 
 def _members(group: str) -> list[str]:
-    from ip2p_lightning.config.compose import CONF
-
-    return sorted(p.stem for p in (Path(CONF) / group).glob("*.yaml"))
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))

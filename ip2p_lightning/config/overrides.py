@@ -1,4 +1,4 @@
-"""What a run's command line changed: the hyperparameters by which runs are told apart."""
+"""The hyperparameters that a run's command line sets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ _WORD = re.compile(r"\+{0,2}([^=]+)=(.*)", re.DOTALL)
 
 
 def hyperparameters(status: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The overrides in a run's status, in their order, without the keys that do not change what is learnt.
+    """The overrides in a run's status, in order, without the keys that do not affect the result.
 
     >>> hyperparameters({"overrides": ["prompts=name", "optimizer.lr=1e-3", "log_every=5"]})
     {'prompts': 'name', 'optimizer.lr': 0.001}
     """
-    found = {}
-    for key, value in _pairs(status.get("overrides") or ()):
-        if not is_free(key) and not key.startswith("hydra"):
-            found[key] = scalar(value)
-    return found
+    pairs = _pairs(status.get("overrides") or ())
+    return {key: scalar(value) for key, value in pairs if not is_free(key) and not key.startswith("hydra")}
 
 
 def is_free(key: str, free: Iterable[str] = ()) -> bool:
@@ -37,7 +34,7 @@ def _pairs(overrides: Iterable[Any]) -> Iterable[tuple[str, str]]:
 
 
 def scalar(text: str) -> Scalar:
-    """A value as typed: a number or truth value where it reads as one, else the text without its quotes."""
+    """A typed value as a bool, an int or a float where it reads as one, else the text without its quotes."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):
@@ -48,21 +45,9 @@ def scalar(text: str) -> Scalar:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-# Keys that do not change what is learnt: they may differ when a run is continued.
+# Keys that do not affect the result: they may differ when a run is continued.
 FREE_KEYS = (
-    "callbacks",
-    "logger",
-    "timeout",
-    "trainer.devices",
-    "resume",
-    "resume_allow",
-    "dry_run",
-    "cache_dir",
-    "log_every",
-    "keep",
-    "loader.workers",
-    "loader.pin_memory",
-    "loader.timeout",
-    "model.gradient_checkpointing",
-    "loader.max_bad",
+    *("callbacks", "logger", "timeout", "resume", "resume_allow", "dry_run", "cache_dir", "log_every", "keep"),
+    *("loader.workers", "loader.pin_memory", "loader.timeout", "loader.max_bad"),
+    *("trainer.devices", "model.gradient_checkpointing"),
 )

@@ -1,4 +1,4 @@
-"""What a config may name, and whether a value from YAML fits a type hint."""
+"""The classes that a config may name, and whether a YAML value fits a type hint."""
 
 from __future__ import annotations
 
@@ -14,40 +14,31 @@ from ip2p_lightning.errors import UserError
 
 _DATA = """Loader Photos Folder Manifest HubDataset PromptPool MixtureDataModule EditDataModule CartoonDataModule
 DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule Built"""
-_TEXT = ("ClipText", "TinyText")
+_TEXT = ("ClipText", "TinyText", "StaticText", "SentenceText")
 _MAKERS = """degradations.noise.GaussianNoise degradations.noise.PoissonGaussianNoise degradations.noise.SensorNoise
 degradations.rain.Rain degradations.low_light.LowLight"""
-_CALLBACKS = "progress.Progress image_grids.ImageGrids sample_log.SampleLog profiler.Profile"
-_LOGGERS = "tensorboard.TensorBoard wandb.Wandb mlflow.Mlflow"
 _EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "bitsandbytes": "gpu"}  # library to the extra that brings it
 
+_OURS = {
+    "data": f"{_DATA} {_MAKERS} prompts.PromptPool teachers.cartoon.Cartoonizer teachers.GeneratorTeacher",
+    "curation": "Audit HubOrigin FolderOrigin ManifestOrigin",
+    "networks": " ".join(["load_unet Lora PixelEditor KLAutoencoder TAESD PixelUnshuffle", *_TEXT]),
+    "diffusion": "DiffusionObjective BridgeObjective DiffusionSampler BridgeSampler",
+    "training": "module.EditDiffusion lr_schedule.LearningRate",
+    "training.callbacks": "progress.Progress image_grids.ImageGrids sample_log.SampleLog profiler.Profile",
+    "training.loggers": "tensorboard.TensorBoard wandb.Wandb mlflow.Mlflow",
+}
+_THEIRS = """lightning.pytorch.Trainer torch.optim.AdamW timm.optim.create_optimizer_v2
+bitsandbytes.optim.AdamW8bit"""
+
 # Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
-ALLOWED_TARGETS = frozenset(
-    [f"ip2p_lightning.data.{name}" for name in (_DATA + " " + _MAKERS).split()]
-    + [f"ip2p_lightning.curation.{name}" for name in ("Audit", "HubOrigin", "FolderOrigin", "ManifestOrigin")]
-    + ["ip2p_lightning.data.prompts.PromptPool", "ip2p_lightning.data.teachers.cartoon.Cartoonizer"]
-    + ["ip2p_lightning.data.teachers.GeneratorTeacher"]
-    + [
-        f"ip2p_lightning.networks.{name}"
-        for name in ["load_unet", "Lora", "PixelEditor", "KLAutoencoder", "TAESD", "PixelUnshuffle", *_TEXT]
-    ]
-    + [
-        f"ip2p_lightning.diffusion.{n}"
-        for n in ["DiffusionObjective", "BridgeObjective", "DiffusionSampler", "BridgeSampler"]
-    ]
-    + [
-        "ip2p_lightning.training.module.EditDiffusion",
-        "ip2p_lightning.training.lr_schedule.LearningRate",
-        "lightning.pytorch.Trainer",
-    ]
-    + [f"ip2p_lightning.training.callbacks.{name}" for name in _CALLBACKS.split()]
-    + [f"ip2p_lightning.training.loggers.{name}" for name in _LOGGERS.split()]
-    + ["torch.optim.AdamW", "timm.optim.create_optimizer_v2", "bitsandbytes.optim.AdamW8bit"]
-)
+ALLOWED_TARGETS = frozenset(_THEIRS.split()) | {
+    f"ip2p_lightning.{room}.{name}" for room, names in _OURS.items() for name in names.split()
+}
 
 
 def import_target(name: str, asked: str = "") -> Callable[..., Any]:
-    """The class or function that an allowed ``_target_`` names, `asked` for by a key. Raises UserError without it."""
+    """The class or function of an allowed ``_target_``; `asked` is its key. Raises UserError for a missing library."""
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -63,7 +54,7 @@ def import_target(name: str, asked: str = "") -> Callable[..., Any]:
 
 
 def conforms(value: Any, hint: Any) -> bool:
-    """Whether a value from YAML fits a type hint; a hint that says nothing about data fits everything."""
+    """Whether a value from YAML fits a type hint."""
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -84,7 +75,7 @@ def conforms(value: Any, hint: Any) -> bool:
 
 
 def class_of(hint: Any) -> type | None:
-    """The class that a hint (or one arm of its union) wants built from a ``_target_``; None for data and protocols."""
+    """The class in a hint (or in its union) that a ``_target_`` should build; None for data and protocols."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         return next(filter(None, map(class_of, typing.get_args(hint))), None)
     plain = hint in _SCALARS or hint is Any or not inspect.isclass(hint) or issubclass(hint, Mapping | Sequence)
@@ -103,6 +94,10 @@ _SCALARS: dict[Any, Callable[[Any], bool]] = {
 }
 
 
+_WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+_WORDS |= {type(None): "null", Path: "a path"}
+
+
 def _items_conform(value: Sequence[Any], kind: type, args: tuple[Any, ...]) -> bool:
     if issubclass(kind, tuple) and args and args[-1] is not Ellipsis:
         return len(value) == len(args) and all(map(conforms, value, args))
@@ -110,7 +105,7 @@ def _items_conform(value: Sequence[Any], kind: type, args: tuple[Any, ...]) -> b
 
 
 def describe(hint: Any) -> str:
-    """A type hint in words a user of YAML knows."""
+    """A type hint in YAML terms."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(a) for a in args))
@@ -118,16 +113,8 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(map(str, args))
     if origin is typing.Annotated:
         return describe(args[0])
-    words = {
-        bool: "true or false",
-        int: "an integer",
-        float: "a number",
-        str: "text",
-        type(None): "null",
-        Path: "a path",
-    }
-    if hint in words:
-        return words[hint]
+    if hint in _WORDS:
+        return _WORDS[hint]
     kind = origin or hint
     if inspect.isclass(kind) and issubclass(kind, Mapping):
         return "a mapping"

@@ -1,4 +1,4 @@
-"""The top level of a config: every key of a training run."""
+"""The top level of a training run's config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The top level of a config: every key a run takes (the comments in ``conf/train.yaml`` say what each is)."""
+    """Every key of a run; the comments in ``conf/train.yaml`` explain them."""
 
     prompts: dict[str, Any]
     unet: dict[str, Any]

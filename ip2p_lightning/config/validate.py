@@ -1,8 +1,7 @@
-"""From the command line to checked, plain data: a wrong key, type or target is refused before anything is built.
+"""Checks a config's keys, types and targets before anything is built.
 
-The schema of a node is the signature of its ``_target_``; nothing is written down twice. The targets themselves are an
-exact list: a config can name the classes of ``schema`` and nothing else, wherever it came from. Callbacks and loggers
-of one's own are the exception, by permission of the environment: see ``extensions``.
+The schema of a node is the signature of its ``_target_``. A config can name exactly the classes listed in ``schema``,
+and callbacks and loggers that the environment permits (see ``extensions``).
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from ip2p_lightning.config.schema import ALLOWED_TARGETS, class_of, conforms, de
 from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError, UserError, suggest
 
-# Keys that some loader takes for code.
+# Keys that a loader may import.
 _NAMES_CODE = {"_target_", "_instantiator", "_class_path", "_recursive_", "_args_"}
 # Parameters that code passes, not a config.
 _NOT_FROM_CONFIG = {"self", "params", "model_or_params", "unet", "autoencoder", "text_encoder", "objective", "sampler"}
 
 
 def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
-    """Hold a plain config against the signatures it is meant for.
+    """Check a plain config against the signatures of its targets.
 
     Args:
         config: the composed, resolved config.
-        root: what the top level is passed to as keywords.
+        root: the class that takes the top level's keys.
 
     Raises:
         SecurityError: a ``_target_`` that is not on the list.
-        UserError: an unknown key or a value of the wrong type; the line names key and value and suggests a mend.
+        UserError: an unknown key or a value of the wrong type; the message names key and value and suggests a remedy.
     """
     for path, value in walk(config):
         if is_entry(path):
@@ -46,31 +45,29 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
     try:
         check_node(config, root, "")
     except _Fragment as fragment:
-        raise UserError(fragment.worded(config)) from None
+        raise UserError(fragment.message(config)) from None
 
 
 class _Fragment(UserError):
-    """Settings without the object they are for: what an override left of a shared node, or sets of an absent one."""
+    """Settings without their ``_target_``: an override replaced a shared node, or the node is missing."""
 
     def __init__(self, path: str, value: Mapping[str, Any], wanted: type) -> None:
         super().__init__(f"{path}={_short(value)} is for a {wanted.__name__}")
         self.path, self.value, self.wanted = path, value, wanted
 
-    def worded(self, config: Mapping[str, Any]) -> str:
-        """The line; `config` is the whole of it."""
-        told, last, key = f"{self.path}={_short(self.value)}", self.path.rpartition(".")[2], next(iter(self.value))
+    def message(self, config: Mapping[str, Any]) -> str:
+        """The error message; `config` is the whole config."""
+        given, last, key = f"{self.path}={_short(self.value)}", self.path.rpartition(".")[2], next(iter(self.value))
         if last in config:  # task.loader.size=1 replaces the whole ${loader} by {size: 1}
-            return f"{told} would replace a node that is shared; set {last}.{key} instead"
+            return f"{given} would replace a node that is shared; set {last}.{key} instead"
         group = self.path.partition(".")[0]
         having = [f"{group}={f.stem}" for f in sorted((CONF / group).glob("*.yaml")) if f"\n{last}:" in f.read_text()]
         choice = f"choose {' or '.join(having)}, or " if having else ""
-        return (
-            f"{told} is for a {self.wanted.__name__}, which this config has not; {choice}take it out with ~{self.path}"
-        )
+        return f"{given} is for a {self.wanted.__name__}, which this config lacks; {choice}remove it with ~{self.path}"
 
 
 def check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:
-    """Hold one plain node, found at `path`, against what it is passed to as keywords. Raises UserError."""
+    """Check the plain node at `path` against the signature of its target. Raises UserError."""
     hints, names, open_ended = _parameters(target)
     names = [n for n in names if n not in _NOT_FROM_CONFIG] if "_target_" in node else names
     for key, value in node.items():
@@ -93,7 +90,7 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
 
 
 def _check_members(value: Mapping[str, Any], hint: Any, path: str) -> None:
-    """A mapping without a target: its members, and whether there should be one. Raises _Fragment where there should."""
+    """Check the members of a mapping without a target. Raises _Fragment where it should have one."""
     node = class_of(hint)
     if node is not None:
         check_node(value, node, path)
@@ -107,11 +104,11 @@ def _check_members(value: Mapping[str, Any], hint: Any, path: str) -> None:
 
 
 def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], list[str], bool]:
-    """Type hints, names, and whether any keyword is taken, of a class's or function's parameters."""
+    """Type hints and names of the parameters of a class or function, and whether it takes any keyword."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         hints = typing.get_type_hints(function)
-    except (NameError, TypeError):  # a library that names types only its type checker imports
+    except (NameError, TypeError):  # a library's types that only a type checker imports
         hints = {}
     parameters = inspect.signature(target).parameters.values()
     names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]

@@ -1,4 +1,4 @@
-"""From a checked config to an order: which tasks, each with its source, prompts and maker."""
+"""From a composed config to checked build settings."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Literal
 from ip2p_lightning.config.build import build
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.curation.audit.examine import Part
-from ip2p_lightning.curation.plan import Order
+from ip2p_lightning.curation.plan import BuildSettings
 from ip2p_lightning.errors import UserError
 
 
-def order_of(config: dict[str, Any]) -> Order:
-    """What ``conf/build.yaml``, composed and plain, asks for.
+def build_settings(config: dict[str, Any]) -> BuildSettings:
+    """The settings in ``conf/build.yaml``, composed and plain.
 
     Raises:
         UserError: a wrong key or value, or a task without a source.
@@ -21,13 +21,12 @@ def order_of(config: dict[str, Any]) -> Order:
         SecurityError: a class that a config may not name.
     """
     parts = _parts(config)
-    _checked(config, parts)
+    _check(config, parts)
     machine = config["build"]
     if not 0 <= machine["shard"] < machine["shards"] or machine["workers"] < 0:
-        raise UserError(
-            f"build.shard={machine['shard']}: give 0 to {machine['shards'] - 1}, and build.workers 0 or more"
-        )
-    return Order(
+        last = machine["shards"] - 1
+        raise UserError(f"build.shard={machine['shard']}: give 0 to {last}, and build.workers 0 or more")
+    return BuildSettings(
         parts=[_part(name, part, config) for name, part in parts.items()],
         audit=build(config["audit"]),
         limits=[part.get("limit", config["limit"]) for part in parts.values()],
@@ -40,13 +39,13 @@ def order_of(config: dict[str, Any]) -> Order:
     )
 
 
-def _checked(config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Hold every part of the config against what it is meant for. Raises as `check` does."""
+def _check(config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Check all keys and values. Raises as `check` does."""
     for part in parts.values():
         check({"source": part["source"], **part["task"]}, _part_signature)
         check({key: value for key, value in part.items() if key not in ("source", "task")}, _part_signature)
-    apart = ("data", "loader", "prompts", "parts", "task", "source")
-    check({key: value for key, value in config.items() if key not in apart}, _signature)
+    checked_elsewhere = ("data", "loader", "prompts", "parts", "task", "source")
+    check({key: value for key, value in config.items() if key not in checked_elsewhere}, _signature)
 
 
 def _part_signature(
@@ -56,7 +55,7 @@ def _part_signature(
     limit: int | None = None,
     splits: list[str] | None = None,
 ) -> None:
-    """What a part of a build may say."""
+    """The keys of a part."""
 
 
 def _signature(
@@ -71,11 +70,11 @@ def _signature(
     shard_bytes: int = 500_000_000,
     tokenizer: str | None = None,
 ) -> None:
-    """What the top level of a build's config may say."""
+    """The keys of the top level."""
 
 
 def _parts(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tasks to build by name, each with its source; what only training needs is taken out of them."""
+    """The tasks to build by name, each with its source; keys that only training needs are removed."""
     parts = config["parts"]
     if not parts:
         if not config["task"] or not config["source"]:
@@ -86,7 +85,7 @@ def _parts(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
             raise UserError(f"parts.{name} needs a task and a source")
         if "tasks" in part["task"]:
             raise UserError("task=mixture has several tasks, each with a source of its own: give recipe=NAME")
-        for key in ("_target_", "source", "loader", "flip", "seed", "name"):  # a data module is not built here
+        for key in ("_target_", "source", "loader", "flip", "seed", "name"):  # of the data module
             part["task"].pop(key, None)
     return parts
 

@@ -1,4 +1,4 @@
-"""A dataset to look at: a contact sheet of pairs per task, and a summary in a few lines."""
+"""A contact sheet of pairs per task, and a summary of the dataset."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ip2p_lightning.curation.audit.policy import Audit, decoded
-from ip2p_lightning.curation.verify import read_mark
+from ip2p_lightning.curation.verify import read_metadata
 from ip2p_lightning.data.contact_sheet import contact_sheet
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.system.files import storage_errors, write_atomic
 
-GAIN = 2  # of the difference image: a difference of 32 of 255 is clearly seen
+GAIN = 2  # of the difference image: a difference of 32 of 255 is clearly visible
 
 
 def show(folder: Path, out: Path, pairs: int) -> str:
@@ -28,16 +28,16 @@ def show(folder: Path, out: Path, pairs: int) -> str:
         DamagedError: it cannot be read.
         StorageError: `out` cannot be written.
     """
-    mark, lines = read_mark(folder), _accepted(folder)
+    metadata, lines = read_metadata(folder), _accepted(folder)
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    for task in mark["tasks"]:
+    for task in metadata["tasks"]:
         write_atomic(out / f"{task}.png", _sheet(folder, task, [x for x in lines if x["task"] == task], pairs))
-    return _summary(mark)
+    return _summary(metadata)
 
 
 def _accepted(folder: Path) -> list[dict[str, Any]]:
-    """The report's lines for what is in the dataset."""
+    """The report's lines of the accepted pairs."""
     try:
         with (folder / "report.jsonl").open(encoding="utf-8") as file:
             return [line for line in map(json.loads, file) if line["verdict"] == "accepted"]
@@ -46,7 +46,7 @@ def _accepted(folder: Path) -> list[dict[str, Any]]:
 
 
 def _sheet(folder: Path, task: str, lines: Sequence[Mapping[str, Any]], count: int) -> bytes:
-    """Pairs spread evenly over the task, with what the edit changed."""
+    """Pairs spread evenly over the task, with their difference images."""
     chosen = [lines[round(i)] for i in np.linspace(0, len(lines) - 1, min(count, len(lines)))]
     wanted = pq.read_table(folder / "data", filters=[("id", "in", [line["id"] for line in chosen])])
     found = {row["id"]: row for row in wanted.to_pylist()}
@@ -67,15 +67,15 @@ def _sheet(folder: Path, task: str, lines: Sequence[Mapping[str, Any]], count: i
     return out.getvalue()
 
 
-def _summary(mark: Mapping[str, Any]) -> str:
-    tokens = mark["tokens"]
-    named = {key: ", ".join(f"{n} {count:,}" for n, count in mark[key].items()) for key in ("tasks", "splits")}
-    stages = ", ".join(f"{count:,} at stage {stage}" for stage, count in mark["rejected_at"].items())
+def _summary(metadata: Mapping[str, Any]) -> str:
+    tokens = metadata["tokens"]
+    named = {key: ", ".join(f"{n} {count:,}" for n, count in metadata[key].items()) for key in ("tasks", "splits")}
+    stages = ", ".join(f"{count:,} at stage {stage}" for stage, count in metadata["rejected_at"].items())
     facts = {
-        "pairs": f"{mark['accepted']:,}, made from {mark['source_images']:,} source images",
+        "pairs": f"{metadata['accepted']:,}, made from {metadata['source_images']:,} source images",
         **named,
         "rejected": f"{stages} (see report.jsonl)" if stages else "none",
-        "identical pairs": f"{mark['identical_pairs']:,}",
+        "identical pairs": f"{metadata['identical_pairs']:,}",
         "prompts cut off": f"{tokens['prompts_cut_off']:,} beyond {tokens['most']} tokens ({tokens['counted']})",
     }
     return "\n".join(f"{key}: {value}" for key, value in facts.items())

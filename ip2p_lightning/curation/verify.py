@@ -1,54 +1,52 @@
-"""Whether a dataset is what was built."""
+"""Check that a dataset is what was built."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.curation.shards.assemble import MARK
+from ip2p_lightning.curation.shards.assemble import METADATA
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.system.files import read_json, sha256_of
 
+WORK = ".work"
+
 
 def verify(folder: Path) -> str:
-    """One line that says all is well.
+    """One line that says that all files are as written.
 
     Raises:
-        UserError: no dataset there.
-        DamagedError: a file is missing, changed, or too many; the line names the first.
+        UserError: no dataset in `folder`.
+        DamagedError: a file is missing, changed or unexpected; the line names the first.
     """
-    mark = read_mark(folder)
-    for name, known in mark["files"].items():
+    metadata = read_metadata(folder)
+    for name, known in metadata["files"].items():
         path = folder / name
         if not path.is_file():
             raise DamagedError(f"{path}: is missing; copy or build the dataset again")
         if path.stat().st_size != known.get("bytes") or sha256_of(path) != known.get("sha256"):
             raise DamagedError(f"{path}: does not have the sha256 it was written with; copy or build the dataset again")
-    more = sorted(p.name for p in (folder / "data").iterdir() if f"data/{p.name}" not in mark["files"])
-    if more:
-        raise DamagedError(f"{folder / 'data' / more[0]}: does not belong to this dataset; remove it")
-    return f"verified: {len(mark['files'])} files, {mark.get('accepted')} pairs"
+    extra = sorted(p.name for p in (folder / "data").iterdir() if f"data/{p.name}" not in metadata["files"])
+    if extra:
+        raise DamagedError(f"{folder / 'data' / extra[0]}: does not belong to this dataset; remove it")
+    return f"verified: {len(metadata['files'])} files, {metadata.get('accepted')} pairs"
 
 
-WORK = ".work"
-
-
-def read_mark(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished dataset.
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """``dataset.json`` of a finished dataset.
 
     Raises:
         UserError: there is none.
         DamagedError: it cannot be read.
     """
+    path = folder / METADATA
     try:
-        mark = read_json(folder / MARK)
+        metadata = read_json(path)
     except FileNotFoundError:
-        begun = "a build that is not finished: give its command again"
-        raise UserError(
-            f"{folder}: {begun if (folder / WORK).is_dir() else 'no dataset'} ({MARK} is missing)"
-        ) from None
+        found = "a build that is not finished: run its command again" if (folder / WORK).is_dir() else "no dataset"
+        raise UserError(f"{folder}: {found} ({METADATA} is missing)") from None
     except OSError as error:
-        raise DamagedError(f"{folder / MARK}: {error}; build the dataset anew") from None
-    if not (mark.get("complete") and isinstance(mark.get("files"), dict)):
-        raise DamagedError(f"{folder / MARK}: is not the mark of a complete dataset; build it anew")
-    return mark
+        raise DamagedError(f"{path}: {error}; build the dataset again") from None
+    if not (metadata.get("complete") and isinstance(metadata.get("files"), dict)):
+        raise DamagedError(f"{path}: does not describe a complete dataset; build it again")
+    return metadata

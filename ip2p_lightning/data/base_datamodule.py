@@ -65,8 +65,8 @@ class TasksDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open what `stage` needs, so that missing data is known before a model is built. Raises as the sources do."""
-        for split in {"fit": ("train",), "validate": ("val",)}.get(stage, ("test",)):
-            self.datasets(split)
+        splits: dict[str, Split] = {"fit": "train", "validate": "val"}
+        self.datasets(splits.get(stage, "test"))
 
     def datasets(self, split: Split, held_out_prompts: bool = False) -> TaskDatasets:
         """The datasets of a split, opened once. Raises as the sources do."""

@@ -24,7 +24,7 @@ class Key(NamedTuple):
     task: str
     epoch: int
     """The epoch its randomness belongs to; 0 for evaluation."""
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is not used
     """Number of the pair in its split."""
     draw: int
     """How often the pair was drawn before in this epoch."""

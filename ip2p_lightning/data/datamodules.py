@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ip2p_lightning.data.base_datamodule import TasksDataModule
 from ip2p_lightning.data.batch_sampler import checked_weights
@@ -84,7 +85,7 @@ class CartoonDataModule(EditDataModule):
     prompt = "turn it into a cartoon"
 
     @classmethod
-    def default_make(cls) -> Maker:
+    def default_make(cls) -> Any:
         """The cartoon teacher."""
         from ip2p_lightning.data.teachers.cartoon import Cartoonizer
 
@@ -98,7 +99,7 @@ class DerainDataModule(EditDataModule):
     prompt = "remove the rain"
 
     @classmethod
-    def default_make(cls) -> Maker:
+    def default_make(cls) -> Any:
         """Synthetic rain."""
         from ip2p_lightning.data.degradations.rain import Rain
 
@@ -112,7 +113,7 @@ class DenoiseDataModule(EditDataModule):
     prompt = "remove the noise"
 
     @classmethod
-    def default_make(cls) -> Maker:
+    def default_make(cls) -> Any:
         """Synthetic sensor noise."""
         from ip2p_lightning.data.degradations.noise import SensorNoise
 
@@ -126,7 +127,7 @@ class LowLightDataModule(EditDataModule):
     prompt = "brighten the photo"
 
     @classmethod
-    def default_make(cls) -> Maker:
+    def default_make(cls) -> Any:
         """Synthetic low light."""
         from ip2p_lightning.data.degradations.low_light import LowLight
 

@@ -78,7 +78,8 @@ class View:
     def _box(self, shape: tuple[int, int], u_scale: float, u_left: float, u_top: float) -> tuple[_Span, _Span]:
         """The rows and the columns to cut, from three uniform draws."""
         if self.size is None and self.resize is None:
-            return tuple(_Span.centred(n, n - n % MULTIPLE) for n in shape)
+            height, width = shape
+            return _Span.centred(height, height - height % MULTIPLE), _Span.centred(width, width - width % MULTIPLE)
         short = min(shape)
         if self.resize is None:
             side = max(short, self.size or 1)
@@ -90,7 +91,8 @@ class View:
         if self.crop == "center" or self.size is None:
             u_top = u_left = 0.5
         start = [math.floor(u * (n - c + 1)) for u, n, c in zip((u_top, u_left), scaled, cut, strict=True)]
-        return tuple(_Span(*span) for span in zip(shape, scaled, start, cut, strict=True))
+        rows, columns = (_Span(*span) for span in zip(shape, scaled, start, cut, strict=True))
+        return rows, columns
 
 
 @dataclass(frozen=True)

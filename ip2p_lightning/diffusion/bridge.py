@@ -14,7 +14,7 @@ Relatives, and how this differs from each:
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from ip2p_lightning.diffusion.objective import ConditionLike, Net
 from ip2p_lightning.errors import UserError
 
 NET_TIME = 1000.0  # the UNet's time embedding was trained on 0 .. 1000
-KINDS = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+KINDS: dict[str, Any] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
 class BridgeObjective:

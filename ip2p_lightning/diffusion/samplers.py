@@ -170,7 +170,7 @@ def _check(steps: int, **scales: float) -> None:
             raise UserError(f"sampler.{name} must be finite, got {scale}")
 
 
-def _match(start: str, objective: Objective, z: Tensor, generators: Generators) -> None:
+def _match(start: str, objective: Any, z: Tensor, generators: Generators) -> None:
     if objective.start != start:
         raise UserError(f"this sampler starts from {start}, the objective {objective.name} from {objective.start}")
     if len(generators) != len(z):

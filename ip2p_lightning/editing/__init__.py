@@ -1,1 +1,1 @@
-"""A trained model on photos; diffusers pipelines in and out."""
+"""Edit photos with a trained model; read and write diffusers pipelines."""

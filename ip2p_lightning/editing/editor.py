@@ -1,4 +1,4 @@
-"""Editing many images with one model: as many at once as is fast and fits, and where the time goes.
+"""Edit many images with one model, in batches as large as is fast and fits in memory.
 
 The pixels are those of one image at a time up to float noise: less than 1e-4 in [-1, 1], so that an 8-bit file differs
 by at most 1. With ``at_once=1`` they are the same to the last bit, whatever else is edited.
@@ -19,20 +19,20 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.memory_format import to_channels_last
 from ip2p_lightning.system.allocator import keep_pages
 
-CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/results/edit_cpu_202611.md): more at once gain nothing
+CPU_PIXELS, CPU_MOST = 2**18, 8  # measured (benchmarks/results/edit_cpu_202611.md): larger batches are no faster
 GPU_PIXELS, GPU_MOST = 2**16, 32  # pixels per GiB of memory: a guess, not measured; halved where it does not fit
 
 
 class BatchEditor:
-    """A model ready to edit: any number of images of one size a call.
+    """Edits any number of images of one size a call.
 
     Args:
-        module: an `EditDiffusion`, where `ready` put it.
-        sampler: in place of the model's own.
-        at_once: images a batch; None = what their size suggests, see `images_at_once`. Where a batch does not fit into
-            memory, it is halved, and later ones are no larger.
-        clock: told what each part costs.
-        progress: called with the images done in part or whole since its last call.
+        module: an `EditDiffusion`, prepared by `ready`.
+        sampler: None = the model's own.
+        at_once: images a batch; None = by their size, see `images_at_once`. A batch that does not fit into memory is
+            halved, and later ones are no larger.
+        clock: measures the time of each part.
+        progress: called with the number of images done since its last call, fractions included.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class BatchEditor:
         return images_at_once(self.module.device, original.shape[-2] * original.shape[-1] * factor**2)
 
     def _edit(self, original: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        told = 0.0
+        reported = 0.0
 
         def progress(done: int, steps: int) -> None:
-            nonlocal told
+            nonlocal reported
             self.progress(len(original) / steps)
-            told += len(original) / steps
+            reported += len(original) / steps
 
         try:
             x = original.to(self.module.device)
@@ -90,12 +90,12 @@ class BatchEditor:
             self.clock.images += len(edits)
             return edits
         except RuntimeError:
-            self.progress(-told)
+            self.progress(-reported)
             raise
 
 
 def images_at_once(device: torch.device, pixels: int) -> int:
-    """How many images of so many pixels go into a batch; a function of the machine alone, so that pixels repeat."""
+    """Images of `pixels` pixels in a batch; depends only on the machine, so that results are reproducible."""
     if device.type != "cuda":
         return max(1, min(CPU_MOST, CPU_PIXELS // pixels))
     gibibytes = torch.cuda.get_device_properties(device).total_memory / 2**30
@@ -103,12 +103,12 @@ def images_at_once(device: torch.device, pixels: int) -> int:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory is what was missing: its own class on a GPU; its CPU allocator has none."""
+    """Whether torch ran out of memory: an exception class of its own on a GPU, only a message on a CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def ready(module: Any, device: str | None = None, dtype: str = "float32", compile: bool = False) -> Any:
-    """Put a model where it edits, in the precision and layout that it edits in; returns the model.
+    """Move a model to its device, precision and memory layout for editing; returns it.
 
     Args:
         device: as torch names it; None = the GPU if there is one.
@@ -116,7 +116,7 @@ def ready(module: Any, device: str | None = None, dtype: str = "float32", compil
         compile: torch.compile of the unet's repeated blocks, for any size of image.
 
     Raises:
-        UserError: a device that is not there, or arithmetic that it does not have.
+        UserError: no such device, or a dtype that it does not support.
     """
     place = _device(device)
     if place.type == "cpu" and dtype == "float16":
@@ -130,7 +130,7 @@ def ready(module: Any, device: str | None = None, dtype: str = "float32", compil
         for part in filter(None, (module.unet, module.autoencoder.model)):
             to_channels_last(part)
     if compile:
-        unet = module.unet  # its repeated blocks alone: minutes less
+        unet = module.unet  # compiling the repeated blocks alone saves minutes
         (unet.compile_repeated_blocks if getattr(unet, "_repeated_blocks", None) else unet.compile)(dynamic=True)
     return module.eval()
 

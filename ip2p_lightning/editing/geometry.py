@@ -1,4 +1,4 @@
-"""How a photo of any size fits the model, and back."""
+"""Resize or pad a photo to a size the model accepts, and back."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
+
+from ip2p_lightning.data.contact_sheet import to_pixels
 
 PIXEL_STRIDE = 8  # what the data modules cut evaluation images to
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How photos of one size meet the model.
+    """The size of a photo and its size in the model.
 
     Args:
         size: (width, height) of the photo.
-        work: the size it is resampled to; the same as `size` where nothing is.
+        work: the size it is resampled to; `size` if it is not.
         model: the size the model sees: `work`, mirrored at the right and the lower edge up to a multiple.
     """
 
@@ -34,18 +37,16 @@ class Fit:
         on the pixels themselves gets it padded: resampling would blur what it is to restore.
         """
         scale = min(1.0, max_side / max(size)) if max_side else 1.0
-        work = tuple(max(1, round(side * scale)) for side in size) if scale < 1 else size
+        height, width = (max(1, round(side * scale)) for side in size) if scale < 1 else size
         stride = module.autoencoder.factor
         if module.autoencoder.model is None:
             stride = int(np.lcm(stride, PIXEL_STRIDE))
-            return cls(size, work, tuple(-(-side // stride) * stride for side in work))
-        work = tuple(max(stride, side - side % stride) for side in work)
+            return cls(size, (height, width), (-(-height // stride) * stride, -(-width // stride) * stride))
+        work = max(stride, height - height % stride), max(stride, width - width % stride)
         return cls(size, work, work)
 
     def to_model(self, pixels: np.ndarray) -> Tensor:  # [H W 3] uint8 -> [3 H' W'] in [-1, 1]
         """The photo as the model sees it."""
-        import torch
-
         work = _resampled(pixels, self.work)
         right, below = (m - w for m, w in zip(self.model, self.work, strict=True))
         padded = np.pad(work, ((0, below), (0, right), (0, 0)), mode="reflect")
@@ -53,8 +54,6 @@ class Fit:
 
     def back(self, edit: Tensor) -> np.ndarray:  # [3 H' W'] in [-1, 1] -> [H W 3] uint8
         """The edit at the photo's own size."""
-        from ip2p_lightning.data.contact_sheet import to_pixels
-
         width, height = self.work
         return _resampled(to_pixels(edit)[:height, :width], self.size)
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ip2p_lightning.config.build import task_names
 from ip2p_lightning.evaluation import scores_file
+from ip2p_lightning.runs.folder import read_status
 
 PAGE = """---
 library_name: diffusers
@@ -62,13 +64,11 @@ pipeline.load_lora_weights("DIR")  # needs peft"""
 
 def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     """The card of an opened run, as Markdown."""
-    from ip2p_lightning.config.build import task_names
-    from ip2p_lightning.runs.folder import read_status
-
     config, sampler = opened.config, opened.module.sampler
     settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}
     settings |= {"image_guidance_scale": sampler.image_scale}
     pools = {name: _sentences(config, name) for name in task_names(config)}
+    rows = [dict(list(row.items())[1:]) for row in scores_file.read(opened.folder / "scores.csv")]  # without the run
     return PAGE.format(
         load=LOAD_ADAPTER.format(base=config["model"]["path"]) if getattr(opened.module.unet, "lora", None) else LOAD,
         name=opened.folder.resolve().name,
@@ -81,7 +81,8 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
         digest=digest["sha256"],
         commit=read_status(opened.folder).get("commit") or "unknown",
         typed=typed,
-        table=_score_table(opened.folder / "scores.csv"),
+        table=tabulate(rows, "keys", tablefmt="pipe", disable_numparse=True)
+        or "Not evaluated yet: `ip2p-evaluate RUN`.",
         prompts="\n".join(f"- {name}: {'; '.join(pool[:10]) or '(none)'}" for name, pool in pools.items()),
         config=json.dumps(config, indent=2),
     )
@@ -90,11 +91,3 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
 def _sentences(config: Mapping[str, Any], task: str) -> list[str]:
     node = config["task"].get("tasks", {}).get(task, config["task"])
     return list((node.get("prompts") or {}).get("prompts", []))
-
-
-def _score_table(path: Any) -> str:
-    rows = scores_file.read(path)
-    if not rows:
-        return "Not evaluated yet: `ip2p-evaluate RUN`."
-    shown = [{column: row[column] for column in scores_file.COLUMNS[1:]} for row in rows]
-    return tabulate(shown, "keys", tablefmt="pipe", disable_numparse=True)

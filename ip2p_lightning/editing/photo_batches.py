@@ -1,4 +1,4 @@
-"""Photos from files through a model to files: batches of one size, read ahead and written behind the computing."""
+"""Edit photo files in batches of one size; reading and writing overlap with the model."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ip2p_lightning.editing.editor import BatchEditor, images_at_once
+from ip2p_lightning.data.image import open_image
+from ip2p_lightning.editing.editor import BatchEditor, images_at_once, out_of_memory
 from ip2p_lightning.editing.geometry import Fit
 from ip2p_lightning.editing.photos import Job
 from ip2p_lightning.errors import UserError
 
-UNWRITTEN = 16  # edits that may wait for the disk
+UNWRITTEN = 16  # most edits that wait to be written
 
 
 class PhotoBatch(NamedTuple):
@@ -26,12 +28,12 @@ class PhotoBatch(NamedTuple):
     fits: list[Fit]
 
 
-def batched(
+def make_batches(
     jobs: Sequence[Job], sizes: dict[Path, tuple[int, int]], module: Any, max_side: int | None, at_once: int | None
 ) -> list[PhotoBatch]:
-    """Jobs in batches of one size, in order as far as that allows.
+    """Jobs in batches of one size, in order as far as possible.
 
-    Photos are not padded to a common size: attention, normalisation and the edges of convolutions would see it.
+    Photos are not padded to a common size: padding would change the results of attention and convolution.
 
     Args:
         sizes: (width, height) of each photo.
@@ -64,12 +66,17 @@ def edit_photos(
     Args:
         seed: of each photo's noise.
         save: writes an edit [H W 3] uint8; called in a thread of its own.
-        done: told of each job whose edit is written, in order.
+        done: called with each job whose edit is written, in order.
 
     Raises:
         UserError: not enough memory for one photo.
-        Exception: the first that reading or saving raised; what was computed before is written all the same.
+        Exception: the first that reading or saving raised; edits computed before are written nevertheless.
     """
+
+    def write(job: Job, fit: Fit, edit: Tensor) -> None:
+        with editor.clock("save"):
+            save(fit.back(edit), job)
+
     unwritten: deque[tuple[Job, Future[None]]] = deque()
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         try:
@@ -80,7 +87,7 @@ def edit_photos(
                 reading = reader.submit(_read, batches[number + 1], editor) if batch is not batches[-1] else None
                 edits = _edited(batch, original, editor, seed)
                 for job, fit, edit in zip(batch.jobs, batch.fits, edits, strict=True):
-                    unwritten.append((job, writer.submit(_write, job, fit, edit, save, editor)))
+                    unwritten.append((job, writer.submit(write, job, fit, edit)))
                 _drain(unwritten, done, UNWRITTEN)
             with editor.clock("wait"):
                 _drain(unwritten, done, 0)
@@ -91,17 +98,11 @@ def edit_photos(
 
 
 def _read(batch: PhotoBatch, editor: BatchEditor) -> Tensor:  # -> [B 3 H W]
-    import torch
-
-    from ip2p_lightning.data.image import open_image
-
     with editor.clock("load"):
         return torch.stack([fit.to_model(open_image(job.photo)) for job, fit in zip(*batch, strict=True)])
 
 
 def _edited(batch: PhotoBatch, original: Tensor, editor: BatchEditor, seed: int) -> Tensor:
-    from ip2p_lightning.editing.editor import out_of_memory
-
     try:
         return editor.edit(original, [job.prompt for job in batch.jobs], [seed] * len(original))
     except RuntimeError as error:
@@ -111,13 +112,8 @@ def _edited(batch: PhotoBatch, original: Tensor, editor: BatchEditor, seed: int)
         raise UserError(f"{photo}: not enough memory for {width} x {height} pixels; give --max-side") from None
 
 
-def _write(job: Job, fit: Fit, edit: Tensor, save: Callable[[np.ndarray, Job], None], editor: BatchEditor) -> None:
-    with editor.clock("save"):
-        save(fit.back(edit), job)
-
-
 def _drain(unwritten: deque[tuple[Job, Future[None]]], done: Callable[[Job], None], most: int) -> None:
-    """Report what is written, and wait until at most `most` are not."""
+    """Call `done` for the edits that are written, and wait until at most `most` are not."""
     while unwritten and (len(unwritten) > most or unwritten[0][1].done()):
         job, written = unwritten.popleft()
         written.result()

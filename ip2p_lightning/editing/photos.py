@@ -1,19 +1,16 @@
-"""Photos of any size: which are edited, where the edits go, and how they fit a model that takes multiples only."""
+"""Which photos are edited, with which instruction, and where the edits go."""
 
 from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ip2p_lightning.data.image import SUFFIXES
 from ip2p_lightning.data.sources.manifest_reader import cell, records
 from ip2p_lightning.errors import DataError, UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 class Job(NamedTuple):
@@ -24,16 +21,12 @@ class Job(NamedTuple):
     prompt: str
 
 
-def asked(names: Sequence[str], prompt: str) -> list[tuple[Path, str]]:
-    """The photos of files, folders and globs, each with the one instruction.
-
-    Raises:
-        DataError: a name that stands for no photo.
-    """
+def find_photos(names: Sequence[str], prompt: str) -> list[tuple[Path, str]]:
+    """The photos of files, folders and globs, each with `prompt`. Raises DataError for a name without a photo."""
     return [(photo, prompt) for photo in dict.fromkeys(photo for name in names for photo in _expand(name))]
 
 
-def listed(path: Path) -> list[tuple[Path, str]]:
+def read_list(path: Path) -> list[tuple[Path, str]]:
     """The photos and instructions of a ``.csv`` or ``.jsonl`` file with the fields ``photo`` and ``prompt``.
 
     A photo's path is relative to the file's folder, or absolute; it may come with several instructions.
@@ -54,8 +47,8 @@ def listed(path: Path) -> list[tuple[Path, str]]:
     return list(dict.fromkeys(found))
 
 
-def plan(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite: bool) -> list[Job]:
-    """Which photo goes where; decided, and refused, before any model is loaded.
+def plan_outputs(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite: bool) -> list[Job]:
+    """The output of every photo, checked before any model is loaded.
 
     Edits of a photo with several instructions are numbered in their order: NAME-1, NAME-2, ...
 
@@ -64,26 +57,17 @@ def plan(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite: bool) 
     """
     if out is not None and out.suffix.lower() in SUFFIXES and not out.is_dir():
         if out.suffix.lower() != ".png" or len(wanted) > 1:
-            raise UserError(
-                f"-o {out}: edits are written as PNG; give FILE.png for one image, a folder for {len(wanted)}"
-            )
+            where = f"give FILE.png for one image, a folder for {len(wanted)}"
+            raise UserError(f"-o {out}: edits are written as PNG; {where}")
         jobs = [Job(wanted[0][0], out, wanted[0][1])]
     else:
-        jobs = [Job(photo, _out(photo, number, out), prompt) for photo, number, prompt in _numbered(wanted)]
+        jobs, counts, seen = [], Counter(photo for photo, _ in wanted), Counter[Path]()
+        for photo, prompt in wanted:
+            seen[photo] += 1
+            stem = f"{photo.stem}-{seen[photo]}" if counts[photo] > 1 else photo.stem
+            jobs.append(Job(photo, out / f"{stem}.png" if out else photo.with_name(f"{stem}-edit.png"), prompt))
     _check_outputs(jobs, overwrite)
     return jobs
-
-
-def _numbered(wanted: Sequence[tuple[Path, str]]) -> Iterator[tuple[Path, int | None, str]]:
-    counts, seen = Counter(photo for photo, _ in wanted), Counter[Path]()
-    for photo, prompt in wanted:
-        seen[photo] += 1
-        yield photo, seen[photo] if counts[photo] > 1 else None, prompt
-
-
-def _out(photo: Path, number: int | None, folder: Path | None) -> Path:
-    stem = photo.stem if number is None else f"{photo.stem}-{number}"
-    return photo.with_name(f"{stem}-edit.png") if folder is None else folder / f"{stem}.png"
 
 
 def _expand(name: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""diffusers' InstructPix2Pix pipeline, opened as an `EditDiffusion` (one path for runs and baselines), and written."""
+"""Read diffusers' InstructPix2Pix pipeline as an `EditDiffusion`, and write it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.digest import weight_digest
 from ip2p_lightning.networks.pretrained import is_hub_id
+from ip2p_lightning.system.files import write_json
 
 INDEX = "model_index.json"
 ADAPTER = "pytorch_lora_weights.safetensors"
@@ -18,39 +19,38 @@ PIPELINE = "StableDiffusionInstructPix2PixPipeline"
 def is_pipeline(path: str | Path) -> bool:
     """Whether `path` is a diffusers folder, or reads like a hub id."""
     place = Path(path)
-    if place.exists() or (place.parent.name and place.parent.is_dir()):  # runs/dmeo is a slip, not a hub id
+    if place.exists() or (place.parent.name and place.parent.is_dir()):  # runs/dmeo is a typo, not a hub id
         return (place / INDEX).is_file()
     return is_hub_id(str(path))
 
 
 def open_pipeline(path: str) -> Any:
-    """The model of a diffusers InstructPix2Pix checkpoint, its scheduler as far as we have it.
+    """The model of a diffusers InstructPix2Pix checkpoint, with its scheduler, or DDIM if it is not supported.
 
     Raises:
-        UserError: weights that are missing, or a model that is shown no image.
+        UserError: missing weights, or a model without image conditioning.
         DamagedError: weights that cannot be read.
     """
     from ip2p_lightning.diffusion import DiffusionSampler, checkpoint_schedule
+    from ip2p_lightning.diffusion.samplers import SCHEDULERS
     from ip2p_lightning.networks import ClipText, load_unet
     from ip2p_lightning.training.module import EditDiffusion
 
     unet = load_unet(path)
-    if not unet.conv_in.weight[:, unet.config.out_channels :].any():  # widened just now: it ignores the photo
+    if not unet.conv_in.weight[:, unet.config.out_channels :].any():  # `load_unet` has just added these channels
         raise UserError(
-            f"{path} is a text-to-image model, shown no photo; fine-tune it first (ip2p-train model=local "
+            f"{path} is a text-to-image model without image conditioning; fine-tune it first (ip2p-train model=local "
             f"model.path={path}) or give an InstructPix2Pix checkpoint"
         )
     schedule = checkpoint_schedule(path)
-    sampler = DiffusionSampler(_scheduler(schedule), checkpoint=schedule)
+    ours = {theirs: name for name, theirs in SCHEDULERS.items()}
+    scheduler: Any = ours.get(schedule.get("_class_name", ""), "ddim")
+    sampler = DiffusionSampler(scheduler, checkpoint=schedule)
     return EditDiffusion(unet, _autoencoder(path), ClipText(path), objective_of(schedule, path), sampler, ema=None)
 
 
 def objective_of(schedule: Mapping[str, Any], path: str) -> Any:
-    """The objective that a checkpoint's scheduler config says it was trained with.
-
-    Raises:
-        UserError: one that we do not have.
-    """
+    """The objective of a checkpoint, from its scheduler config. Raises UserError if it is not supported."""
     from ip2p_lightning.diffusion import DiffusionObjective
 
     names = {"num_train_timesteps": "timesteps", "prediction_type": "prediction"}
@@ -61,13 +61,6 @@ def objective_of(schedule: Mapping[str, Any], path: str) -> Any:
     return DiffusionObjective(**{ours: schedule[theirs] for theirs, ours in names.items() if theirs in schedule})
 
 
-def _scheduler(schedule: Mapping[str, Any]) -> str:
-    from ip2p_lightning.diffusion.samplers import SCHEDULERS
-
-    ours = {theirs: name for name, theirs in SCHEDULERS.items()}
-    return ours.get(schedule.get("_class_name", ""), "ddim")
-
-
 def _autoencoder(path: str) -> Any:
     from diffusers import AutoencoderKL
 
@@ -76,18 +69,12 @@ def _autoencoder(path: str) -> Any:
     try:
         kind = AutoencoderKL.load_config(path, subfolder="vae").get("_class_name")
     except OSError:
-        kind = None  # KLAutoencoder words what is missing
+        kind = None  # KLAutoencoder reports what is missing
     return TAESD(path, subfolder="vae") if kind == "AutoencoderTiny" else KLAutoencoder(path)
 
 
 def write_pipeline(module: Any, folder: Path) -> dict[str, Any]:
-    """Write all parts of a stock pipeline.
-
-    Returns:
-        The digest of its weights, also written to ``weights.json``.
-    """
-    from ip2p_lightning.system.files import write_json
-
+    """Write all parts of a stock pipeline; returns the digest of its weights, also in ``weights.json``."""
     module.unet.save_pretrained(folder / "unet", safe_serialization=True)
     module.autoencoder.save(folder / "vae")
     module.text_encoder.save(folder)
@@ -100,14 +87,12 @@ def write_pipeline(module: Any, folder: Path) -> dict[str, Any]:
 
 
 def write_adapter(module: Any, folder: Path) -> dict[str, Any]:
-    """Write a module's low-rank adapters as a pipeline's ``load_lora_weights`` reads them; returns their digest.
+    """Write a module's LoRA adapters for a pipeline's ``load_lora_weights``; returns their digest.
 
     Raises:
         UserError: more than the adapters was trained.
     """
     from diffusers import StableDiffusionInstructPix2PixPipeline as Pipeline
-
-    from ip2p_lightning.system.files import write_json
 
     weights, settings = module.unet.lora.adapters(module.unet)
     Pipeline.save_lora_weights(folder, weights, unet_lora_adapter_metadata=settings, weight_name=ADAPTER)
@@ -143,10 +128,10 @@ def _index(module: Any) -> dict[str, Any]:
 
 
 def scheduler_config(sampler: Any, objective: Any) -> dict[str, Any]:
-    """What every scheduler must know to sample this model, and nothing that one class takes for granted.
+    """The settings that every scheduler needs to sample this model, without any class's defaults.
 
-    A scheduler's own ``save_pretrained`` would write its class's defaults (``timestep_spacing``) as if the model asked
-    for them, and a user who changes the scheduler would get another class's.
+    A scheduler's own ``save_pretrained`` would also write its class's defaults (``timestep_spacing``), which then apply
+    to another scheduler that a user loads from this config.
     """
     import diffusers
 

@@ -1,9 +1,9 @@
-"""What each part of an edit costs."""
+"""Time of each part of an edit."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,14 +15,14 @@ BESIDE = ("load", "save")  # parts that run in threads of their own
 
 
 class Clock:
-    """Where the time of edits goes: wall seconds by part; images, and evaluations of the net (one image, one branch).
+    """Wall seconds by part; number of images, and of evaluations of the net (one image, one branch).
 
     Args:
-        device: a GPU that is waited for at the end of each part, so that a part's time is its own; None waits for none.
+        device: a GPU to synchronise with at the end of each part; None = do not.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.images = self.evaluations = 0
         self.device = device
         self.began = time.perf_counter()
@@ -48,7 +48,7 @@ class Clock:
         return counted
 
     def summary(self) -> str:
-        """Images and evaluations a second since the clock was made, and where the time went."""
+        """Images and evaluations a second since the clock was made, and seconds by part."""
         whole, beside = time.perf_counter() - self.began, [part for part in BESIDE if part in self.seconds]
         parts = [part for part in self.seconds if part not in beside]
         here, there = (", ".join(f"{p} {self.seconds[p]:.2f} s" for p in sorted(ps)) for ps in (parts, beside))

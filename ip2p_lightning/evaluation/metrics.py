@@ -13,7 +13,7 @@ _BT601 = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 
 
 def to_eight_bits(x: Tensor) -> Tensor:  # [B 3 H W] in [-1, 1] -> [B 3 H W] in {0, 1/255, ..., 1}
-    """What the image is once it has been written to an 8-bit file."""
+    """The image as stored in an 8-bit file."""
     return ((x.float() + 1) * 127.5).round().clamp(0, 255) / 255
 
 
@@ -29,7 +29,7 @@ def psnr(edit: Tensor, truth: Tensor, y_channel: bool = False) -> Tensor:  # 2 x
 
     a, b = _channels(edit, y_channel), _channels(truth, y_channel)
     scores = [peak_signal_noise_ratio(x, y, data_range=1.0) for x, y in zip(a, b, strict=True)]
-    return torch.stack(scores).clamp(max=100.0)  # equal images: infinite, and a mean of it too
+    return torch.stack(scores).clamp(max=100.0)  # equal images have infinite PSNR, and so would a mean with them
 
 
 def ssim(edit: Tensor, truth: Tensor, y_channel: bool = False) -> Tensor:  # 2 x [B 3 H W] -> [B]

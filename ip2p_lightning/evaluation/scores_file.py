@@ -39,25 +39,23 @@ def means(rows: Iterable[Mapping[str, Any]], **same: str) -> list[dict[str, str]
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``scores.csv``, [] where there is none.
-
-    Raises:
-        DamagedError: it is not one.
-    """
+    """The rows of a ``scores.csv``, [] without a file. Raises DamagedError if it has other columns."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         table = csv.DictReader(file)
         rows = list(table)
     if tuple(table.fieldnames or ()) != COLUMNS or any(None in row or None in row.values() for row in rows):
-        raise DamagedError(f"{path} is no table of {','.join(COLUMNS)}; move it away, or begin anew with --overwrite")
+        raise DamagedError(
+            f"{path} is not a table of {','.join(COLUMNS)}; move it away, or start again with --overwrite"
+        )
     return rows
 
 
-def merge(path: Path, rows: Sequence[Mapping[str, str]], afresh: bool = False) -> None:
+def merge(path: Path, rows: Sequence[Mapping[str, str]], overwrite: bool = False) -> None:
     """Put `rows` into the table: those with the same key are replaced in place, others stay, new ones come last."""
     new = {tuple(row[k] for k in KEY): row for row in rows}
-    table = [] if afresh else read(path)
+    table = [] if overwrite else read(path)
     merged = [new.pop(tuple(row[k] for k in KEY), row) for row in table]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""A model edits the pairs of a split, once with an instruction of the task and once with a wrong one, and is scored."""
+"""Edit the pairs of a split, once with an instruction of the task and once with a wrong one, and score the edits."""
 
 from __future__ import annotations
 
@@ -6,44 +6,49 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+from tqdm.auto import tqdm
+
+from ip2p_lightning.config.build import build
+from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.evaluation.metrics import psnr, ssim
 from ip2p_lightning.evaluation.scores_file import METHODS
+from ip2p_lightning.rng import numpy_rng, seed_of
 
 
 def wrong_pools(data: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """For each task the prompt pool of another: the next task's; for a lone task, that of another in the config."""
+    """For each task the prompt pool of the next one; for a single task, that of another in the config."""
     pools = {name: task.prompts for name, task in data.active.items()}
     names = list(pools)
     if len(names) > 1:
         return {name: pools[names[(i + 1) % len(names)]] for i, name in enumerate(names)}
-    from ip2p_lightning.config.build import build
-
     others = (node for name, node in config["prompts"].items() if name not in names and isinstance(node, Mapping))
     return {names[0]: build(next(others))}
 
 
-def scored(editor: Any, batches: Any, wrong: Mapping[str, Any], split: str, prompts: str, seed: int) -> Iterator[Any]:
-    """Of each example, one at a time: the example, its rows per method, and the images of the methods.
+def score_batches(
+    editor: Any, batches: Any, wrong: Mapping[str, Any], split: str, prompts: str, seed: int
+) -> Iterator[Any]:
+    """Yields each example with its rows per method and the images of the methods.
 
     Args:
         editor: a `BatchEditor`.
         batches: of ``data.evaluation``.
         wrong: from `wrong_pools`.
-        split, prompts, seed: what the batches are of, and the seed of the noise, as ``ip2p-evaluate`` has them.
+        split, prompts, seed: of the batches and of the noise, as for ``ip2p-evaluate``.
     """
-    from ip2p_lightning.data.example import EditExample
-
     draws: Counter[tuple[str, str]] = Counter()
-    for batch in _shown(batches, editor):
+    for batch in _with_progress(batches, editor):
         keys = _keys(batch, split, seed, draws)
-        said = {"model": list(batch.prompt), "identity": [""] * len(keys)}
-        said["wrong_instruction"] = _wrong(batch, wrong, keys, prompts)
-        edits = _edits(editor, batch.original, said, keys)
+        instructions = {"model": list(batch.prompt), "identity": [""] * len(keys)}
+        instructions["wrong_instruction"] = _wrong(batch, wrong, keys, prompts)
+        edits = _edits(editor, batch.original, instructions, keys)
         images = {method: edits.get(method, batch.original) for method in METHODS}
         values = _values(editor, images, batch.edited)
         for i, name in enumerate(batch.id):
             example = EditExample(batch.original[i], batch.edited[i], batch.prompt[i], batch.task[i], name)
             rows = [
-                {"draw": keys[i][-1], "method": m, "prompt": said[m][i], "psnr": p[i], "ssim": s[i]}
+                {"draw": keys[i][-1], "method": m, "prompt": instructions[m][i], "psnr": p[i], "ssim": s[i]}
                 for m, (p, s) in values.items()
             ]
             yield example, rows, {m: x[i] for m, x in images.items()}
@@ -51,10 +56,6 @@ def scored(editor: Any, batches: Any, wrong: Mapping[str, Any], split: str, prom
 
 def _values(editor: Any, images: Mapping[str, Any], truth: Any) -> dict[str, tuple[list[float], list[float]]]:
     """PSNR and SSIM of each method's images."""
-    import torch
-
-    from ip2p_lightning.evaluation.metrics import psnr, ssim
-
     device, found = editor.module.device, {}
     with torch.no_grad(), editor.clock("score"):
         truth = truth.to(device)
@@ -63,20 +64,18 @@ def _values(editor: Any, images: Mapping[str, Any], truth: Any) -> dict[str, tup
     return found
 
 
-def _shown(batches: Any, editor: Any) -> Iterator[Any]:
-    """The batches, and a bar over them that moves with every step of the sampler."""
-    from tqdm.auto import tqdm
-
+def _with_progress(batches: Any, editor: Any) -> Iterator[Any]:
+    """The batches, with a progress bar that moves with every step of the sampler."""
     form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} batches [{elapsed}<{remaining}]"
     with tqdm(total=len(batches), desc="evaluate", bar_format=form, disable=None, leave=False) as bar:
         for batch in batches:
-            whole = 2 * len(batch.id)  # once with an instruction of its task, once with a wrong one
-            editor.progress = lambda images, whole=whole: bar.update(images / whole)
+            total = 2 * len(batch.id)  # the right and the wrong instruction
+            editor.progress = lambda images, total=total: bar.update(images / total)
             yield batch
 
 
 def _keys(batch: Any, split: str, seed: int, draws: Counter[tuple[str, str]]) -> list[tuple[Any, ...]]:
-    """Of each example the key of its randomness: the same whatever the batches are."""
+    """The random key of each example, independent of the batches."""
     keys = []
     for example in zip(batch.task, batch.id, strict=True):
         keys.append((seed, "evaluate", split, *example, draws[example]))
@@ -84,21 +83,16 @@ def _keys(batch: Any, split: str, seed: int, draws: Counter[tuple[str, str]]) ->
     return keys
 
 
-def _edits(editor: Any, original: Any, said: Mapping[str, list[str]], keys: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """The edits with the right and with the wrong instruction, of images that are encoded once."""
-    from ip2p_lightning.rng import seed_of
-
+def _edits(
+    editor: Any, original: Any, instructions: Mapping[str, list[str]], keys: list[tuple[Any, ...]]
+) -> dict[str, Any]:
+    """The edits with the right and with the wrong instruction; images are encoded once."""
     module, seeds = editor.module, [seed_of(*key) for key in keys]
     with editor.clock("encode"):
-        seen = module.autoencoder.moments(original.to(module.device))
-    return {method: editor.edit(seen, said[method], seeds) for method in ("model", "wrong_instruction")}
+        encoded = module.autoencoder.moments(original.to(module.device))
+    return {method: editor.edit(encoded, instructions[method], seeds) for method in ("model", "wrong_instruction")}
 
 
 def _wrong(batch: Any, pools: Mapping[str, Any], keys: list[tuple[Any, ...]], prompts: str) -> list[str]:
-    from ip2p_lightning.rng import numpy_rng
-
-    found = []
-    for task, key in zip(batch.task, keys, strict=True):
-        held_out = prompts == "heldout" and bool(pools[task].held_out)
-        found.append(pools[task].draw(numpy_rng(*key, "wrong"), held_out=held_out))
-    return found
+    drawn = ((pools[task], numpy_rng(*key, "wrong")) for task, key in zip(batch.task, keys, strict=True))
+    return [pool.draw(rng, held_out=prompts == "heldout" and bool(pool.held_out)) for pool, rng in drawn]

@@ -16,6 +16,8 @@ _HOMES = {
     "Lora": "lora",
     "PixelEditor": "pixel_unet",
     "ClipText": "text_encoder",
+    "SentenceText": "projected_text",
+    "StaticText": "projected_text",
     "TextEncoder": "text_encoder",
     "TinyText": "text_encoder",
     "apply_unet": "unet",

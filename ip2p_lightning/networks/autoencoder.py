@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class Autoencoder:
     factor: int
     scaling_factor: float
     deterministic = False  # whether the posterior is a point
-    model: nn.Module | None = None
+    model: Any = None
 
     def moments(self, x: Tensor) -> Tensor:  # [B 3 H W] -> [B 2C h w]
         """Mean and log-variance, float32. Raises UserError unless `factor` divides H and W."""

@@ -8,7 +8,7 @@ from typing import Any
 from ip2p_lightning.errors import DamagedError, UserError
 
 
-def load_part(cls: type, path: str, subfolder: str | None = None, **options: Any) -> Any:
+def load_part(cls: Any, path: str, subfolder: str | None = None, **options: Any) -> Any:
     """``cls.from_pretrained`` of a diffusers model, float32, in eval mode, from a folder or a hub repository.
 
     Weights from the hub must be safetensors; a folder of the user's may hold a ``.bin``, read with ``weights_only``.
@@ -18,14 +18,15 @@ def load_part(cls: type, path: str, subfolder: str | None = None, **options: Any
 
     place, local = Path(path).expanduser(), is_local(path, subfolder)
     options |= {"torch_dtype": torch.float32, "use_safetensors": None if local else True, "output_loading_info": True}
+    options |= {"subfolder": subfolder} if subfolder else {}  # transformers' Auto classes take no None
     try:
-        model, info = cls.from_pretrained(str(place) if local else path, subfolder=subfolder, **options)
+        model, info = cls.from_pretrained(str(place) if local else path, **options)
     except Exception as error:  # network, hub, I/O and format errors come as a dozen unrelated classes
         if local and (place / (subfolder or "")).is_dir() and any((place / (subfolder or "")).glob("*model*")):
             raise DamagedError(f"cannot read the weights in {place / (subfolder or '')}: {_head(error)}") from error
         raise UserError(f"{missing(path, subfolder)} ({_head(error)})") from error
-    if info["missing_keys"] or info["mismatched_keys"]:
-        absent = [*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])]
+    absent = [*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])]
+    if absent := [name for name in absent if not name.startswith("pooler.")]:  # which nobody here reads
         raise DamagedError(f"{path}: {subfolder or 'model'} lacks {len(absent)} weights, the first is {absent[0]}")
     return model.eval()
 
@@ -42,13 +43,13 @@ def is_local(path: str, subfolder: str | None = None) -> bool:
     return place.is_dir()
 
 
-def missing(path: str, subfolder: str | None) -> str:
-    """The line for weights that are not there."""
+def missing(path: str, subfolder: str | None, what: str = "weights") -> str:
+    """The line for weights, or a tokenizer, that are not there."""
     part = f" (subfolder {subfolder})" if subfolder else ""
     name = "ID" if str(path).startswith((".", "~", "/")) or str(path).count("/") != 1 else path
+    then = "model=local model.path=DIR" if subfolder else "DIR as the path"
     return (
-        f"no weights at {path}{part}; to fetch them for offline use: "
-        f"`hf download {name} --local-dir DIR`, then model=local model.path=DIR"
+        f"no {what} at {path}{part}; to fetch them for offline use: `hf download {name} --local-dir DIR`, then {then}"
     )
 
 

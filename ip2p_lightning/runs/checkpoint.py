@@ -1,8 +1,11 @@
-"""Checkpoints that cannot rot: complete or absent, hashed, verified on load, never pickled code."""
+"""Checkpoints: written atomically, with a sha256 that is verified on load; tensors and plain data only."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
+import os
 import re
 import uuid
 import warnings
@@ -16,11 +19,11 @@ from ip2p_lightning.errors import DamagedError, SecurityError, UserError
 from ip2p_lightning.system.files import read_json, sha256_of, write_atomic, write_json
 
 FOLDER = "checkpoints"
-on_write: Callable[[int], None] | None = None  # told of every write's size; tests interrupt here
+on_write: Callable[[int], None] | None = None  # called with the size of every write; tests interrupt here
 
 
 class _Hashing:
-    """A file that hashes what is written to it, so that nothing is held in memory or read twice."""
+    """A file that hashes what is written to it: nothing is buffered or read again."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.hash = file, hashlib.sha256()
@@ -36,11 +39,7 @@ class _Hashing:
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Stream `content` to `path`; the sidecar is written last and makes it complete.
-
-    Raises:
-        StorageError: no space, no permission; earlier checkpoints are untouched.
-    """
+    """Stream `content` to `path`; the checksum file, written last, makes it complete. Raises StorageError."""
     path, digest = Path(path), ""
 
     def write(file: BinaryIO) -> None:
@@ -53,17 +52,19 @@ def save(content: dict[str, Any], path: Path) -> None:
         digest = hashing.hash.hexdigest()
 
     write_atomic(path, write)
-    write_sidecar(path, digest)
+    run = identity(path.parent)
+    head = f"# run {run}\n" if run else ""
+    write_atomic(checksum_file(path), f"{head}{digest}  {path.name}\n".encode())
 
 
 def _system_error(error: BaseException) -> OSError:
-    """The operating system's refusal behind torch's, which may lie several exceptions deep."""
+    """The OSError behind torch's RuntimeError, several exceptions deep."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):
             return OSError(cause.errno, cause.strerror)
         cause = cause.__cause__ or cause.__context__
-    return OSError(5, str(error).splitlines()[0])
+    return OSError(errno.EIO, str(error).splitlines()[0])
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -71,11 +72,11 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
     Raises:
         SecurityError: an address, or a file that holds code.
-        DamagedError: it does not verify.
+        DamagedError: its checksum does not match.
         UserError: there is no such file.
     """
     if "://" in str(path):
-        raise SecurityError(f"{path}: checkpoints are read from local files only; download it and look at it first")
+        raise SecurityError(f"{path}: checkpoints are read from local files only; download and inspect it first")
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
@@ -95,16 +96,15 @@ def step_of(path: Path) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in a run's folder, newest first, intact or not."""
+    """Checkpoints in a run's folder, newest first, damaged ones included."""
     found = [p for p in (Path(folder) / FOLDER).glob("step-*.ckpt") if step_of(p) >= 0]
     return sorted(found, key=step_of, reverse=True)
 
 
-def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint that verifies; each damaged one is named in a warning and kept as ``*.corrupt``.
+def newest_valid(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint; each damaged one is reported in a warning and renamed to ``*.corrupt``.
 
-    Raises:
-        DamagedError: there are checkpoints, and none of them is intact.
+    Raises DamagedError: all checkpoints are damaged.
     """
     reasons = []
     for path in checkpoints(folder):
@@ -112,61 +112,51 @@ def newest_intact(folder: Path) -> Path | None:
         if reason is None:
             return path
         reasons.append(f"{path}: {reason}")
-        kept = _set_aside(path)
+        kept = _move_aside(path)
         warnings.warn(f"{reasons[-1]}; kept as {kept.name}, going back to the one before", stacklevel=2)
     if reasons and not any(r.endswith("is missing") for r in reasons):
-        raise DamagedError(f"no intact checkpoint left; {reasons[0]}")
+        raise DamagedError(f"no undamaged checkpoint left; {reasons[0]}")
     return None
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename what is no checkpoint of this run; where to."""
-    kept, number = path.with_name(path.name + ".corrupt"), 1
-    while kept.exists() or kept.is_symlink():
-        number += 1
-        kept = path.with_name(f"{path.name}.corrupt{number}")
+def _move_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint to the first free ``*.corrupt``, ``*.corrupt2``, ...; its new path."""
+    names = (path.with_name(f"{path.name}.corrupt{'' if n == 1 else n}") for n in itertools.count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
     path.replace(kept)
-    sidecar(path).unlink(missing_ok=True)
+    checksum_file(path).unlink(missing_ok=True)
     return kept
 
 
 IDENTITY = "run.json"  # in the folder of the checkpoints
+_CHECKSUM = re.compile(r"(?:# run (?P<run>[0-9a-f]{32})\n)?(?P<digest>[0-9a-f]{64})  (?P<name>[^\n]+)\n")
 
 
-_LINES = re.compile(r"(?:# run (?P<run>[0-9a-f]{32})\n)?(?P<digest>[0-9a-f]{64})  (?P<name>[^\n]+)\n")
-
-
-def sidecar(path: Path) -> Path:
-    """Where a checkpoint's sha256 is kept."""
+def checksum_file(path: Path) -> Path:
+    """The file that holds a checkpoint's sha256, in the format of sha256sum."""
     return path.with_name(path.name + ".sha256")
 
 
-def write_sidecar(path: Path, digest: str) -> None:
-    """Make a checkpoint complete. Raises StorageError."""
-    run = identity(path.parent)
-    write_atomic(sidecar(path), f"{f'# run {run}' + chr(10) if run else ''}{digest}  {path.name}\n".encode())
-
-
 def damage(path: Path) -> str | None:
-    """Why a checkpoint is not intact, or None."""
+    """What is wrong with a checkpoint, None where its checksum matches."""
     if not path.is_file():
         return "not a file"
-    if not sidecar(path).is_file():
-        return f"incomplete: {sidecar(path).name} is missing"
-    told = _LINES.fullmatch(sidecar(path).read_text(errors="replace"))
-    if told is None:
-        return f"{sidecar(path).name} is not readable"
-    if path.name.startswith("step-") and told["name"] != path.name:
-        return f"was saved as {told['name']}"
-    if told["run"] and identity(path.parent) not in (None, told["run"]):
+    if not checksum_file(path).is_file():
+        return f"incomplete: {checksum_file(path).name} is missing"
+    stored = _CHECKSUM.fullmatch(checksum_file(path).read_text(errors="replace"))
+    if stored is None:
+        return f"{checksum_file(path).name} is not readable"
+    if path.name.startswith("step-") and stored["name"] != path.name:
+        return f"was saved as {stored['name']}"
+    if stored["run"] and identity(path.parent) not in (None, stored["run"]):
         return "belongs to another run"
-    if told["digest"] != sha256_of(path):
+    if stored["digest"] != sha256_of(path):
         return "its bytes do not match its sha256"
     return None
 
 
 def identity(folder: Path) -> str | None:
-    """The id of the run whose checkpoints lie in `folder`; None where it is not known: any of them may be its own."""
+    """The id of the run whose checkpoints lie in `folder`; None: unknown, any checkpoint is accepted."""
     try:
         return read_json(folder / IDENTITY).get("id")
     except (OSError, DamagedError):
@@ -176,6 +166,6 @@ def identity(folder: Path) -> str | None:
 def identify(folder: Path) -> None:
     """Give a run an id if it has none: that of its newest checkpoint, or a new one. Raises StorageError."""
     if identity(folder) is None:
-        told = (_LINES.fullmatch(p.read_text(errors="replace")) for p in sorted(folder.glob("step-*.sha256")))
-        known = [found["run"] for found in told if found and found["run"]]
+        stored = (_CHECKSUM.fullmatch(p.read_text(errors="replace")) for p in sorted(folder.glob("step-*.sha256")))
+        known = [found["run"] for found in stored if found and found["run"]]
         write_json(folder / IDENTITY, {"id": known[-1] if known else uuid.uuid4().hex})

@@ -1,9 +1,10 @@
-"""What a run's data consisted of when it began: other data does not continue it."""
+"""Fingerprints of a run's data: a run is not continued with changed data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,11 @@ from ip2p_lightning.runs.folder import RunFolder
 from ip2p_lightning.system.files import probe, read_json, write_json
 
 DATA = "data.json"
+_PART = re.compile(r" \((original|edited)\)$")  # of a pair
 
 
 def left_out(run: RunFolder, fresh: bool) -> set[str]:
-    """Names of the pairs that the run could not read and went on without; a fresh one has none."""
+    """Names of the unreadable pairs that the run skips; a fresh run has none."""
     record = run.path / RECORD
     if fresh:
         record.unlink(missing_ok=True)
@@ -31,17 +33,17 @@ def adopt_data(
     allow: Sequence[str],
     bad: Collection[str] = (),
 ) -> None:
-    """Record what the run's data consists of, or hold it against what it was when the run began.
+    """Record the fingerprint of the run's data, or compare it with the recorded one.
 
     Args:
-        run: held by this process.
+        run: locked by this process.
         contents: hashes by ``task/split`` and name.
-        fresh: the run begins now; whatever an earlier start left is replaced.
-        allow: with ``data`` in it, other data is recorded and accepted.
-        bad: pairs that may have changed: the run leaves them out.
+        fresh: the run begins now; an earlier record is replaced.
+        allow: with ``data`` in it, changed data is accepted and recorded.
+        bad: pairs that may have changed, because the run skips them.
 
     Raises:
-        DataError: the data changed; the line names what.
+        DataError: the data changed; the message names what.
         StorageError: the folder cannot be written.
     """
     probe(run.path / FOLDER)
@@ -52,9 +54,9 @@ def adopt_data(
         places = sorted(old.keys() | new.keys())
         changes = list(filter(None, (_data_change(place, old.get(place), new.get(place), bad) for place in places)))
         if not changes:
-            return  # what the run began with stays on record
+            return  # the record stays as the run began
         raise DataError(
-            f"{run.path}: the data is not what this run began with: {'; '.join(changes)}; put it back, "
+            f"{run.path}: the data is not what this run began with: {'; '.join(changes)}; restore it, "
             "allow it with 'resume_allow=[data]' or choose another hydra.run.dir"
         )
     if old != new or not path.exists():
@@ -62,7 +64,7 @@ def adopt_data(
 
 
 def _summed(hashes: Mapping[str, str], limit: int = 2000) -> dict[str, Any]:
-    """One hash over all; the parts too where they are few enough to be named when one changes."""
+    """One hash over all parts, and the parts' own (at most `limit`), so that a change can be named."""
     whole = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     return {"sha256": whole, "count": len(hashes), "parts": dict(hashes) if len(hashes) <= limit else {}}
 
@@ -74,15 +76,10 @@ def _data_change(place: str, old: Mapping[str, Any] | None, new: Mapping[str, An
         return f"{place} {'is new' if old is None else 'is gone'}"
     a, b = old["parts"], new["parts"]
     different = [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
-    named = [name for name in different if name not in b or name not in a or _pair(name) not in bad]
+    named = [name for name in different if name not in b or name not in a or _PART.sub("", name) not in bad]
     if different and not named:
         return ""
     words = {True: "added", False: "changed"}
-    told = [f"{name} {'removed' if name not in b else words[name not in a]}" for name in named[:3]]
+    changes = [f"{name} {'removed' if name not in b else words[name not in a]}" for name in named[:3]]
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return f"{place}: {', '.join(told) or 'content changed'}{more} ({old['count']} -> {new['count']} parts)"
-
-
-def _pair(name: str) -> str:
-    """The pair that a part belongs to."""
-    return name.removesuffix(" (original)").removesuffix(" (edited)")
+    return f"{place}: {', '.join(changes) or 'content changed'}{more} ({old['count']} -> {new['count']} parts)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -21,27 +22,19 @@ CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", "
 
 @dataclass
 class RunFolder:
-    """A run's folder, held by this process.
-
-    Args:
-        path: the folder.
-        lock: open handle whose lock ends with the process, however it ends.
-    """
+    """A run's folder, locked by this process: `lock` is the open file that holds the lock."""
 
     path: Path
     lock: Any = field(default=None, repr=False)
 
     def write_status(self, state: str, **more: Any) -> None:
         """Replace ``status.json``: state is running, preempted, pruned, failed or complete."""
-        status = read_status(self.path)
-        status.update(
-            state=state, pid=os.getpid(), host=platform.node(), updated=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more
-        )
-        write_json(self.path / STATUS, status)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        note(self.path, state=state, pid=os.getpid(), host=platform.node(), updated=now, **more)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """A run's status, {} where there is none yet."""
+    """A run's status, {} before its first."""
     try:
         return read_json(Path(folder) / STATUS)
     except FileNotFoundError:
@@ -51,15 +44,14 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def note(folder: Path, **more: Any) -> None:
-    """Update fields of ``status.json``; its state stays."""
+    """Update fields of ``status.json``, leaving the others unchanged."""
     write_json(Path(folder) / STATUS, read_status(folder) | more)
 
 
 def claim(folder: Path) -> RunFolder:
-    """Hold `folder` for this process; where a live process holds it, a sibling ``folder@2``, ``@3``, ...
+    """Lock `folder` for this process; if a live process has it, a sibling ``folder@2``, ``@3``, ...
 
-    Raises:
-        StorageError: the folder cannot be written, or its file system has no locks.
+    Raises StorageError: the folder cannot be written, or its file system has no locks.
     """
     for number in range(1, 1000):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}@{number}")
@@ -68,29 +60,19 @@ def claim(folder: Path) -> RunFolder:
         lock = try_lock(candidate / LOCK)
         if lock is None:
             continue
-        # a loader's worker that outlives us must not hold the folder; weak, or this process would hold it for ever
-        os.register_at_fork(after_in_child=_closing(weakref.ref(lock)))
+        # a loader's worker that outlives this process must not keep the lock; weak, so that the lock can be released
+        held = weakref.WeakSet([lock])
+        os.register_at_fork(after_in_child=lambda held=held: [file.close() for file in held])
         return RunFolder(candidate, lock)
-    raise UserError(f"{folder}: a thousand live runs hold it and its siblings; end some of them")
-
-
-def _closing(held: Any) -> Any:
-    """What closes a weakly held file, if it is still there."""
-
-    def close() -> None:
-        file = held()
-        if file is not None:
-            file.close()
-
-    return close
+    raise UserError(f"{folder}: 999 live runs have locked it and its siblings; stop some of them")
 
 
 def read_config(folder: Path, limit: int = 4_000_000) -> dict[str, Any]:
-    """A run's config: plain JSON of at most `limit` bytes, so nothing in it can run or swell.
+    """A run's config: plain JSON of at most `limit` bytes.
 
     Raises:
         UserError: not a run.
-        DamagedError: the config does not read.
+        DamagedError: the config is unreadable or too large.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -103,8 +85,7 @@ def read_config(folder: Path, limit: int = 4_000_000) -> dict[str, Any]:
 def commit() -> str | None:
     """The git commit of the code, with ``+`` where the tree is changed; None outside a checkout."""
     try:
-        here = Path(__file__).parent
-        git = ["git", "-C", str(here)]
+        git = ["git", "-C", str(Path(__file__).parent)]
         name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)
         dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
         return (name.stdout.strip() + ("+" if dirty.stdout.strip() else "")) if name.returncode == 0 else None
@@ -113,9 +94,7 @@ def commit() -> str | None:
 
 
 def command() -> str:
-    """The command line of this process, as one would type it."""
-    import shlex
-
+    """The command line of this process, as a user would type it."""
     program, package = Path(sys.argv[0]), Path(__file__).parents[1]
     ours = program.suffix == ".py" and program.is_relative_to(package)
     name = f"python -m {'.'.join(program.with_suffix('').relative_to(package.parent).parts)}" if ours else program.name

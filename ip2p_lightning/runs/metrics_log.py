@@ -11,7 +11,7 @@ from ip2p_lightning.runs.folder import METRICS
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's log, without those that a kill has cut; none where there is no log yet."""
+    """The lines of a run's log, without those that a kill has cut short."""
     path = Path(folder) / METRICS
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -23,7 +23,7 @@ def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last value of each key, {} where there is none yet."""
+    """The last value of each key."""
     return {key: value for line in read_metrics(folder) for key, value in line.items()}
 
 

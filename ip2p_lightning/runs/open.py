@@ -1,8 +1,7 @@
-"""A trained run, opened: its config and its model."""
+"""Opens a trained run: its config and its model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from ip2p_lightning.config.extensions import without
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs.checkpoint import load, newest_intact, step_of
+from ip2p_lightning.runs.checkpoint import load, newest_valid, step_of
 from ip2p_lightning.runs.folder import STATUS, read_config
 
 
 @dataclass
 class Run:
-    """A trained run, opened: its config, its model with the asked weights, the step they are from."""
+    """A trained run's config and model; `step` and `weights` (``ema`` or ``raw``) say which."""
 
     folder: Path
     config: dict[str, Any]
@@ -28,19 +27,19 @@ class Run:
 
 
 def model_config(folder: str | Path) -> dict[str, Any]:
-    """A run's checked config without its callbacks and loggers, which are neither read nor imported to use a model."""
+    """A run's checked config without its callbacks and loggers, which using a model never imports."""
     config = without(read_config(Path(folder)))
     check(config, TrainConfig)
     return config
 
 
 def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> Run:
-    """Rebuild a run's model from its config and its newest intact checkpoint.
+    """Rebuild a run's model from its config and its newest undamaged checkpoint.
 
     Args:
         folder: the run's folder.
         weights: ``ema`` (the averaged ones) or ``raw``.
-        merged: add low-rank adapters to the weights they stand beside; the model is then a plain one.
+        merged: add low-rank adapters to the weights that they adapt.
 
     Raises:
         UserError: not a run, no checkpoint yet, or no averaged weights in it.
@@ -48,21 +47,17 @@ def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> R
     """
     folder = Path(folder)
     config = model_config(folder)
-    path = newest_intact(folder)
+    path = newest_valid(folder)
     if path is None:
         raise UserError(f"{folder} has no checkpoint yet; continue it with the command in its {STATUS}")
     content = load(path)
     module = build_module(config)
     whole = module.completed(content)
     if weights == "ema":
-        whole |= _average(content, folder)
+        if "ema" not in content:
+            raise UserError(f"{folder} was trained without averaged weights (model.ema=null); ask for weights=raw")
+        whole |= content["ema"]["weights"] if content["ema"]["step"] > 0 else {}
     module.load_state_dict(whole)
     if merged and getattr(module.unet, "lora", None):
         module.unet.lora.merge(module.unet)
     return Run(folder, config, module.eval(), step_of(path), weights)
-
-
-def _average(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    if "ema" not in content:
-        raise UserError(f"{folder} was trained without averaged weights (model.ema=null); ask for weights=raw")
-    return content["ema"]["weights"] if content["ema"]["step"] > 0 else {}

@@ -1,4 +1,4 @@
-"""An Optuna study as its trials' runs see it: where it is stored, which trial a run is, what prunes it."""
+"""What a trial's run needs of its Optuna study: storage, trial number, pruner."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 from ip2p_lightning.errors import UserError
 
 STUDY = "IP2P_STUDY"  # in a job's environment, JSON: storage, study, metric, pruner, startup, warmup
-
-
 TRIAL = "trial.json"
 
 
@@ -25,11 +23,7 @@ def import_optuna() -> Any:
 
 
 def open_storage(name: str) -> Any:
-    """A study's storage: a journal file, or what a URL such as ``sqlite:///study.db`` names.
-
-    Raises:
-        UserError: the URL cannot be opened.
-    """
+    """A study's storage: a journal file, or a URL such as ``sqlite:///study.db``. Raises UserError for a wrong URL."""
     optuna = import_optuna()
     if "://" not in name:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,15 +35,12 @@ def open_storage(name: str) -> Any:
 
 
 def make_pruner(name: str, startup: int, warmup: int) -> Any:
-    """A pruner by name: ``none``, ``median``, ``halving`` or ``hyperband``.
+    """A pruner by name: ``none``, ``median``, ``halving`` or ``hyperband``. Raises UserError for another name.
 
     Args:
-        name: which.
-        startup: trials that must be complete before any is pruned (median).
-        warmup: optimizer steps before which no trial is pruned (median).
-
-    Raises:
-        UserError: another name.
+        name: the pruner.
+        startup: complete trials before any is pruned (median).
+        warmup: optimizer steps before a trial is pruned (median).
     """
     pruners = import_optuna().pruners
     known = {

@@ -10,7 +10,7 @@ from typing import Any
 from ip2p_lightning.config.compose import differences
 from ip2p_lightning.config.overrides import is_free
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs.checkpoint import checkpoints, newest_intact
+from ip2p_lightning.runs.checkpoint import checkpoints, newest_valid
 from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
 from ip2p_lightning.system.files import write_json
 
@@ -29,7 +29,7 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
         The checkpoint to continue from, None for a fresh start.
 
     Raises:
-        UserError: the folder holds a run whose config differs; the line names each key, old and new.
+        UserError: the folder holds a run whose config differs; the message names each key with both values.
     """
     stored = run.path / CONFIG
     if stored.exists():
@@ -38,7 +38,7 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
             split = read_status(run.path).get("split") or split_of(old, ranks)
             _refuse_another_size(split, split_of(config, ranks), run.path, allow)
             _refuse_changes(old, config, run.path, [*allow, *_split_keys(old, config)])
-        newest = newest_intact(run.path)
+        newest = newest_valid(run.path)
         if newest is not None and resume == "never":
             raise UserError(
                 f"{run.path} already holds {newest.name}; resume=auto continues it, or choose another hydra.run.dir"
@@ -60,12 +60,12 @@ def is_complete(folder: Path, config: Mapping[str, Any]) -> bool:
 def free_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
-    """What differs between two configs, but for keys that are free to: key to (old, new)."""
+    """What differs between two configs, except in free keys: key to (old, new)."""
     changed = differences(old, new)
     named = {key for key in changed if is_free(key, allow)}
-    # loader.workers shows in task.loader.workers and data.root in task.source.root: one change, one name
-    twins = {(key.rpartition(".")[2], repr(changed[key])) for key in named}
-    left = {k: v for k, v in changed.items() if k not in named and (k.rpartition(".")[2], repr(v)) not in twins}
+    # loader.workers shows again in task.loader.workers and data.root in task.source.root: name each change once
+    copies = {(key.rpartition(".")[2], repr(changed[key])) for key in named}
+    left = {k: v for k, v in changed.items() if k not in named and (k.rpartition(".")[2], repr(v)) not in copies}
     own = {(k.rpartition(".")[2], repr(v)) for k, v in left.items() if not k.startswith("task.")}
     return {k: v for k, v in left.items() if not k.startswith("task.") or (k.rpartition(".")[2], repr(v)) not in own}
 
@@ -89,9 +89,9 @@ def _refuse_another_size(old: list[int], new: list[int], folder: Path, allow: li
 def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, allow: list[str]) -> None:
     changed = free_differences(old, new, allow)
     if changed:
-        told = "; ".join(f"{key}: {a} -> {b}" for key, (a, b) in list(changed.items())[:8])
+        shown = "; ".join(f"{key}: {a} -> {b}" for key, (a, b) in list(changed.items())[:8])
         keys = ",".join(changed)
         raise UserError(
-            f"{folder} holds a run with another config: {told}; allow it with 'resume_allow=[{keys}]' or choose "
+            f"{folder} holds a run with another config: {shown}; allow it with 'resume_allow=[{keys}]' or choose "
             "another hydra.run.dir"
         )

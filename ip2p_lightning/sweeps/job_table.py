@@ -12,7 +12,7 @@ from ip2p_lightning.sweeps.job import GOOD, LOG, Job
 
 
 def titled(jobs: Sequence[Job]) -> list[Job]:
-    """Call each job by the overrides that not all of them share."""
+    """Set each job's title: the overrides that not all jobs share."""
     shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
         job.title = " ".join(word for word in job.overrides if word not in shared) or " ".join(job.overrides)
@@ -20,7 +20,7 @@ def titled(jobs: Sequence[Job]) -> list[Job]:
 
 
 def refuse_shared(jobs: Sequence[Job], earlier: Sequence[Job]) -> None:
-    """Raise UserError where a folder would be that of two jobs; one of an `earlier` batch may be tried again."""
+    """Raise UserError where two jobs have the same folder; a job of an `earlier` batch may be run again."""
     first_in: dict[Path, Job] = {}
     for job in titled([*earlier, *jobs]):
         other = first_in.setdefault(job.folder, job)
@@ -36,7 +36,7 @@ def refuse_shared(jobs: Sequence[Job], earlier: Sequence[Job]) -> None:
 
 
 def table(jobs: Sequence[Job]) -> str:
-    """States, reasons and logs of a sweep's jobs, aligned."""
+    """States, overrides, reasons and logs of a sweep's jobs."""
     rows = []
     for job in titled(jobs):
         log = f" (log: {job.folder / LOG})" if job.state not in GOOD and not job.failure else ""

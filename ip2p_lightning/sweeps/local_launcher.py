@@ -1,4 +1,4 @@
-"""Jobs on this machine, a few at a time, each in a process of its own; GPUs are dealt out."""
+"""Runs jobs on this machine, each in a process of its own, a few at a time; divides the GPUs among them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -21,111 +21,109 @@ from ip2p_lightning.sweeps.job import (
     ENDED_WELL,
     LOG,
     Job,
-    contained,
+    exclusive,
+    failures_kept,
+    job_return,
     last_line,
-    make_jobs,
-    returned,
-    settle,
-    tell,
-    turn,
+    make_job,
+    print_state,
+    record_kill,
 )
 from ip2p_lightning.sweeps.job_table import refuse_shared, table
-from ip2p_lightning.sweeps.options import settings
+from ip2p_lightning.sweeps.options import read_options
 from ip2p_lightning.system.files import remove_empty
 from ip2p_lightning.system.processes import SUPERVISOR
 
 
 @dataclass(frozen=True)
-class Share:
-    """Of this machine: jobs at a time; devices of each, dealt out of the visible ones (0 leaves those alone)."""
+class LocalOptions:
+    """Jobs at a time, and GPUs of each out of the visible ones (0: each job sees all of them)."""
 
     jobs: int = 1
     gpus_per_job: int = 0
 
-    AT_LEAST: ClassVar = {"jobs": 1, "gpus_per_job": 0}
-
 
 class LocalLauncher(Launcher):
-    """Runs what is not complete yet, a few jobs at a time; one that fails does not touch the others.
+    """Runs the incomplete jobs, a few at a time; a job that fails does not affect the others.
 
     Args:
-        options: see `Share`.
+        options: see `LocalOptions`.
 
     Raises:
         UserError: a wrong option, or more GPUs asked for than there are.
     """
 
     remedy = "the same command runs just those again"
-    outcomes: list[Job] = []  # noqa: RUF012  all jobs of this process's sweep, over every batch a sweeper launches
+    outcomes: list[Job] = []  # noqa: RUF012  all jobs of this process's sweep, over all batches
 
     def __init__(self, **options: Any) -> None:
-        share = settings(Share, "hydra.launcher", options)
-        self.jobs, self.gpus_per_job = share.jobs, share.gpus_per_job
+        chosen = read_options(LocalOptions, "hydra.launcher", options, {"jobs": 1, "gpus_per_job": 0})
+        self.jobs, self.gpus_per_job = chosen.jobs, chosen.gpus_per_job
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run what a sweeper words as overrides."""
-        jobs = make_jobs(self.context, self.config, job_overrides, initial_job_idx)
+        """Run the jobs of these overrides, numbered from `initial_job_idx`."""
+        numbered = enumerate(job_overrides, start=initial_job_idx)
+        jobs = [make_job(self.context, self.config, words, number) for number, words in numbered]
         self.run(jobs)
-        return [returned(job) for job in jobs]
+        return [job_return(job) for job in jobs]
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs; print a line as each ends. Never raises for a job that fails: `conclude` judges the sweep.
+        """Run the jobs; print a line as each ends. A job that fails raises nothing: `conclude` reports it.
 
-        Raises:
-            UserError: two of the sweep's jobs would share a folder.
+        Raises UserError: two of the sweep's jobs would share a folder.
         """
         refuse_shared(jobs, LocalLauncher.outcomes)
         slots = self._slots()
         with ThreadPoolExecutor(self.jobs) as pool:
             for job in pool.map(lambda job: self._run(job, slots), jobs):
-                tell(job)
+                print_state(job)
         LocalLauncher.outcomes += jobs
         if any(job.dry for job in jobs):
-            _leave_nothing(Path(str(OmegaConf.select(self.config, "hydra.sweep.dir"))))
+            _remove_unused(Path(str(OmegaConf.select(self.config, "hydra.sweep.dir"))))
 
     def _slots(self) -> queue.Queue[str | None]:
-        slots: queue.Queue[str | None] = queue.Queue()
-        if not self.gpus_per_job:
-            for _ in range(self.jobs):
-                slots.put(None)
-            return slots
-        gpus = _visible_gpus()
-        if len(gpus) < self.jobs * self.gpus_per_job:
-            asked = f"hydra.launcher.jobs={self.jobs} x gpus_per_job={self.gpus_per_job}"
+        """CUDA_VISIBLE_DEVICES of each job that may run at once; None leaves it as it is."""
+        each = self.gpus_per_job
+        gpus = _visible_gpus() if each else []
+        if len(gpus) < self.jobs * each:
+            asked = f"hydra.launcher.jobs={self.jobs} x gpus_per_job={each}"
             raise UserError(f"{asked} needs more GPUs than the {len(gpus)} here")
+        slots: queue.Queue[str | None] = queue.Queue()
         for i in range(self.jobs):
-            slots.put(",".join(gpus[i * self.gpus_per_job : (i + 1) * self.gpus_per_job]))
+            slots.put(",".join(gpus[i * each : (i + 1) * each]) if each else None)
         return slots
 
     def _run(self, job: Job, slots: queue.Queue[str | None]) -> Job:
         gpus = slots.get()
+        environment = os.environ | {SUPERVISOR: str(os.getpid())}
         try:
-            with contained(job):
-                (_check if job.dry else _finish)(job, _environment(gpus))
+            with failures_kept(job):
+                (_check if job.dry else _finish)(job, environment | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {}))
         finally:
             slots.put(gpus)
         return job
 
 
-def _environment(gpus: str | None) -> dict[str, str]:
-    more = {SUPERVISOR: str(os.getpid())}
-    return os.environ | more | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+def _run_command(job: Job, environment: dict[str, str], output: Any) -> str:
+    """Run a job's command with its output sent to `output`; what was piped."""
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    done = subprocess.run(job.command, **streams, text=True, env=environment, check=False)
+    job.exit_code = done.returncode
+    return done.stdout or ""
 
 
 def _check(job: Job, environment: dict[str, str]) -> None:
     """Run a job that is a dry run, without a folder."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(job.command, **streams, text=True, env=environment, check=False)
-    job.exit_code, job.output = done.returncode, done.stdout
-    if done.returncode:
-        job.failure = last_line(done.stdout) or f"exit code {done.returncode}"
+    job.output = _run_command(job, environment, subprocess.PIPE)
+    if job.exit_code:
+        job.failure = last_line(job.output) or f"exit code {job.exit_code}"
 
 
-def _leave_nothing(folder: Path) -> None:
-    """Remove a sweep's folder if all it holds is what Hydra noted there before the jobs."""
+def _remove_unused(folder: Path) -> None:
+    """Remove a sweep's folder that holds nothing but Hydra's ``multirun.yaml``."""
     notes = folder / "multirun.yaml"
     if notes.exists() and list(folder.iterdir()) == [notes]:
         notes.unlink()
@@ -133,21 +131,16 @@ def _leave_nothing(folder: Path) -> None:
 
 
 def _finish(job: Job, environment: dict[str, str]) -> None:
-    """Run a job that is not done, in its folder."""
+    """Run an incomplete job in its folder."""
     if job.done:
         return
-    with turn(job.folder):
-        while job.held:  # a job that an earlier controller left behind is still at it: its result is ours
+    with exclusive(job.folder):
+        while job.held:  # a process that an earlier controller started is still running this job
             time.sleep(1)
         if not job.done:
-            _train(job, environment)
-
-
-def _train(job: Job, environment: dict[str, str]) -> None:
-    with (job.folder / LOG).open("ab") as log:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        job.exit_code = subprocess.run(job.command, **streams, env=environment, check=False).returncode
-    settle(job)
+            with (job.folder / LOG).open("ab") as log:
+                _run_command(job, environment, log)
+            record_kill(job)
 
 
 def _visible_gpus() -> list[str]:
@@ -158,11 +151,7 @@ def _visible_gpus() -> list[str]:
 
 
 def conclude() -> None:
-    """Print the table of the sweep just run.
-
-    Raises:
-        SweepError: some of its jobs are not complete.
-    """
+    """Print the table of the sweep's jobs. Raises SweepError if some are not complete."""
     jobs = LocalLauncher.outcomes
     if not jobs:
         return

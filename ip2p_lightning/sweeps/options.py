@@ -1,37 +1,33 @@
-"""What launchers and sweepers are told (``hydra.launcher``, ``hydra.sweeper``), checked as all of a config is."""
+"""Options of launchers and sweepers (``hydra.launcher``, ``hydra.sweeper``), checked like the rest of a config."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 
 from ip2p_lightning.config.validate import check_node
 from ip2p_lightning.errors import UserError
 
-
-class Settings(Protocol):
-    """A dataclass whose fields are the keys. `AT_LEAST`: the lowest value of some of them."""
-
-    AT_LEAST: ClassVar[Mapping[str, float]]
-
-    def __init__(self, **fields: Any) -> None: ...
+Kind = TypeVar("Kind")
 
 
-Kind = TypeVar("Kind", bound=Settings)
+def read_options(
+    kind: Callable[..., Kind],
+    path: str,
+    options: Mapping[str, Any],
+    low: Mapping[str, float],
+    resolve: bool = True,
+) -> Kind:
+    """Options as Hydra passes them, as a dataclass; `low` holds lowest values.
 
-
-def settings(kind: type[Kind], path: str, options: Mapping[str, Any], resolve: bool = True) -> Kind:
-    """Options as Hydra passes them, as a `kind`.
-
-    Raises:
-        UserError: an unknown key, a wrong type, a number too low.
+    Raises UserError: an unknown key, a wrong type, or a number that is too low.
     """
-    node = OmegaConf.to_container(OmegaConf.create(dict(options)), resolve=resolve)
+    node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(options)), resolve=resolve))
     check_node(node, kind, path)
-    for key, low in kind.AT_LEAST.items():
-        value = node.get(key, low)
-        if isinstance(value, int | float) and not value >= low:
-            raise UserError(f"{path}.{key}={value}: give at least {low}")
+    for key, least in low.items():
+        value = node.get(key, least)
+        if isinstance(value, int | float) and not value >= least:
+            raise UserError(f"{path}.{key}={value}: give at least {least}")
     return kind(**node)

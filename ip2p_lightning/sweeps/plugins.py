@@ -1,4 +1,4 @@
-"""Our launchers and sweepers as Hydra's plugins."""
+"""Registers this package's launchers and sweepers with Hydra."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from ip2p_lightning.errors import UserError
 
 
 def register() -> None:
-    """Make launchers and sweepers known to Hydra; their configs lie in ``conf/hydra``.
+    """Register launchers and sweepers, whose configs are in ``conf/hydra``.
 
-    Hydra takes plugins by names in ``hydra_plugins`` only. A package of that name would be imported by every Hydra
-    application of the environment, so the names alone are registered.
+    Hydra takes plugins from ``hydra_plugins`` only. A package of that name would be imported by every Hydra application
+    of the environment, so only the names are registered.
     """
     from hydra.core.plugins import Plugins
 
@@ -24,9 +24,9 @@ def register() -> None:
 
 
 def refuse_others(target: str) -> None:
-    """Raise UserError unless `target` is a launcher of ours: Hydra's run jobs inside processes that they share.
+    """Raise UserError unless `target` is a launcher of this package.
 
-    There, a job that is killed or exits takes others along, and a job's exit code is lost (tried: basic, joblib).
+    In Hydra's own (basic, joblib) jobs share processes: a killed job ends others, and exit codes are lost.
     """
     if not target.startswith("hydra_plugins.ip2p_lightning."):
         name = target.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""From Hydra's override grammar to Optuna's distributions, and from a trial's values back to overrides."""
+"""Converts Hydra's overrides to Optuna's distributions, and a trial's values back to overrides."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from ip2p_lightning.runs.optuna_study import import_optuna
 
 
 def read_space(words: Sequence[str], config_loader: Any) -> tuple[dict[str, Any], list[str]]:
-    """Divide overrides into a search space and what is the same in all trials; a later word wins.
-
-    Raises:
-        UserError: a sweep that is no search space, such as ``glob(*)``.
-    """
+    """Divide overrides into the search space and those of every trial; a later one wins. Raises UserError."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     space: dict[str, Any] = {}
@@ -53,7 +49,7 @@ def _distribution(override: Any, word: str) -> Any:
 
 
 def _range(value: Any, word: str) -> Any:
-    """Hydra's ranges leave out their end, Optuna's do not."""
+    """Hydra's ranges exclude their end, Optuna's include it."""
     import optuna.distributions as kinds
 
     start, step = value.start or 0, value.step
@@ -66,15 +62,12 @@ def _range(value: Any, word: str) -> Any:
 
 
 def overrides_of(params: Mapping[str, Any]) -> list[str]:
-    """A trial's values as overrides; a float to six digits, so that folders have names one can read."""
-    words = []
-    for key, value in params.items():
-        words.append(f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}")
-    return words
+    """A trial's values as overrides; floats have six digits, for readable folder names."""
+    return [f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items()]
 
 
 def flat(params: Mapping[str, Any], path: str = "") -> list[str]:
-    """``params`` of the sweeper's config as overrides: nested or dotted keys."""
+    """``params`` of the sweeper's config, with nested or dotted keys, as overrides."""
     words = []
     for key, value in params.items():
         here = f"{path}.{key}" if path else str(key)
@@ -83,11 +76,7 @@ def flat(params: Mapping[str, Any], path: str = "") -> list[str]:
 
 
 def make_sampler(name: str, seed: int, space: Mapping[str, Any]) -> Any:
-    """A sampler by name.
-
-    Raises:
-        UserError: another name, a package it needs, or a space it cannot take.
-    """
+    """A sampler by name. Raises UserError for another name, a missing package or an unsuitable space."""
     samplers = import_optuna().samplers
     known = {
         "tpe": lambda: samplers.TPESampler(seed=seed),
@@ -107,7 +96,7 @@ def make_sampler(name: str, seed: int, space: Mapping[str, Any]) -> Any:
 
 
 def _grid(sampler: type) -> type:
-    """Optuna's, without what it does on the last point: it stops a loop that ask and tell do not have."""
+    """Optuna's grid sampler, without its ``Study.stop`` at the last point, which ask-and-tell does not allow."""
     return type("Grid", (sampler,), {"after_trial": lambda self, *_: None})
 
 
@@ -117,6 +106,5 @@ def _points(key: str, distribution: Any) -> list[Any]:
         return list(distribution.choices)
     if distribution.step is None or distribution.log:
         raise UserError(f"hydra.sweeper.sampler=grid: {key} is continuous; give range(...) or choice(...)")
-    steps = itertools.count()
-    values = (distribution.low + i * distribution.step for i in steps)
+    values = (distribution.low + i * distribution.step for i in itertools.count())
     return list(itertools.takewhile(lambda v: v <= distribution.high + 1e-12, values))

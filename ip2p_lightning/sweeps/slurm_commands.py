@@ -1,4 +1,4 @@
-"""What SLURM is asked: what it has of ours, and to take an array."""
+"""Calls of squeue and sbatch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from ip2p_lightning.errors import UserError
 
 
 def squeue() -> list[str]:
-    """``id|name|reason`` of each live job of this user, arrays unfolded. Raises UserError: no answer."""
+    """``id|name|reason`` of each live job of this user, arrays expanded. Raises UserError without an answer."""
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%r"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
-        raise UserError(
-            "hydra/launcher=submitit_slurm: there is no SLURM here (no squeue); use launcher=local"
-        ) from None
+        line = "hydra/launcher=submitit_slurm: there is no SLURM here (no squeue); use launcher=local"
+        raise UserError(line) from None
     except subprocess.TimeoutExpired:
         raise UserError("squeue does not answer") from None
     if done.returncode:

@@ -1,7 +1,7 @@
-"""Jobs on a SLURM cluster: job arrays, written and submitted by submitit, each job our own process in its own folder.
+"""Runs jobs on a SLURM cluster as job arrays, submitted by submitit; each job is a process of its own.
 
-The list of an array's folders is on disk before the array is submitted, under the array's name. So a controller that
-died can be started again at any moment: what SLURM still has of ours is found by name and waited for, not doubled.
+The list of an array's folders is written before the array is submitted, under the array's name. So a controller that
+died can be restarted at any time: jobs that SLURM still has are found by name and not submitted again.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.sweeps.job import Job, contained, make_jobs, returned, settle, tell, turn
+from ip2p_lightning.sweeps.job import Job, exclusive, failures_kept, print_state, record_kill
 from ip2p_lightning.sweeps.job_table import refuse_shared
 from ip2p_lightning.sweeps.local_launcher import LocalLauncher
-from ip2p_lightning.sweeps.options import settings
+from ip2p_lightning.sweeps.options import read_options
 from ip2p_lightning.sweeps.slurm_commands import sbatch, squeue
 from ip2p_lightning.sweeps.slurm_task import RECORD
 from ip2p_lightning.system.files import write_json
@@ -52,15 +50,16 @@ class Resources:
     srun_args: list[str] = field(default_factory=list)
     sbatch: dict[str, Any] = field(default_factory=dict)
 
-    AT_LEAST: ClassVar = {
-        **dict.fromkeys(("time", "nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"), 1),
-        **dict.fromkeys(("gpus_per_node", "mem_gb", "signal_delay_s", "max_requeues"), 0),
-        "poll": 0.1,
-    }
+
+AT_LEAST = {
+    **dict.fromkeys(("time", "nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"), 1),
+    **dict.fromkeys(("gpus_per_node", "mem_gb", "signal_delay_s", "max_requeues"), 0),
+    "poll": 0.1,
+}
 
 
-class SlurmLauncher(Launcher):
-    """Submits what is not complete yet and waits until SLURM has none of it left.
+class SlurmLauncher(LocalLauncher):
+    """Submits the incomplete jobs and waits until SLURM has none of them left.
 
     Args:
         options: see `Resources`.
@@ -70,40 +69,30 @@ class SlurmLauncher(Launcher):
     """
 
     def __init__(self, **options: Any) -> None:
-        self.resources = settings(Resources, "hydra.launcher", options)
+        self.resources = read_options(Resources, "hydra.launcher", options, AT_LEAST)
         names = self.resources.partition
         self.partitions = names if isinstance(names, list) else [names]
-
-    @property
-    def jobs(self) -> int:
-        """Jobs at a time: what a sweeper takes for a batch."""
-        return self.resources.array_parallelism
+        self.jobs, self.gpus_per_job = self.resources.array_parallelism, 0
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        self.context, self.config = hydra_context, config
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.lists = Path(str(OmegaConf.select(config, "hydra.sweep.dir"))).absolute() / LISTS
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run what a sweeper words as overrides."""
-        jobs = make_jobs(self.context, self.config, job_overrides, initial_job_idx)
-        self.run(jobs)
-        return [returned(job) for job in jobs]
-
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs as `LocalLauncher.run` does; dry runs take no queue."""
+        """Run the jobs as `LocalLauncher.run` does; dry runs do not enter the queue."""
         if any(job.dry for job in jobs):
-            here = LocalLauncher()
-            here.config = self.config
-            here.run(jobs)
+            local = LocalLauncher()
+            local.config = self.config
+            local.run(jobs)
             return
         refuse_shared(jobs, LocalLauncher.outcomes)
-        with turn(self.lists):
+        with exclusive(self.lists):
             waiting = self._begin(jobs)
         self._wait(waiting)
         LocalLauncher.outcomes += jobs
 
     def _begin(self, jobs: Sequence[Job]) -> dict[str, Job]:
-        """Submit what is neither done nor queued; SLURM's job id to job, of all to wait for."""
+        """Submit what is neither done nor queued; all jobs to wait for, by SLURM's job id."""
         queued = self._queued()
         waiting: dict[str, Job] = {}
         rest = []
@@ -111,8 +100,8 @@ class SlurmLauncher(Launcher):
             if str(job.folder) in queued:
                 waiting[queued[str(job.folder)]] = job
                 print(f"[{job.number}] {job.title}: already queued as {queued[str(job.folder)]}")
-            elif job.done or not _cleared(job):
-                tell(job)
+            elif job.done or not _prepared(job):
+                print_state(job)
             else:
                 rest.append(job)
         for first, partition in enumerate(self.partitions):
@@ -120,7 +109,7 @@ class SlurmLauncher(Launcher):
         return waiting
 
     def _queued(self) -> dict[str, str]:
-        """Run folder to SLURM's job id, of all of this sweep that SLURM still has."""
+        """Run folder to SLURM's job id, of all jobs of this sweep that SLURM still has."""
         found = {}
         for line in squeue():
             job_id, name, *_ = line.split("|")
@@ -164,36 +153,32 @@ class SlurmLauncher(Launcher):
         }
 
     def _wait(self, waiting: dict[str, Job]) -> None:
-        """Until SLURM has none of `waiting` left; a job that is missing once may be between two states."""
+        """Wait until SLURM has none of `waiting` left; a job missing once may be between two states."""
         missing: set[str] = set()
         warned: set[str] = set()
         while waiting:
             time.sleep(self.resources.poll)
             try:
                 states = {line.split("|")[0]: line.split("|")[-1] for line in squeue()}
-            except UserError:  # SLURM's controller does not answer: that says nothing about the jobs
+            except UserError:  # no answer from SLURM's controller says nothing about the jobs
                 continue
             gone = set(waiting) - set(states)
             for job_id in gone & missing:
                 job = waiting.pop(job_id)
-                with contained(job):
-                    _settle(job)
-                tell(job)
+                with failures_kept(job):
+                    record = json.loads((job.folder / RECORD).read_text()) if (job.folder / RECORD).exists() else {}
+                    job.exit_code = record["exit_code"] if record.get("exit_code") is not None else -9
+                    record_kill(job)
+                print_state(job)
             missing = gone
             for job_id in {i for i in waiting if "held" in states.get(i, "").lower()} - warned:
                 warned.add(job_id)
                 print(f"{job_id} is held ({states[job_id]}); free it with: scontrol release {job_id}", flush=True)
 
 
-def _cleared(job: Job) -> bool:
-    """Whether the job has a folder, without what an earlier attempt left."""
-    with contained(job):
+def _prepared(job: Job) -> bool:
+    """Create the job's folder and remove the record of an earlier attempt; False if that fails."""
+    with failures_kept(job):
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / RECORD).unlink(missing_ok=True)
     return not job.failure
-
-
-def _settle(job: Job) -> None:
-    record = json.loads((job.folder / RECORD).read_text()) if (job.folder / RECORD).exists() else {}
-    job.exit_code = record["exit_code"] if record.get("exit_code") is not None else -9
-    settle(job)

@@ -1,6 +1,6 @@
-"""What runs on the node: one job of an array, as a process of its own; it is queued again where it was only preempted.
+"""Runs one job of an array on its node, and requeues it after a preemption.
 
-SLURM itself does not requeue a job that answers a preemption by leaving in time, as ours do once they have saved.
+SLURM itself does not requeue a job that saves and exits in time when it is preempted.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ def main() -> int:
     """``python -m ip2p_lightning.sweeps.slurm_task jobs.json``: the entry of SLURM_ARRAY_TASK_ID."""
     listing = json.loads(Path(sys.argv[1]).read_text())
     entry = listing["jobs"][int(os.environ["SLURM_ARRAY_TASK_ID"])]
-    told: list[int] = []
-    code = run(entry, told)
-    preempted = code == PreemptedError.code or (told and code < 0)  # a signal before it could listen kills it
+    signals: list[int] = []
+    code = run(entry, signals)
+    preempted = code == PreemptedError.code or (signals and code < 0)  # a signal before its handler was set kills it
     first = os.environ.get("SLURM_PROCID", "0") == "0"
     if not (preempted and first and _requeue(listing["max_requeues"])) and first:
         _record(entry, exit_code=code)
     return code if code >= 0 else 128 - code
 
 
-def run(entry: dict[str, Any], told: list[int]) -> int:
-    """Run the job's command, pass signals on to it and note them in `told`; its exit code."""
+def run(entry: dict[str, Any], signals: list[int]) -> int:
+    """Run the job's command, forward signals to it and append them to `signals`; its exit code."""
     folder = Path(entry["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     process: subprocess.Popen[bytes] | None = None
 
     def pass_on(number: int, frame: Any) -> None:
-        told.append(number)
+        signals.append(number)
         if process is not None and process.poll() is None:
             process.send_signal(number)
 
@@ -54,8 +54,8 @@ def run(entry: dict[str, Any], told: list[int]) -> int:
     environment = os.environ | {SUPERVISOR: str(os.getpid())}
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(entry["command"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
-    if told:  # while it was being started
-        process.send_signal(told[0])
+    if signals:  # while it was being started
+        process.send_signal(signals[0])
     return process.wait()
 
 
@@ -73,10 +73,9 @@ def _record(entry: dict[str, Any], exit_code: int | None) -> None:
 
 
 def _requeue(limit: int) -> bool:
-    """Queue this job again, once, and wait for SLURM to end this attempt; False where it cannot be.
+    """Requeue this job and wait for SLURM to end this attempt; False if it cannot be requeued.
 
-    Asked for from inside the job: where SLURM is preempting it as well, the job is no longer running when SLURM gets to
-    it, so there is one requeue and not two.
+    The request comes from inside the job: if SLURM preempts it too, the job has ended by then and is requeued once.
     """
     if _restarts() >= limit:
         print(f"{_job_id()}: preempted {_restarts()} times, not queued again (max_requeues)", file=sys.stderr)

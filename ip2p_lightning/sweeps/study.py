@@ -1,4 +1,4 @@
-"""An Optuna study in a folder: its trials, whichever process began them, and what it found."""
+"""An Optuna study in a folder: its trials, over all processes that ran them, and its results."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ FIXED, FOLDER = "fixed", "folder"
 
 
 def name_of(space: Mapping[str, Any], fixed: list[str], metric: str, direction: str) -> str:
-    """The study of these overrides: the same question has the same name."""
+    """A name that is a function of the search space, fixed overrides, metric and direction."""
     key = json.dumps([{k: repr(v) for k, v in sorted(space.items())}, sorted(fixed), metric, direction])
     return f"study-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
-def hold(folder: Path) -> Any:
-    """Lock a study's folder for this process. Raises UserError: another one works on it."""
+def lock_study(folder: Path) -> Any:
+    """Lock a study's folder for this process. Raises UserError if another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = try_lock(folder / ".lock")
     if lock is None:
-        raise UserError(f"{folder}: another process is running this study; wait for it or end it")
+        raise UserError(f"{folder}: another process is running this study; wait for it or stop it")
     return lock
 
 
 class Study:
-    """Asks for trials and is told what became of them.
+    """Asks Optuna for trials and reports their results.
 
     Args:
         name: in the storage.
@@ -50,7 +50,7 @@ class Study:
         space: key to distribution.
         fixed: overrides of every trial.
         sampler: its name.
-        seed: of the sampler, together with the number of trials so far: a continued study does not repeat itself.
+        seed: of the sampler, combined with the number of trials so far: a continued study repeats none.
 
     Raises:
         UserError: the storage holds a study of this name with other fixed overrides or another direction.
@@ -80,14 +80,14 @@ class Study:
 
     @property
     def ended(self) -> list[Any]:
-        """Trials that count: whatever became of them, but they were begun."""
+        """Finished trials, in any state, that were completely drawn."""
         return [t for t in self.trials if t.state.is_finished() and self._whole(t)]
 
     def _whole(self, trial: Any) -> bool:
         return set(trial.params) >= set(self.space)
 
-    def left_behind(self) -> list[Any]:
-        """Trials that a dead controller left running; those it died in asking for are closed."""
+    def unfinished(self) -> list[Any]:
+        """Trials that a dead controller left running; those not completely drawn are closed as failed."""
         running = [t for t in self.trials if t.state == self.states.RUNNING]
         for trial in running:
             if not self._whole(trial):
@@ -96,7 +96,7 @@ class Study:
 
     def ask(self) -> Any:
         """A new trial, all of its values drawn and stored."""
-        count = 0 if self.sampler == "grid" else len(self.trials)  # a grid has one order, in which it is numbered
+        count = 0 if self.sampler == "grid" else len(self.trials)  # a grid is always numbered in the same order
         self.study.sampler = make_sampler(self.sampler, seed_of(self.seed, "optuna", count) % 2**32, self.space)
         try:
             trial = self.study.ask(fixed_distributions=self.space)
@@ -104,13 +104,13 @@ class Study:
             raise UserError(f"hydra.sweeper.sampler={self.sampler}: {str(error).splitlines()[0]}") from None
         return self.trials[trial.number]
 
-    def twin(self, trial: Any) -> Any:
-        """An earlier trial with the same overrides that has ended well: its result is this one's."""
+    def duplicate(self, trial: Any) -> Any:
+        """A complete or pruned trial with the same overrides, whose result is reused; None without one."""
         words = overrides_of(trial.params)
         good = (self.states.COMPLETE, self.states.PRUNED)
         return next((t for t in self.trials if t.state in good and overrides_of(t.params) == words), None)
 
-    def tell(self, trial: Any, state: str, value: float | None, folder: Path | None = None) -> None:
+    def close(self, trial: Any, state: str, value: float | None, folder: Path | None = None) -> None:
         """Close a trial. `state`: the run's; any but complete (with a finite value) and pruned is a failure."""
         if folder is not None:
             self.study._storage.set_trial_user_attr(trial._trial_id, FOLDER, str(folder))

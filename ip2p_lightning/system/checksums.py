@@ -17,7 +17,7 @@ def write_sums(folder: Path) -> None:
 
 
 def damaged_files(folder: Path) -> dict[str, str]:
-    """Files of a summed folder that are not what was written, and what is wrong with each; {} where all is well."""
+    """Files of a folder that do not match its sums: name to reason; {} without any."""
     known: dict[str, str] = {}
     for line in (Path(folder) / SUMS).read_bytes().decode(errors="replace").split("\n")[:-1]:
         parts = re.fullmatch(r"([0-9a-f]{64})  ([^/].*)", line)

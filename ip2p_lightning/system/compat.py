@@ -1,22 +1,23 @@
-"""Make a torchvision importable whose compiled part does not fit the installed torch.
+"""Makes torchvision importable when its compiled extension does not match the installed torch.
 
 A CUDA build of torchvision beside a CPU build of torch fails at import with "operator torchvision::nms does not exist",
 and takes lightning, torchmetrics, timm and diffusers with it. Nothing here uses those operators: declaring their
-schemas is enough. Where the compiled part loads, nothing is touched.
+schemas is enough. Where the extension loads, nothing changes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
-_declared = []  # keeps the library alive: its operators vanish with it
+_declared: list[Any] = []  # keeps the library alive: its operators vanish with it
 
 
-class _Mender:
-    """A finder of modules that finds none, but is asked first; it leaves with its first answer."""
+class _ImportHook:
+    """A module finder that finds nothing; it declares the operators when torchvision is imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name == "torchvision":
@@ -24,10 +25,10 @@ class _Mender:
             _declare_missing()
 
 
-def mend_torchvision() -> None:
-    """See to it that torchvision can be imported, when somebody does."""
+def allow_torchvision_import() -> None:
+    """Install the hook that makes a later import of torchvision succeed."""
     if "torchvision" not in sys.modules:
-        sys.meta_path.insert(0, _Mender())
+        sys.meta_path.insert(0, _ImportHook())
 
 
 def _declare_missing() -> None:
@@ -37,12 +38,9 @@ def _declare_missing() -> None:
         return
     import torch
 
-    extensions = sorted(Path(spec.submodule_search_locations[0]).glob("_C*.so"))
-    try:
-        torch.ops.load_library(str(extensions[0]))
+    with contextlib.suppress(StopIteration, OSError):
+        torch.ops.load_library(str(next(Path(spec.submodule_search_locations[0]).glob("_C*.so"))))
         return
-    except (IndexError, OSError):
-        pass
     library = torch.library.Library("torchvision", "FRAGMENT")
     _declared.append(library)
     for name in ("nms", "qnms"):

@@ -1,4 +1,4 @@
-"""sha256 of files, remembered on disk: the next start, and the next job of a sweep, reads none of them again."""
+"""sha256 of files, cached on disk: the next start, or the next job of a sweep, reads only files that changed."""
 
 from __future__ import annotations
 
@@ -11,41 +11,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ip2p_lightning.errors import DataError, StorageError
+from ip2p_lightning.system.files import sha256_of
 from ip2p_lightning.system.record_log import RecordLog
 
 MEMO = "sources"  # in a folder of caches
 _MARK = 16
-_SETTLED = 2_000_000_000  # nanoseconds after its last change from which on a file's times tell of the next one
-
+_SETTLED = 2_000_000_000  # ns after a change; within it a second change might leave the file's times equal
 
 State = tuple[int, int, int, int, int]
 
 
 class News(NamedTuple):
-    """What happened since it was last asked: files and things read, and which files (by the sha256 of their path) were
-    found with another content than before."""
+    """Counts since the last call: files read, and files (by the sha256 of their path) whose content has changed."""
 
     read: int = 0
     changed: frozenset[bytes] = frozenset()
 
 
 def state_of(path: Path) -> State:
-    """What changes when a file does: device, inode, size, and both its times, of which no program sets back the
-    second, as copies that keep the first do (``cp -p``, ``rsync -t``). Raises OSError."""
-    s = os.stat(path)  # noqa: PTH116  half the cost of Path.stat, and this is asked for every example
+    """Device, inode, size, mtime and ctime (which no program can set back, unlike mtime). Raises OSError."""
+    s = os.stat(path)  # noqa: PTH116  half the cost of Path.stat, and called for every example
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 class Digests:
-    """Digests of files, and of things whose name changes with their content.
+    """Digests of files, and of objects whose name changes with their content.
 
-    A remembered digest of a file counts while the file's size, times (also of its inode, which no program can set
-    back), and inode are those it was made at. A file that was merely touched is read again, and found to be the same.
+    A cached digest is valid while the file's inode, size and times are unchanged. A touched file is read again.
 
     Args:
-        memo: where to remember; None: in this process only.
+        memo: the cache; None: in this process only.
 
-    read: files and things that had to be read here. changed: files that were found with another content than before.
+    read: files and objects read so far. changed: files whose content differs from the cached digest.
     """
 
     def __init__(self, memo: Path | None = None) -> None:
@@ -58,12 +55,12 @@ class Digests:
         return self.__dict__ | {"_files": {}}
 
     def news(self) -> News:
-        """What was counted, to be counted by who asks: a loader's worker has nobody else to tell."""
+        """Return the counts and reset them: a loader's worker passes them on with each example."""
         news, self.read, self.changed = News(self.read, frozenset(self.changed)), 0, set()
         return news
 
     def of_file(self, path: Path, keep: bool = True) -> bytes:
-        """sha256 of a file, remembered on disk if `keep`. Raises DataError where it cannot be read."""
+        """sha256 of a file, cached on disk if `keep`. Raises DataError where it cannot be read."""
         try:
             name, mark = _marked(path)
             known = self._files.get(name)
@@ -74,7 +71,7 @@ class Digests:
         return known[_MARK:]
 
     def of_named(self, name: str, compute: Callable[[], bytes]) -> bytes:
-        """A digest of 32 bytes by a name that changes when what it is of does; computed where it is not remembered."""
+        """A cached digest of 32 bytes by name (which changes with the content); computed where it is missing."""
         key = hashlib.sha256(f"named {name}".encode()).digest()
         found = self.memo.find(key) if self.memo is not None else None
         if found is not None:
@@ -89,8 +86,7 @@ class Digests:
             return found[1]
         if time.time_ns() - path.stat().st_ctime_ns < _SETTLED:
             mark = bytes(_MARK)  # matches nothing: a second change within one tick of the clock would go unseen
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
+        digest = bytes.fromhex(sha256_of(path))
         if found is not None and found[1][_MARK:] != digest:
             self.changed.add(name)
         self._remember(name, mark, digest, keep)

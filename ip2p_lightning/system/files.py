@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -19,7 +20,7 @@ TEMPORARY = ".tmp-"
 
 @contextmanager
 def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
-    """Turn an operating system's refusal into one line that names the path."""
+    """Turn an OSError into a StorageError that names the path."""
     try:
         yield
     except OSError as error:
@@ -29,14 +30,13 @@ def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
 
 @contextmanager
 def full_disk_named(folder: Path) -> Iterator[None]:
-    """A full or read-only disk in one line that names `folder`, where a library met it and told no path."""
+    """Name `folder` where a library reports a full or read-only disk without a path."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) and error.filename is None:
-            with storage_errors(folder, "write in"):
-                raise
-        raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) and error.filename is None
+        with storage_errors(folder, "write in") if full else contextlib.nullcontext():
+            raise
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
@@ -79,12 +79,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        DamagedError: it is none.
-        FileNotFoundError: there is no such file.
-    """
+    """A JSON object. Raises DamagedError where it is none, FileNotFoundError without the file."""
     try:
         content = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
@@ -95,11 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Add a JSON object as a line of its own, whatever a kill or a full disk left of the line before.
-
-    Raises:
-        StorageError: no space, no permission.
-    """
+    """Add a JSON object as a line of its own, also after a line that was cut short. Raises StorageError."""
     line = json.dumps(content) + "\n"
     with storage_errors(path), path.open("a+b") as file:
         if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
@@ -114,11 +105,7 @@ def sha256_of(path: Path) -> str:
 
 
 def probe(folder: Path) -> None:
-    """Create `folder` and prove that a file can be written there.
-
-    Raises:
-        StorageError: it cannot.
-    """
+    """Create `folder` and check that a file can be written there. Raises StorageError."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "probe", b"ok")
@@ -133,14 +120,12 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def sweep_temporaries(folder: Path) -> int:
-    """Remove temporary files whose writer is dead; how many."""
-    removed = 0
-    for path in folder.glob(f"{TEMPORARY}*"):
-        pid = path.name.removeprefix(TEMPORARY).split("-")[0]
-        if not (pid.isdigit() and _alive(int(pid))):
-            path.unlink(missing_ok=True)
-            removed += 1
-    return removed
+    """Remove temporary files whose writer is dead; their number."""
+    pids = {path: path.name.removeprefix(TEMPORARY).split("-")[0] for path in folder.glob(f"{TEMPORARY}*")}
+    dead = [path for path, pid in pids.items() if not (pid.isdigit() and _alive(int(pid)))]
+    for path in dead:
+        path.unlink(missing_ok=True)
+    return len(dead)
 
 
 def _alive(pid: int) -> bool:
@@ -155,18 +140,14 @@ def _alive(pid: int) -> bool:
 
 def _existing(path: Path) -> Path:
     path = Path(path).absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    return next(p for p in (path, *path.parents) if p.exists())
 
 
 def remove_empty(folder: Path) -> None:
     """Remove an empty folder, and the two above it where they hold nothing else; never the current one."""
     folder = folder.absolute()
-    for path in (folder, *folder.parents[:2]):
-        if Path.cwd().is_relative_to(path):
-            return
-        try:
+    with contextlib.suppress(OSError):
+        for path in (folder, *folder.parents[:2]):
+            if Path.cwd().is_relative_to(path):
+                return
             path.rmdir()
-        except OSError:
-            return

@@ -1,4 +1,4 @@
-"""Importing many modules at a start, and keeping the libraries that are imported quiet."""
+"""Faster imports at start-up, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ MANY = 100  # modules
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Import many modules; what they made is walked over once, and by no later collection.
+def gc_paused() -> Iterator[None]:
+    """Pause garbage collection while many modules are imported, and exempt their objects from later collections.
 
-    Where few are imported, as by a second fit of one process, nothing is exempt from later collections: the objects of
-    the first fit may have to be found by one.
+    Where few are imported, as by a second fit of one process, nothing is exempt: the first fit's objects may be freed.
     """
-    if not gc.isenabled():  # held already, or the caller's own choice
+    if not gc.isenabled():  # paused already, or the caller's own choice
         yield
         return
     before = len(sys.modules)
@@ -26,13 +25,13 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if len(sys.modules) >= before + MANY:
-            gc.collect(0)  # garbage among what was made here must not stay, too
+            gc.collect(0)  # what is garbage by now must not be kept
             gc.freeze()
         gc.enable()
 
 
 def quiet_libraries() -> None:
-    """No progress bars or advice from the libraries that load weights; to be called before they do."""
+    """Turn off the progress bars and advice of the libraries that load weights; call it before they do."""
     import diffusers
     import huggingface_hub
     import transformers

@@ -1,4 +1,4 @@
-"""Locks on files that end with their process, however it ends."""
+"""File locks that the kernel releases when their process ends."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import IO, Any
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.system.files import storage_errors
 
-_HELD = (errno.EWOULDBLOCK, errno.EACCES)  # another process has it; any other answer means that there are no locks
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)  # by another process; any other error means that there are no locks
 
 
 def try_lock(path: Path) -> IO[bytes] | None:
-    """Lock a file, created where it is not there; the open file holds the lock. None: another process has it.
+    """Lock a file, created if missing; the open file holds the lock. None: another process has it.
 
-    Raises:
-        StorageError: the file cannot be opened, or its file system has no locks.
+    Raises StorageError: the file cannot be opened, or its file system has no locks.
     """
     with storage_errors(path):
         file = Path(path).open("ab")  # noqa: SIM115
@@ -28,7 +27,7 @@ def try_lock(path: Path) -> IO[bytes] | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a live process holds the lock of a file, which need not be there nor be writable."""
+    """Whether a live process holds the lock of a file, which may be missing or read-only."""
     try:
         with Path(path).open("rb") as file:
             return not _locked(file, fcntl.LOCK_SH, path)
@@ -37,7 +36,7 @@ def is_held(path: Path) -> bool:
 
 
 def wait_for_lock(file: Any) -> None:
-    """Lock an open file (or descriptor) as soon as nobody else does; closing it gives it back."""
+    """Wait for the lock of an open file (or descriptor); closing it releases the lock."""
     fcntl.flock(file, fcntl.LOCK_EX)
 
 

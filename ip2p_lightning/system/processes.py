@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it: nothing of a killed run lives on and writes in its folder."""
+"""Ends child processes when their parent dies (PR_SET_PDEATHSIG), so that no part of a killed run still writes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def die_with_parent(number: int = signal.SIGKILL, ancestor: int | None = None) -> None:
-    """Ask the kernel (Linux only) for signal `number` when the parent process ends, however it ends.
+    """Have the kernel (Linux only) send signal `number` when the parent process ends.
 
     Args:
-        number: of the signal.
-        ancestor: pid of a process that this one descends from, unless that ended before the kernel was asked: then the
-            signal comes at once.
+        number: the signal.
+        ancestor: pid of an ancestor; if it has already ended, the signal is sent at once.
     """
     if _LIBC is None:
         return
@@ -32,7 +31,7 @@ def die_with_parent(number: int = signal.SIGKILL, ancestor: int | None = None) -
 
 
 def _ancestors() -> Iterator[int]:
-    """Pids of the parent, its parent and so on; one that ended has left its children to init, or to a reaper."""
+    """Pids of the parent, its parent and so on; children of a dead process belong to init or a reaper."""
     pid = os.getppid()
     while pid:
         yield pid
@@ -43,15 +42,11 @@ def _ancestors() -> Iterator[int]:
         pid = int(after_name.split()[1])
 
 
-def heed_supervisor() -> None:
-    """Stop, saved, when the controller of the sweep is gone: the next controller continues this job.
-
-    Raises:
-        PreemptedError: it is gone already.
-    """
+def stop_with_supervisor() -> None:
+    """Save and stop when the sweep's controller ends. Raises PreemptedError where it has ended already."""
     pid = os.environ.get(SUPERVISOR)
     if not pid:
         return
     die_with_parent(signal.SIGTERM)
-    if sys.platform == "linux" and os.getppid() != int(pid):  # it died before the kernel was asked
+    if sys.platform == "linux" and os.getppid() != int(pid):  # it died before prctl
         raise PreemptedError("the sweep's controller is gone; the same command continues")

@@ -1,7 +1,6 @@
-"""A log of fixed-size records that is only ever appended to: the index of a cache.
+"""An append-only log of fixed-size records with checksums: the index of a cache.
 
-A kill while writing leaves a torn or wrong record; each record carries a checksum, so that such a one is skipped and
-its place never used again. Lookups hold 16 bytes per record in memory, whatever the keys.
+Damaged records, as a kill while writing leaves them, are skipped. Lookups need 16 bytes of memory per record.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _TAIL = 4096  # records kept in a dict before they are sorted into the arrays
 
 
 class RecordLog:
-    """Key (32 bytes) to value (`value_size` bytes) and row number; of two records with one key the later counts.
+    """Maps a key (32 bytes) to a value (`value_size` bytes) and a row number; the last record of a key counts.
 
     Args:
         path: the file; it need not exist.
@@ -48,7 +47,7 @@ class RecordLog:
         self.damaged = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process opens and reads for itself."""
+        """Another process opens and reads the file itself."""
         return {"path": self.path, "value_size": self.value_size, "width": self.width}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -56,11 +55,11 @@ class RecordLog:
         self._reset()
 
     def __len__(self) -> int:
-        """Intact records read so far."""
+        """Valid records read so far."""
         return len(self._heads) + len(self._tail)
 
     def find(self, key: bytes) -> tuple[int, bytes] | None:
-        """(row, value) of a key, None where there is none. Looks at what others appended only if it must."""
+        """(row, value) of a key, or None; reads what others have appended only if the key is not known yet."""
         return self._known(key) or (self._known(key) if self.refresh() else None)
 
     def _known(self, key: bytes) -> tuple[int, bytes] | None:
@@ -72,19 +71,19 @@ class RecordLog:
         while place >= 0 and self._heads[place] == head:  # the last of equal keys comes first; 64 bits rarely collide
             row = int(self._places[place])
             record = os.pread(self._open(), self.width, row * self.width)
-            if record[:KEY] == key and _intact(np.frombuffer(record, np.uint8)[None])[0]:
+            if record[:KEY] == key and _valid(np.frombuffer(record, np.uint8)[None])[0]:
                 return row, record[KEY:-_CHECK]
             place -= 1
         return None
 
     def keys(self) -> set[bytes]:
-        """The keys of all intact records."""
+        """The keys of all valid records."""
         raw = self.path.read_bytes() if self.path.exists() else b""
         records = np.frombuffer(raw[: len(raw) // self.width * self.width], np.uint8).reshape(-1, self.width)
-        return {record[:KEY].tobytes() for record in records[_intact(records)]}
+        return {record[:KEY].tobytes() for record in records[_valid(records)]}
 
     def refresh(self) -> bool:
-        """Read what was appended since; whether there was anything."""
+        """Read what was appended since the last call; True if there was anything."""
         if not self.path.exists():
             return False
         size = os.fstat(self._open()).st_size // self.width
@@ -92,21 +91,21 @@ class RecordLog:
             return False
         raw = os.pread(self._open(), (size - self._rows) * self.width, self._rows * self.width)
         records = np.frombuffer(raw, np.uint8).reshape(-1, self.width)
-        intact = _intact(records)
-        self.damaged += int((~intact).sum())
+        valid = _valid(records)
+        self.damaged += int((~valid).sum())
         if len(records) > _TAIL:
-            self._settle(0)  # what is older must not hide what comes now
-            self._sort_in(records[intact], np.flatnonzero(intact) + self._rows)
+            self._move_tail(0)  # older records must not hide newer ones
+            self._sort_in(records[valid], np.flatnonzero(valid) + self._rows)
         else:
-            for row in np.flatnonzero(intact):
+            for row in np.flatnonzero(valid):
                 record = records[row].tobytes()
                 self._tail[record[:KEY]] = (self._rows + int(row), record[KEY:-_CHECK])
         self._rows = size
-        self._settle()
+        self._move_tail()
         return True
 
-    def _settle(self, most: int = _TAIL) -> None:
-        """Move a tail of more than `most` into the arrays: memory stays at 16 bytes a record."""
+    def _move_tail(self, most: int = _TAIL) -> None:
+        """Move a tail of more than `most` records into the sorted arrays."""
         if len(self._tail) > most:
             keys = np.frombuffer(b"".join(self._tail), np.uint8).reshape(-1, KEY)
             rows = np.array([row for row, _ in self._tail.values()])
@@ -121,7 +120,7 @@ class RecordLog:
 
     @contextmanager
     def appending(self) -> Iterator[int]:
-        """Hold the log for writing; yields the row that the next record gets. The lock ends with its process."""
+        """Lock the log for writing; yields the row of the next record."""
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -136,7 +135,7 @@ class RecordLog:
                 os.close(file)
 
     def append(self, row: int, records: Sequence[tuple[bytes, bytes]]) -> None:
-        """Write (key, value) pairs from `row` on, inside `appending`."""
+        """Write (key, value) pairs from `row` on; call it inside `appending`."""
         raw = np.zeros((len(records), self.width), np.uint8)
         for line, (key, value) in zip(raw, records, strict=True):
             line[:-_CHECK] = np.frombuffer(key + value, np.uint8)
@@ -156,5 +155,5 @@ def _checksum(records: np.ndarray) -> np.ndarray:  # [N width] uint8 -> [N] uint
     return (words * (factors | np.uint64(1))).sum(1, dtype=np.uint64) ^ np.uint64(0x1B2B7AC4E)  # all zeros is no record
 
 
-def _intact(records: np.ndarray) -> np.ndarray:  # [N width] uint8 -> [N] bool
+def _valid(records: np.ndarray) -> np.ndarray:  # [N width] uint8 -> [N] bool
     return _checksum(records) == np.ascontiguousarray(records[:, -_CHECK:]).view(np.uint64)[:, 0]

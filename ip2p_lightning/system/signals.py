@@ -1,4 +1,4 @@
-"""The signals that ask to stop, and the answer to them before there is a run that could be saved."""
+"""The signals that stop a run, before and during training."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from typing import Any
 from ip2p_lightning.errors import INTERRUPTED, INTERRUPTED_LINE, PreemptedError
 
 
-def stops() -> tuple[signal.Signals, ...]:
+def stop_signals() -> tuple[signal.Signals, ...]:
     """SIGTERM: kill, SLURM's preemption, torchrun. SIGUSR1 and 2: SLURM's --signal, submitit's warning.
 
-    SIGHUP: the terminal was closed, unless nohup makes that no reason to stop. Ctrl-C, which a user may mean otherwise
-    the second time, is not among them.
+    SIGHUP: the terminal was closed, unless nohup ignores that. Ctrl-C is handled apart.
     """
     hangup = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
     return (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, *hangup)
 
 
-def leave_when_asked() -> None:
-    """From now on a signal ends this process like a kill, but with one line and the code that says "continue me".
+def exit_on_signal() -> None:
+    """From now on a stop signal prints one line and exits at once with the code of a preempted run.
 
-    No exception: a library that is being imported, or a sweep that waits for its jobs, might hold it up.
+    It raises no exception: an import, or a sweep that waits for its jobs, might catch it.
     """
     here = os.getpid()
 
     def leave(number: int, frame: Any) -> None:
-        if os.getpid() != here:  # a fork's end is not the command's
+        if os.getpid() != here:  # a forked child dies of the signal itself
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -39,11 +38,11 @@ def leave_when_asked() -> None:
         finally:
             os._exit(code)
 
-    for number in (*stops(), signal.SIGINT):
+    for number in (*stop_signals(), signal.SIGINT):
         signal.signal(number, leave)
 
 
-ANOTHER = "a signal to another rank"
+ANOTHER = "a signal to another rank"  # as the reason for a stop
 
 
 class InterruptedRunError(PreemptedError):
@@ -53,34 +52,33 @@ class InterruptedRunError(PreemptedError):
 
 
 class StopRequest:
-    """Remembers the first signal; a second Ctrl-C no longer waits.
+    """Remembers the first signal; a second Ctrl-C stops at once.
 
-    Until somebody is `patient`, who looks at steps' ends, there is nothing to save: the first signal stops at once. It
-    raises wherever the process happens to be: files here are whole or absent, and caches skip what is torn.
+    Before training starts (`save_first` is False) a signal raises at once; afterwards the run saves and stops after the
+    current optimizer step. Raising anywhere is safe: files are written atomically, and caches skip incomplete records.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.patient = False
+        self.save_first = False
 
     def listen(self) -> None:
         """Take over the signals (again: Lightning installs handlers of its own when a fit begins)."""
         self._pid, self._terminals = os.getpid(), [fd for fd in (1, 2) if os.isatty(fd)]
-        for number in (*stops(), signal.SIGINT):
+        for number in (*stop_signals(), signal.SIGINT):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
         """Called by Python, between two of its instructions.
 
-        Raises:
-            PreemptedError, InterruptedRunError: nobody is patient, or it is the second Ctrl-C.
+        Raises PreemptedError, InterruptedRunError: nothing to save yet, or the second Ctrl-C.
         """
         if os.getpid() != self._pid:
-            return  # a loader's worker: it ends with its run, which got the signal as well
+            return  # a loader's worker ends with its run, which got the signal as well
         first, before = self.received is None, self.received
         self.received = before or signal.Signals(number)
-        _leave_closed(self._terminals)
-        if first and not self.patient:
+        _discard_output(self._terminals)
+        if first and not self.save_first:
             error = InterruptedRunError if number == signal.SIGINT else PreemptedError
             raise error(f"{self.received.name} before the first step; the same command continues")
         if number == signal.SIGINT:
@@ -90,8 +88,8 @@ class StopRequest:
             print("stopping after this step; Ctrl-C again to stop at once", file=sys.stderr)
 
 
-def _leave_closed(terminals: list[int]) -> None:
-    """Point what was a terminal, and is closed (SIGHUP), to nowhere: a progress bar must not fail before the save."""
+def _discard_output(terminals: list[int]) -> None:
+    """Send output of closed terminals (SIGHUP) to /dev/null: a progress bar must not fail before the save."""
     for fd in terminals:
         if not os.isatty(fd):
             nowhere = os.open(os.devnull, os.O_WRONLY)

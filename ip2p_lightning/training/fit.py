@@ -14,7 +14,7 @@ from typing import Any
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.system.allocator import keep_pages
 from ip2p_lightning.system.files import full_disk_named
-from ip2p_lightning.system.imports import uncollected
+from ip2p_lightning.system.imports import gc_paused
 from ip2p_lightning.system.signals import StopRequest
 from ip2p_lightning.training.distributed import environment
 from ip2p_lightning.training.trainer import _trainer
@@ -35,14 +35,14 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     """
     from ip2p_lightning.config.build import build_module
     from ip2p_lightning.system.imports import quiet_libraries
-    from ip2p_lightning.training.callbacks.validation import OwedValidation
+    from ip2p_lightning.training.callbacks.validation import PendingValidation
 
     _quiet()
     _set_up_device(config)
-    with uncollected():  # imports what the parts are made of
+    with gc_paused():  # imports what the parts are made of
         quiet_libraries()
         module = build_module(config)
-    validation = OwedValidation(folder)
+    validation = PendingValidation(folder)
     trainer = _trainer(config, folder, data, request, validation)
     if environment.rank() == 0:
         _tell_what_is_cut(data, module.text_encoder)
@@ -51,7 +51,7 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
         with full_disk_named(folder), _caching(config, folder, data, module, trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         step = trainer.global_step
-        if config["val_every"] and validation.owed(trainer):
+        if config["val_every"] and validation.is_pending(trainer):
             trainer.validate(module, datamodule=data, verbose=False)  # a run ends with the scores of its last weights
     if trainer.is_global_zero:
         print(f"trained to step {step} in {time.perf_counter() - started:.0f} s")

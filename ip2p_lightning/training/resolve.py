@@ -13,7 +13,7 @@ from ip2p_lightning.data.latent_cache.cache import Cache, Share, refusal, shares
 from ip2p_lightning.data.latent_cache.examples import Codec
 from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, samples_of, settings_of
 from ip2p_lightning.runs.folder import note, read_status
-from ip2p_lightning.training.memory.estimate import decided
+from ip2p_lightning.training.memory.estimate import resolve_checkpointing
 from ip2p_lightning.training.memory.meta_unet import part_config
 
 
@@ -34,7 +34,7 @@ def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int,
     if config["cache"] == "auto" and cache is None:
         reason = _against_caching(config, data, ranks)
         cache = {"mode": "off", "reason": reason} if reason else {"mode": "disk"}
-    checkpointing = decided(config)["model"].get("gradient_checkpointing", False)
+    checkpointing = resolve_checkpointing(config)["model"].get("gradient_checkpointing", False)
     note(folder, cache=cache, gradient_checkpointing=checkpointing)
     if config["cache"] == "auto" and cache.get("reason"):
         print(f"cache: off ({cache['reason']})")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, UserError, outcome, root
+from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, UserError, outcome, user_error
 
 DONE = 0
 
@@ -48,7 +48,7 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
 
         where = dry_run.places(config)  # first: what is not there is no good config
         print(f"{_summary(config, data)}\n{where}")
-        print(estimate.told(config))
+        print(estimate.describe_memory(config))
         return DONE
     run = run_folder.claim(folder)
     ranks = environment.size(config["trainer"])
@@ -93,7 +93,7 @@ def _train(
     except BaseException as error:
         _record(run, error)
         if environment.world() > 1:
-            launch.tell_stacks(run.path)
+            launch.print_stacks(run.path)
         raise
     run.write_status("complete", step=step, exit_code=DONE, reason=None)
 
@@ -118,7 +118,7 @@ def _follow(config: Mapping[str, Any], folder: Path) -> int:
         data.setup("fit")
         step = fit(config, path, data, start["checkpoint"], request)
     except BaseException as error:
-        known = root(error)
+        known = user_error(error) or error
         if isinstance(known, UserError) and not environment.supervised():  # perhaps only this rank knows
             print(f"error: rank {environment.rank()}: {known}", file=sys.stderr)
         raise
@@ -133,7 +133,7 @@ def _stop_request() -> Any:
     from ip2p_lightning.training.distributed import environment
 
     request = StopRequest()
-    request.patient = environment.place() != "single"
+    request.save_first = environment.place() != "single"
     request.listen()
     return request
 
@@ -141,7 +141,7 @@ def _stop_request() -> Any:
 def _record(run: Any, error: BaseException) -> None:
     """Say in ``status.json`` why the run ended."""
     code, reason = outcome(error)
-    error = root(error)
+    error = user_error(error) or error
     state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"
     state = "pruned" if isinstance(error, PrunedError) else state
     with contextlib.suppress(StorageError):  # a full disk must not hide what ended the run

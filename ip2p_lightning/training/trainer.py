@@ -81,19 +81,19 @@ def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
 def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: Any, request: StopRequest) -> list[Any]:
     """What keeps every run safe and logged, around the callbacks that the config chooses."""
     from ip2p_lightning.config.extensions import make_entries
-    from ip2p_lightning.training.callbacks.hang_detector import Watchdog
+    from ip2p_lightning.training.callbacks.hang_detector import HangDetector
     from ip2p_lightning.training.callbacks.losses import LossLog
     from ip2p_lightning.training.callbacks.preemption import Preemption
     from ip2p_lightning.training.callbacks.pruning import pruning
-    from ip2p_lightning.training.callbacks.tensorboard import Board
+    from ip2p_lightning.training.callbacks.tensorboard import TensorBoardSummary
     from ip2p_lightning.training.callbacks.validation import ValidationScores
 
     scores = ValidationScores()
     return [
-        Watchdog(folder, config["timeout"]),  # first: what the others do in a hook counts as work
+        HangDetector(folder, config["timeout"]),  # first: what the others do in a hook counts as work
         LossLog(config["log_every"]),
         scores,
-        Board(folder, {name: task.prompts for name, task in data.active.items()}),
+        TensorBoardSummary(folder, {name: task.prompts for name, task in data.active.items()}),
         *make_entries(config, "callbacks", folder),
         checkpoints,
         Preemption(request, checkpoints, agree_every=1 if config["trainer"].get("accelerator") == "cpu" else 10),

@@ -25,15 +25,15 @@ def test_no_entry_of_sys_modules_is_replaced():
 
 COLLECTED = """
 import gc, sys, types, weakref
-from ip2p_lightning.system.imports import MANY, uncollected
+from ip2p_lightning.system.imports import MANY, gc_paused
 class Node: pass
 def cycle():
     node = Node(); node.itself = node
     return weakref.ref(node)
 for many in (True, False):
-    with uncollected():
+    with gc_paused():
         assert not gc.isenabled()
-        with uncollected():
+        with gc_paused():
             dead = cycle()
         assert not gc.isenabled() and dead() is not None
         kept = Node(); kept.itself = kept; later = weakref.ref(kept)

@@ -1,4 +1,4 @@
-"""The wheel: it carries the configs, and its commands work from anywhere."""
+"""The wheel: it carries the configs and what is built in, and its commands work from anywhere."""
 
 import os
 import subprocess
@@ -22,11 +22,13 @@ def wheel(tmp_path_factory):
     return next(out.glob("*.whl"))
 
 
-def test_the_wheel_carries_the_configs(wheel):
+def test_the_wheel_carries_the_configs_and_what_is_built_in(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     ours = {f"ip2p_lightning/conf/{p.relative_to(ROOT / 'conf')}" for p in (ROOT / "conf").rglob("*.yaml")}
     assert ours <= names and len(ours) > 40
+    builtin = {str(p.relative_to(ROOT)) for p in (ROOT / "ip2p_lightning" / "builtin").rglob("*") if p.is_file()}
+    assert builtin <= names and len(builtin) >= 3
     assert not {n for n in names if n.split("/")[0] in ("tests", "benchmarks", "runs", "experiments")}
     metadata = next(n for n in names if n.endswith("entry_points.txt"))
     with zipfile.ZipFile(wheel) as archive:

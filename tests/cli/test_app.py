@@ -1,6 +1,5 @@
 """The page: what it accepts without gradio, and with gradio a server of its own, spoken to over HTTP (drill 61)."""
 
-import contextlib
 import io
 import json
 import math
@@ -21,12 +20,11 @@ from PIL import Image
 
 from ip2p_lightning.cli import app
 from ip2p_lightning.errors import DataError, UserError
-from tests.support.photos import edit, photo, pixels
+from ip2p_lightning.runs.folder import read_config
+from tests.support.photos import PROMPT, edit, photo, pixels
 
-PROMPT = "take the noise out"
 META = {"_type": "gradio.FileData"}
 on_a_bridge = pytest.mark.parametrize("served", ["tiny_run"], indirect=True)
-on_both_models = pytest.mark.parametrize("served", ["tiny_run", "sd_run"], indirect=True)
 
 
 class Sampler:
@@ -117,8 +115,6 @@ def test_a_half_character_does_not_break_the_tokenizer(editor):
 
 
 def test_examples_are_the_trained_tasks_own(tiny_run):
-    from ip2p_lightning.runs.folder import read_config
-
     config = read_config(tiny_run)
     shown = app.examples(config)
     assert len(shown) == 12 and shown[0] == config["task"]["tasks"]["cartoon"]["prompts"]["prompts"][0]
@@ -154,15 +150,12 @@ def call(served, path, body=None, kind="application/json"):
     """One request: (status, body)."""
     body = json.dumps(body).encode() if isinstance(body, dict) else body
     request = urllib.request.Request(f"{served.url}{path}", body, {"Content-Type": kind} if body else {})
-    with contextlib.closing(_opened(request)) as answer:
-        return answer.status, answer.read()
-
-
-def _opened(request):
     try:
-        return urllib.request.urlopen(request, timeout=60)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read()
     except urllib.error.HTTPError as error:
-        return error
+        with error:
+            return error.status, error.read()
 
 
 def upload(served, content):
@@ -186,7 +179,7 @@ def outcome(served, event):
     return kind, json.loads(data)
 
 
-@on_both_models
+@pytest.mark.parametrize("served", ["tiny_run", "sd_run"], indirect=True)
 def test_the_page_has_ip2p_edits_pixels(served, tmp_path):
     source = photo(tmp_path / "a.png", (70, 50))
     assert edit(served.run, source, PROMPT, "--steps", 3, "--seed", 7, "--text-scale", 2) == 0
@@ -214,13 +207,11 @@ def test_the_page_gives_nothing_away(served):
 
 @on_a_bridge
 def test_refusals_are_one_line_and_the_page_lives_on(served):
-    kind, said = outcome(served, request_edit(served, None, 1, 1, 1, 0))
-    assert kind == "error" and said["error"] == "choose a photo first"
     bad = json.loads(upload(served, b"no image")[1])[0]
-    kind, said = outcome(served, request_edit(served, bad, 1, 1, 1, 0))
-    assert kind == "error" and said["error"].startswith("photo: not an image") and "\n" not in said["error"]
-    kind, said = outcome(served, request_edit(served, bad, 51, 1, 1, 0))
-    assert kind == "error" and said["error"] == "steps must be a whole number from 1 to 50"
+    wrong = {"choose a photo first": (None, 1), "photo: not an image": (bad, 1)}
+    for words, settings in (wrong | {"steps must be a whole number from 1 to 50": (bad, 51)}).items():
+        kind, said = outcome(served, request_edit(served, *settings, 1, 1, 0))
+        assert kind == "error" and said["error"].startswith(words) and "\n" not in said["error"]
     assert upload(served, bytes(21_000_000))[0] == 413
 
 

@@ -10,20 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
+from ip2p_lightning.cli import edit as command
 from ip2p_lightning.cli.edit import main
 from ip2p_lightning.data.image import open_image
+from ip2p_lightning.editing import photo_batches
 from ip2p_lightning.editing.geometry import Fit
 from ip2p_lightning.errors import StorageError
+from ip2p_lightning.training.module import EditDiffusion
 from tests.support.photos import PROMPT, edit, photo, pixels
 
 
 @pytest.mark.parametrize("model", ["tiny_run", "sd_run"])
 def test_size_and_name_are_the_photos(model, request, tmp_path):
     run = request.getfixturevalue(model)
-    source = photo(tmp_path / "a b.jpg")
-    assert edit(run, source, PROMPT) == 0
-    assert edit(run, source, PROMPT, "-o", tmp_path / "out.png") == 0
-    assert edit(run, source, PROMPT, "-o", tmp_path / "deep" / "folder") == 0
+    for output in ([], ["-o", tmp_path / "out.png"], ["-o", tmp_path / "deep" / "folder"]):
+        assert edit(run, photo(tmp_path / "a b.jpg"), PROMPT, *output) == 0
     made = [tmp_path / "a b-edit.png", tmp_path / "out.png", tmp_path / "deep" / "folder" / "a b.png"]
     assert all(Image.open(path).size == (101, 67) for path in made)
     assert all(np.array_equal(pixels(made[0]), pixels(path)) for path in made)
@@ -53,11 +54,9 @@ def test_a_turned_photo_is_edited_upright(tiny_run, tmp_path):
 
 def test_an_edit_does_not_depend_on_its_neighbours(sd_run, tmp_path):
     names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (65, 50), (40, 56), (64, 48)])]
-    ones = ("--batch-size", 1)
-    assert edit(sd_run, names[1], PROMPT, "-o", tmp_path / "alone", *ones) == 0
-    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "one", *ones) == 0
-    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "two", "--batch-size", 2) == 0
-    assert edit(sd_run, *names, PROMPT, "-o", tmp_path / "auto") == 0
+    assert edit(sd_run, names[1], PROMPT, "-o", tmp_path / "alone", "--batch-size", 1) == 0
+    for how, size in (("one", ["--batch-size", 1]), ("two", ["--batch-size", 2]), ("auto", [])):
+        assert edit(sd_run, *names, PROMPT, "-o", tmp_path / how, *size) == 0
     assert np.array_equal(pixels(tmp_path / "alone" / "1.png"), pixels(tmp_path / "one" / "1.png"))
     for name in names:
         one, two, auto = (pixels(tmp_path / how / name.name) for how in ("one", "two", "auto"))
@@ -65,8 +64,6 @@ def test_an_edit_does_not_depend_on_its_neighbours(sd_run, tmp_path):
 
 
 def test_photos_that_the_model_sees_at_one_size_are_edited_together(sd_run, tmp_path, monkeypatch):
-    from ip2p_lightning.training.module import EditDiffusion
-
     seen, whole = [], EditDiffusion.edit
 
     def watched(self, x, prompts, *rest):
@@ -99,9 +96,7 @@ def test_each_photo_with_its_own_instruction(sd_run, tmp_path, kind):
         assert edit(sd_run, tmp_path / "in" / f"{name[0]}.png", prompt, "-o", lone) == 0
         assert np.abs(pixels(lone) - pixels(tmp_path / "out" / f"{name}.png")).max() <= 1
     assert edit(sd_run, "--prompts", table) == 0
-    assert sorted(p.name for p in (tmp_path / "in").glob("*-edit.png")) == [
-        *("a-1-edit.png", "a-2-edit.png", "b-edit.png")
-    ]
+    assert {p.name for p in (tmp_path / "in").glob("*-edit.png")} == {"a-1-edit.png", "a-2-edit.png", "b-edit.png"}
 
 
 def test_a_bad_list_of_instructions_is_refused(tmp_path, refused):
@@ -118,8 +113,7 @@ def test_a_bad_list_of_instructions_is_refused(tmp_path, refused):
         table.write_text(text)
         code, line = refused(main, "run", "--prompts", table)
         assert code == expected and word in line, line
-    assert refused(main, "run", "--prompts", tmp_path / "none.csv")[0] == 2
-    assert refused(main, "run", "--prompts", tmp_path / "a.png")[0] == 2
+    assert [refused(main, "run", "--prompts", tmp_path / name)[0] for name in ("none.csv", "a.png")] == [2, 2]
     code, line = refused(main, "run", tmp_path / "a.png", "--prompts", table)
     assert code == 2 and "RUN alone" in line
 
@@ -152,10 +146,9 @@ def test_folders_and_globs(tiny_run, tmp_path):
     for name in ("a.png", "b.JPG", "c.webp"):
         photo(tmp_path / "in" / name, (24, 16))
     (tmp_path / "in" / "notes.txt").write_text("x")
-    assert edit(tiny_run, tmp_path / "in", PROMPT, "-o", tmp_path / "out") == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png"]
-    assert edit(tiny_run, tmp_path / "in" / "[ab].*", "-o", tmp_path / "two", PROMPT) == 0
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["a.png", "b.png"]
+    for asked, names in (("", {"a.png", "b.png", "c.png"}), ("[ab].*", {"a.png", "b.png"})):
+        assert edit(tiny_run, tmp_path / "in" / asked, "-o", tmp_path / f"out{asked}", PROMPT) == 0
+        assert {p.name for p in (tmp_path / f"out{asked}").iterdir()} == names
     assert edit(tiny_run, tmp_path / "in", PROMPT) == 0
     assert edit(tiny_run, tmp_path / "in", PROMPT, "--overwrite") == 0  # edits are not edited again
     assert len(list((tmp_path / "in").glob("*-edit.png"))) == 3
@@ -205,11 +198,7 @@ def test_bad_photos_are_refused_before_anything_is_written(tiny_run, tmp_path, r
     ("fault", "code", "said"),
     [(KeyboardInterrupt(), 130, "interrupted"), (StorageError("cannot write b: disk full"), 5, "disk full")],
 )
-def test_what_was_written_before_an_interrupt_or_a_full_disk_stays(
-    tiny_run, tmp_path, monkeypatch, capsys, fault, code, said
-):
-    from ip2p_lightning.cli import edit as command
-
+def test_what_was_written_before_a_fault_stays(tiny_run, tmp_path, monkeypatch, capsys, fault, code, said):
     def stop(pixels, out, text, save=command._save):
         if out.name.startswith("b"):
             raise fault
@@ -225,12 +214,9 @@ def test_what_was_written_before_an_interrupt_or_a_full_disk_stays(
 
 
 def test_a_photo_that_goes_away_is_told_and_what_came_before_it_stays(sd_run, tmp_path, monkeypatch, capsys):
-    from ip2p_lightning.editing import photo_batches
-
     names = [photo(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 48), (40, 56), (32, 32)])]
-    read = photo_batches._read
 
-    def late(batch, editor):
+    def late(batch, editor, read=photo_batches._read):
         names[1].unlink(missing_ok=True)
         return read(batch, editor)
 
@@ -242,8 +228,6 @@ def test_a_photo_that_goes_away_is_told_and_what_came_before_it_stays(sd_run, tm
 
 
 def test_a_photo_too_large_for_the_memory_is_named(sd_run, tmp_path, monkeypatch, refused):
-    from ip2p_lightning.training.module import EditDiffusion
-
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
@@ -253,17 +237,16 @@ def test_a_photo_too_large_for_the_memory_is_named(sd_run, tmp_path, monkeypatch
 
 
 def test_models_that_do_not_fit_are_refused(tiny_run, sd_folder, tmp_path, refused):
-    source = photo(tmp_path / "a.png")
     cases = {
-        "no image_scale": (tiny_run, source, PROMPT, "--image-scale", 2),
-        "no scheduler": (tiny_run, source, PROMPT, "--scheduler", "ddim"),
-        "text-to-image": (sd_folder, source, PROMPT),
-        "cuda:9": (tiny_run, source, PROMPT, "--device", "cuda:9"),
-        "float16 needs a GPU": (tiny_run, source, PROMPT, "--dtype", "float16", "--device", "cpu"),
-        "is not a run": (tmp_path, source, PROMPT),
+        "no image_scale": (tiny_run, "--image-scale", 2),
+        "no scheduler": (tiny_run, "--scheduler", "ddim"),
+        "cuda:9": (tiny_run, "--device", "cuda:9"),
+        "float16 needs a GPU": (tiny_run, "--dtype", "float16", "--device", "cpu"),
+        "text-to-image": (sd_folder,),
+        "is not a run": (tmp_path,),
     }
-    for word, words in cases.items():
-        code, line = refused(main, *words)
+    for word, (model, *options) in cases.items():
+        code, line = refused(main, model, photo(tmp_path / "a.png"), PROMPT, *options)
         assert code == 2 and word in line, line
 
 
@@ -280,7 +263,6 @@ def test_a_pixel_model_sees_every_pixel_once(factor):
 
 def test_a_latent_model_sees_the_multiple_below():
     latent = SimpleNamespace(autoencoder=SimpleNamespace(factor=8, model=object()))
-    assert Fit.of((101, 67), latent).model == (96, 64)
-    assert Fit.of((101, 67), latent, max_side=50).model == (48, 32)
-    assert Fit.of((101, 67), latent, max_side=500).model == (96, 64)
+    for side, size in ((None, (96, 64)), (50, (48, 32)), (500, (96, 64))):
+        assert Fit.of((101, 67), latent, max_side=side).model == size
     assert Fit.of((9, 9), latent, max_side=8).model == (8, 8)

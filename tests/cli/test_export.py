@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from ip2p_lightning.cli.export import main, new_folder
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
 from ip2p_lightning.diffusion.samplers import SCHEDULERS
-from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weights_of
+from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weight_digest, weights_of
 from ip2p_lightning.errors import StorageError
-from ip2p_lightning.runs.checkpoint import load, newest_intact
+from ip2p_lightning.runs.checkpoint import load, newest_valid
 from tests.support.photos import PROMPT, edit, photo, pixels
 
 PIPELINE = diffusers.StableDiffusionInstructPix2PixPipeline
@@ -53,8 +53,7 @@ def test_pixels_are_those_of_the_stock_pipeline(sd_run, exported, tmp_path, sche
     expected = stock(exported, scheduler)(PROMPT, image, num_inference_steps=5, generator=seed, **scales).images[0]
     expected = expected if expected.size == size else expected.resize(size, Image.Resampling.LANCZOS)
     expected = np.asarray(expected).astype(int)
-    assert expected.std() > 10
-    assert np.abs(pixels(out) - expected).max() <= 1
+    assert expected.std() > 10 and np.abs(pixels(out) - expected).max() <= 1
 
 
 def test_an_exported_folder_is_a_baseline(sd_run, exported, tmp_path):
@@ -79,25 +78,17 @@ def test_the_folder_is_complete(exported):
 
 def test_weights_are_the_averaged_or_the_raw_ones(sd_run, exported, tmp_path):
     assert main([str(sd_run), str(tmp_path / "raw"), "--weights", "raw"]) == 0
-    held = load(newest_intact(sd_run))
+    held = load(newest_valid(sd_run))
     wanted = {exported: held["ema"]["weights"], tmp_path / "raw": held["state_dict"]}
     for folder, weights in wanted.items():
         found = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
         assert found and all(torch.equal(value, weights[f"unet.{name}"]) for name, value in found.items())
-    digests = {json.loads((folder / "weights.json").read_text())["sha256"] for folder in wanted}
-    assert len(digests) == 2
+    assert len({json.loads((folder / "weights.json").read_text())["sha256"] for folder in wanted}) == 2
 
 
-def test_digest_is_that_of_the_files(exported):
-    from ip2p_lightning.editing.pipeline import weight_digest
-
+def test_digest_is_that_of_the_files_and_sees_names_shapes_types_and_bytes(exported):
     stored = json.loads((exported / "weights.json").read_text())
     assert weight_digest(weights_of(open_pipeline(str(exported)))) == stored
-
-
-def test_digest_sees_names_shapes_types_and_bytes():
-    from ip2p_lightning.editing.pipeline import weight_digest
-
     zeros = torch.zeros(2, 3)
     others = [{"b": zeros}, {"a": zeros.T}, {"a": zeros.int()}, {"a": -zeros}, {"a": zeros, "b": zeros}, {}]
     assert len({weight_digest(w)["sha256"] for w in [{"a": zeros}, *others]}) == 7
@@ -108,9 +99,8 @@ def test_same_command_same_bytes(sd_run, exported):
     before = content(exported)
     assert main([str(sd_run), str(exported), "--overwrite"]) == 0
     after = content(exported)
-    changed = {k for k in before if before[k] != after[k]}
-    assert changed <= {"README.md", "SHA256SUMS"}  # the card holds the command: --overwrite
-    assert before.keys() == after.keys()
+    assert before.keys() == after.keys()  # the card holds the command: --overwrite
+    assert {k for k in before if before[k] != after[k]} <= {"README.md", "SHA256SUMS"}
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
@@ -124,8 +114,7 @@ def test_every_scheduler_of_the_export_walks_the_runs_steps(tmp_path, name, zero
     ours = DiffusionSampler(name, steps=7).build(objective)
     for scheduler in (ours, theirs):
         scheduler.set_timesteps(7)
-    assert torch.equal(ours.timesteps, theirs.timesteps)
-    assert theirs.config.prediction_type == "v_prediction"
+    assert torch.equal(ours.timesteps, theirs.timesteps) and theirs.config.prediction_type == "v_prediction"
     assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
 
 
@@ -181,13 +170,9 @@ def test_refusals(sd_run, tiny_run, exported, tmp_path, refused, monkeypatch):
     monkeypatch.setattr("ip2p_lightning.runs.checkpoint.load", None)  # nothing is read before a refusal
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    cases = {
-        "ip2p-edit": (tiny_run, tmp_path / "x"),
-        "exists; give --overwrite": (sd_run, exported),
-        "is no diffusers folder": (sd_run, tmp_path / "mine", "--overwrite"),
-        "is not a run": (tmp_path, tmp_path / "x"),
-        "required": (sd_run,),
-    }
+    cases = {"ip2p-edit": (tiny_run, tmp_path / "x"), "exists; give --overwrite": (sd_run, exported)}
+    cases |= {"is not a diffusers folder": (sd_run, tmp_path / "mine", "--overwrite")}
+    cases |= {"is not a run": (tmp_path, tmp_path / "x"), "required": (sd_run,)}
     for word, words in cases.items():
         code, line = refused(main, *words)
         assert code == 2 and word in line, line

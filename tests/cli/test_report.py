@@ -10,7 +10,7 @@ from PIL import Image
 
 from ip2p_lightning.cli.report import BEGIN, END, main
 from ip2p_lightning.evaluation.report import collect, compare
-from ip2p_lightning.evaluation.report.markdown import typed
+from ip2p_lightning.evaluation.report.markdown import readable_command
 
 TASKS = ("cartoon", "derain")
 LAUNCHED = "python -m ip2p_lightning.cli.train --config-name"
@@ -155,7 +155,7 @@ def test_configurations_with_data_of_their_own_have_their_own_identity_baseline(
 def test_a_run_whose_process_is_gone_was_killed(tmp_path):
     make_run(tmp_path / "dead", {}, None, "running")
     [run] = collect([tmp_path])
-    assert (run.state, run.reason) == ("killed", "ended without a word")
+    assert (run.state, run.reason) == ("killed", "no reason was recorded")
 
 
 def test_a_sweep_in_which_all_failed_has_a_report_too(tmp_path):
@@ -173,9 +173,9 @@ def test_a_real_run(tiny_run, tmp_path):
 
 def test_commands_are_as_one_would_type_them():
     folder = shlex.quote("hydra.run.dir='/x'")
-    assert typed(f"{LAUNCHED} train a=1 'b=[1, 2]' {folder} hydra.mode=RUN") == "ip2p-train a=1 'b=[1, 2]'"
-    assert typed("ip2p-train hydra.run.dir=runs/demo") == "ip2p-train hydra.run.dir=runs/demo"
-    assert typed("other 'x") == "other 'x"
+    assert readable_command(f"{LAUNCHED} train a=1 'b=[1, 2]' {folder} hydra.mode=RUN") == "ip2p-train a=1 'b=[1, 2]'"
+    assert readable_command("ip2p-train hydra.run.dir=runs/demo") == "ip2p-train hydra.run.dir=runs/demo"
+    assert readable_command("other 'x") == "other 'x"
 
 
 def test_bad_input_is_one_line(sweep, tmp_path, refused):

@@ -4,6 +4,10 @@ import itertools
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf, open_dict
 
 from ip2p_lightning.cli.report import BEGIN, END
 from ip2p_lightning.config.build import checked
@@ -15,9 +19,6 @@ EXPERIMENTS = sorted(FOLDER.glob("*.yaml"))
 
 def composed(name: str, overrides: list[str]):
     """An experiment's config as ``ip2p-train -cd experiments -cn NAME`` composes it, Hydra's own node included."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         search = f"hydra.searchpath=[file://{CONF.resolve()}]"  # the other way round, no primary config would be found
@@ -26,8 +27,6 @@ def composed(name: str, overrides: list[str]):
 
 def arms(name: str) -> list[list[str]]:
     """The overrides of each job of an experiment's grid."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     sweep = composed(name, []).hydra.sweeper.params
     axes = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in sweep.items()])
     words = [[f"{axis.key_or_group}={value}" for value in axis.sweep_string_iterator()] for axis in axes]
@@ -36,20 +35,15 @@ def arms(name: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_arm_is_a_good_config(path):
-    from omegaconf import OmegaConf, open_dict
-
-    jobs = arms(path.stem)
-    assert len(jobs) > 1
-    names = set()
+    jobs, names = arms(path.stem), set()
     for arm in jobs:
         config = composed(path.stem, arm)
-        assert str(config.hydra.mode).endswith("MULTIRUN")
-        assert config.hydra.job.config_name == path.stem
+        assert str(config.hydra.mode).endswith("MULTIRUN") and config.hydra.job.config_name == path.stem
         names.add(OmegaConf.select(config, "hydra.job.override_dirname"))
         with open_dict(config):
             config.pop("hydra")
         checked(config)
-    assert len(names) == len(jobs)
+    assert len(names) == len(jobs) > 1
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -9,7 +9,7 @@ from ip2p_lightning.curation.sources.manifest import ManifestOrigin
 from ip2p_lightning.data.sources import Manifest
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.rng import numpy_rng
-from tests.support.manifest_faults import BUILD_ONLY, ROWS, TWINS, Fault, fault, images
+from tests.support.manifest_faults import BUILD_ONLY, DUPLICATES, ROWS, Fault, fault, images
 
 
 def listed(path) -> tuple[int, list[str]]:
@@ -18,7 +18,7 @@ def listed(path) -> tuple[int, list[str]]:
         found = ManifestOrigin(str(path)).list()
     except UserError as error:
         return 0, [str(error)]
-    return len(found.candidates), [refusal.reason for refusal in found.refused]
+    return len(found.candidates), [rejection.reason for rejection in found.rejected]
 
 
 def trained(path) -> tuple[int, list[str]]:
@@ -30,12 +30,12 @@ def trained(path) -> tuple[int, list[str]]:
         return 0, [str(error)]
 
 
-def judged(wrong: Fault, accepted: int, said: list[str]) -> str:
+def judged(wrong: Fault, accepted: int, errors: list[str]) -> str:
     """Empty if the fault, and nothing else, was named with its line and field."""
     if wrong.line is None:
-        return "" if accepted == ROWS and not said else f"harmless, but {said}"
-    names = [s for s in said if f"line {wrong.line}" in s and wrong.field in s and "\n" not in s]
-    return "" if len(names) == len(said) == 1 else f"line {wrong.line} {wrong.field}: said {[s[:300] for s in said]}"
+        return "" if accepted == ROWS and not errors else f"harmless, but {errors}"
+    names = [e for e in errors if f"line {wrong.line}" in e and wrong.field in e and "\n" not in e]
+    return "" if len(names) == len(errors) == 1 else f"line {wrong.line} {wrong.field}: {[e[:300] for e in errors]}"
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
@@ -53,8 +53,8 @@ def test_a_manifests_fault_is_named_with_line_and_field(tmp_path, count):
                 continue  # a build refuses that pair when it comes to it
             answer = judged(wrong, *reader(path))
             failed += [f"{number} {wrong.kind} {wrong.ending} {reader.__name__}: {answer}"] if answer else []
-    twins = sum(kinds[kind] for kind in TWINS)
-    print(f"drill 27: {count} manifests of {len(kinds)} kinds, {twins} with twins; {len(failed)} not as they should be")
+    doubles = sum(kinds[kind] for kind in DUPLICATES)
+    print(f"drill 27: {count} manifests of {len(kinds)} kinds, {doubles} with duplicates; {len(failed)} wrong answers")
     assert not failed, "\n".join(failed)
 
 

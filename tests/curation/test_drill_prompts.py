@@ -3,10 +3,9 @@
 import json
 import unicodedata
 
-import pyarrow.parquet as pq
 import pytest
 
-from tests.support.material import pairs_folder
+from tests.support.material import pairs_folder, read_report, read_rows
 from tests.support.trained import train_run
 
 STRANGE = {
@@ -45,13 +44,11 @@ def built(tmp_path_factory, sd_folder):
 
 
 def rows(folder):
-    table = [row for path in (folder / "data").iterdir() for row in pq.read_table(path).to_pylist()]
-    return {int(row["id"].rpartition("/")[2]): row["edit_prompt"] for row in table}
+    return {int(row["id"].rpartition("/")[2]): row["edit_prompt"] for row in read_rows(folder)}
 
 
 def report(folder):
-    lines = map(json.loads, (folder / "report.jsonl").read_text().splitlines())
-    return {int(line["id"].rpartition("/")[2]): line for line in lines}
+    return {int(line["id"].rpartition("/")[2]): line for line in read_report(folder)}
 
 
 def test_prompts_are_stored_as_they_are_and_control_characters_refused(built):

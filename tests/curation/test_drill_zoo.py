@@ -1,15 +1,13 @@
 """Drill 25: a file of every kind, through a build, against the table of verdicts in `zoo.py`."""
 
 import io
-import json
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from ip2p_lightning.cli.data import main
-from tests.support.material import rained, save
+from tests.support.material import derain, rained, read_report, read_rows, save
 from tests.support.zoo import AS_PNG, KEPT, RGB, TURNS, zoo
 
 ANIMALS = zoo()
@@ -27,12 +25,9 @@ def found(tmp_path_factory):
             (root / "in" / side).mkdir(exist_ok=True)
             ending = name.rpartition(".")[2]
             (root / "in" / side / f"{label}.{ending}").write_bytes(ANIMALS[name].content)
-    words = [f"source.root={root / 'in'}", f"out={root / 'out'}", "on_bad=skip", "audit.lookalikes=false"]
-    assert main(["build", "task=derain", "source=folder", "audit.shift=off", *words]) == 0
-    lines = [json.loads(line) for line in (root / "out" / "report.jsonl").read_text().splitlines()]
-    rows = [row for path in (root / "out" / "data").iterdir() for row in pq.read_table(path).to_pylist()]
-    name = lambda entry: entry["id"].rpartition("/")[2]  # noqa: E731
-    return {name(line): line for line in lines}, {name(row): row for row in rows}
+    policy = ["on_bad=skip", "audit.lookalikes=false", "audit.shift=off"]
+    assert main(["build", *derain(root / "in", root / "out", *policy)]) == 0
+    return tuple({x["id"].rpartition("/")[2]: x for x in read(root / "out")} for read in (read_report, read_rows))
 
 
 def test_there_are_enough_of_them():

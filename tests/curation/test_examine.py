@@ -9,17 +9,12 @@ import pytest
 from ip2p_lightning.curation.audit.alignment import displacement
 from ip2p_lightning.curation.audit.policy import time_limit
 from ip2p_lightning.curation.audit.token_count import counter
-from tests.support.material import pairs_folder, rained, save, scene
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
+from tests.support.material import derain, pairs_folder, rained, read_report, save, scene
 
 
 def stages(folder):
-    return {
-        x["id"].removeprefix("derain/"): (x["stage"], x["reason"]) for x in lines(folder) if x["verdict"] == "rejected"
-    }
+    rejected = [line for line in read_report(folder) if line["verdict"] == "rejected"]
+    return {line["id"].removeprefix("derain/"): (line["stage"], line["reason"]) for line in rejected}
 
 
 def test_every_fault_of_a_pair_is_named(tmp_path, build):
@@ -37,8 +32,7 @@ def test_every_fault_of_a_pair_is_named(tmp_path, build):
     save(root / "input" / "alone.png", clean)
     (root / "input" / "folder.png").mkdir()
     save(root / "target" / "folder.png", clean)
-    code, _ = build("task=derain", "source=folder", f"source.root={root}", f"out={tmp_path / 'out'}", "on_bad=skip")
-    assert code == 0
+    assert build(*derain(root, tmp_path / "out", "on_bad=skip"))[0] == 0
     found = stages(tmp_path / "out")
     assert {name.rpartition("/")[2] for name in found} == {*wrong, "alone", "folder"}
     assert found["input/size"] == ("pair", "sizes differ, 96 x 96 and 96 x 80 pixels")
@@ -53,11 +47,11 @@ def test_identical_and_shifted_pairs_are_kept_and_counted_if_that_is_the_policy(
     for name, original in {"same": clean, "moved": np.roll(clean, 5, 0)}.items():
         save(root / "input" / f"{name}.png", original)
         save(root / "target" / f"{name}.png", clean)
-    words = ["task=derain", "source=folder", f"source.root={root}", f"out={tmp_path / 'out'}"]
-    code, _ = build(*words, "audit.identical=keep", "audit.shift=note")
-    assert code == 0
+    assert build(*derain(root, tmp_path / "out", "audit.identical=keep", "audit.shift=note"))[0] == 0
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["identical_pairs"] == 1
-    assert {x["id"]: x["shift"] for x in lines(tmp_path / "out") if "shift" in x} == {"derain/input/moved": [-5, 0]}
+    assert {x["id"]: x["shift"] for x in read_report(tmp_path / "out") if "shift" in x} == {
+        "derain/input/moved": [-5, 0]
+    }
 
 
 @pytest.mark.parametrize("moved", [(0, 0), (1, 0), (0, -2), (8, 8), (-13, 5)])
@@ -84,8 +78,7 @@ def test_a_file_that_takes_too_long_is_refused():
 
 
 def manifest(root, *records, name="pairs.jsonl"):
-    text = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in records)
-    (root / name).write_text(text + "\n")
+    (root / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     return root / name
 
 
@@ -107,12 +100,11 @@ def test_a_manifest_builds_with_its_own_prompts_ids_and_hashes(pairs, tmp_path, 
     records[4]["original"] = "input/not there.png"
     path = manifest(root, *records)
     words = ["task=derain", "source=manifest", f"source.path={path}", f"out={tmp_path / 'out'}", "on_bad=skip"]
-    code, _ = build(*words)
-    assert code == 0
+    assert build(*words)[0] == 0
     found = stages(tmp_path / "out")
     assert found["n2"][0] == "read" and found["n3"][0] == "prompt"
     assert found["pairs.jsonl:5"] == ("list", "line 5, field 'original': 'input/not there.png': no such file")
-    assert len(lines(tmp_path / "out")) == 8
+    assert len(read_report(tmp_path / "out")) == 8
 
 
 def test_a_double_id_is_found(pairs, tmp_path, build):
@@ -135,13 +127,8 @@ def test_a_manifest_cannot_reach_outside_its_folder(pairs, tmp_path, build, form
     (root / "linked").symlink_to(secret.parent)
     os.mkfifo(root / "fifo.png")
     records[1]["original"] = form
-    code, line = build(
-        "task=derain",
-        "source=manifest",
-        f"source.path={manifest(root, *records)}",
-        f"out={tmp_path / 'o'}",
-        "on_bad=skip",
-    )
+    words = [f"source.path={manifest(root, *records)}", f"out={tmp_path / 'o'}", "on_bad=skip"]
+    code, line = build("task=derain", "source=manifest", *words)
     assert code == 7 and "line 2" in line
     assert not (tmp_path / "o").exists()
 
@@ -154,7 +141,7 @@ def test_a_folder_cannot_either(tmp_path, build, kind):
         (root / "input" / "p00002.png").symlink_to(save(tmp_path / "secret.png", scene("secret")))
     else:
         os.mkfifo(root / "input" / "p00002.png")
-    code, line = build("task=derain", "source=folder", f"source.root={root}", f"out={tmp_path / 'o'}", "on_bad=skip")
+    code, line = build(*derain(root, tmp_path / "o", "on_bad=skip"))
     assert code == 7 and "p00002.png" in line
 
 
@@ -167,7 +154,7 @@ def test_one_more_photo_changes_no_other_pair(tmp_path, build):
     for out in ("few", "more"):
         words = ["task=denoise", "source=photos", f"source.root={root / 'target'}", f"out={tmp_path / out}"]
         assert build(*words)[0] == 0
-        prompts.append({x["id"]: (x["psnr"], x["tokens"]) for x in lines(tmp_path / out)})
+        prompts.append({x["id"]: (x["psnr"], x["tokens"]) for x in read_report(tmp_path / out)})
         save(root / "target" / "more.png", scene("one more"))
     assert prompts[0].items() <= prompts[1].items() and len(prompts[1]) == 10
 

@@ -31,7 +31,7 @@ EXPECTED = {"too short": 1, "another meaning": 1, "duplicate": 1, "shared held-o
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """An OpenAI-compatible endpoint that says what it is told to, and remembers what it was asked."""
+    """An OpenAI-compatible endpoint with prepared answers that records its requests."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -78,11 +78,11 @@ def test_an_endpoints_reply_becomes_a_pool(server, tmp_path, capsys, monkeypatch
     out = tmp_path / "pool.yaml"
     words = ["task=cartoon", "n=6", "held_out=2", "source=endpoint", f"url={server.url}", "model=scripted"]
     assert main([*words, f"out={out}", "style=Be brief."]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     pool = yaml.safe_load(out.read_text())["cartoon"]
     assert len(pool["prompts"]) == 6 and len(pool["held_out"]) == 2 and not set(pool["prompts"]) & set(pool["held_out"])
     assert "Could you make a cartoon out of this picture?" in pool["prompts"] + pool["held_out"]
-    assert "Paint the sky green" not in out.read_text() and "near-duplicate" not in said
+    assert "Paint the sky green" not in out.read_text() and "near-duplicate" not in printed
     head = [line for line in out.read_text().splitlines() if line.startswith("#")]
     assert any("endpoint: scripted" in line for line in head) and any("style: Be brief." in line for line in head)
     assert any("2 another meaning" in line and "estimated" in line for line in head)
@@ -113,26 +113,15 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(server, tmp_path,
     assert main([*words, f"out={tmp_path}/a.yaml"]) == 0
     assert server.asked[0][1]["Authorization"] == "Bearer s3cret"
     assert main([*words, f"out={tmp_path}/b.yaml"]) == 2
-    said = capsys.readouterr()
-    assert "401" in said.err and "s3cret" not in said.out + said.err + (tmp_path / "a.yaml").read_text()
+    out, err = capsys.readouterr()
+    assert "401" in err and "s3cret" not in out + err + (tmp_path / "a.yaml").read_text()
 
 
-@pytest.mark.parametrize(
-    ("answer", "code", "words"),
-    [
-        ((200, ""), 3, "too few"),
-        ((302, ""), 2, "302"),
-        ((307, ""), 2, "307"),
-        ((404, "x"), 2, "404"),
-        ((200, None), 3, "too few"),
-    ],
-)
-def test_an_endpoint_that_fails_is_one_line(server, refused, tmp_path, answer, code, words):
-    server.answers = [answer]
-    got, line = refused(
-        main, "task=cartoon", "source=endpoint", f"url={server.url}", "model=m", "rounds=1", f"out={tmp_path}/p.yaml"
-    )
-    assert got == code and words in line
+@pytest.mark.parametrize(("status", "text"), [(200, ""), (200, None), (302, ""), (307, ""), (404, "x")])
+def test_an_endpoint_that_fails_is_one_line(server, refused, tmp_path, status, text):
+    server.answers = [(status, text)]
+    code, line = refused(main, "task=cartoon", f"url={server.url}", "model=m", "rounds=1", f"out={tmp_path}/p.yaml")
+    assert (code == 3 and "too few" in line) if status == 200 else (code == 2 and str(status) in line)
 
 
 @pytest.mark.parametrize(
@@ -162,25 +151,25 @@ def test_a_text_file_is_filtered_and_split_the_same_every_time(tmp_path, capsys)
     assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
     pool = yaml.safe_load((tmp_path / "a.yaml").read_text())["cartoon"]
     assert len(pool["prompts"]) == 4 and len(pool["held_out"]) == 2
-    said = capsys.readouterr().out
-    assert all(f"{n} {reason}" in said for reason, n in EXPECTED.items())
+    printed = capsys.readouterr().out
+    assert all(f"{n} {reason}" in printed for reason, n in EXPECTED.items())
     assert main([*words[:3], "held_out=shared", f"out={tmp_path}/c.yaml"]) == 0
     pool = yaml.safe_load((tmp_path / "c.yaml").read_text())["cartoon"]
     assert "Put a cartoon spin on this picture" in pool["held_out"]
 
 
 def test_the_filter_counts_each_reason():
-    sieve = Filter(str.__len__, keyword_test(["cartoon", "comic", "animated"]), max_tokens=60)
+    prompts = Filter(str.__len__, keyword_test(["cartoon", "comic", "animated"]), max_tokens=60)
     for line in sentences(GOOD):
-        sieve.offer(line)
-    sieve.offer("Redraw the photos as a cartoon")
-    sieve.offer("A cartoon of " + "very " * 20 + "long words")
-    sieve.offer("cartoon {}[]#$%^ 0123456789")
+        prompts.offer(line)
+    prompts.offer("Redraw the photos as a cartoon")
+    prompts.offer("A cartoon of " + "very " * 20 + "long words")
+    prompts.offer("cartoon {}[]#$%^ 0123456789")
     reasons = ["too short", "another meaning", "duplicate", "near-duplicate", "too long", "not a sentence"]
-    assert sieve.reasons == Counter(reasons)
+    assert prompts.reasons == Counter(reasons)
 
 
-def test_words_are_found_at_their_beginning():
+def test_keywords_match_the_beginnings_of_words():
     keeps = keyword_test(["rain", "nois"])
     assert keeps("De-rain it") and keeps("derain it") and keeps("Denoise!") and keeps("a noisy one")
     assert not keeps("train a strained brain")
@@ -188,9 +177,8 @@ def test_words_are_found_at_their_beginning():
 
 def test_the_held_out_part_depends_on_the_sentences_alone():
     prompts = [f"prompt number {i}" for i in range(20)]
-    train, held_out = split(prompts, 5, seed_of)
-    again = split(prompts[::-1], 5, seed_of)
-    assert sorted(train) == sorted(again[0]) and sorted(held_out) == sorted(again[1]) and len(held_out) == 5
+    forwards, backwards = ([sorted(part) for part in split(p, 5, seed_of)] for p in (prompts, prompts[::-1]))
+    assert forwards == backwards and len(forwards[1]) == 5
 
 
 def test_an_encoder_decides_where_one_is_given(sd_folder, tmp_path):
@@ -247,5 +235,5 @@ def test_the_page_names_every_setting(capsys):
 
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
-    said = capsys.readouterr().out
-    assert not ended.value.code and all(f"{name}=" in said for name in Settings.__annotations__ if name != "tasks")
+    page = capsys.readouterr().out
+    assert not ended.value.code and all(f"{name}=" in page for name in Settings.__annotations__ if name != "tasks")

@@ -71,9 +71,10 @@ def test_a_published_layout_is_found_and_divided(tmp_path, name, divided, patter
 
     from ip2p_lightning.config.build import build as made
     from ip2p_lightning.config.validate import check
-    from ip2p_lightning.curation import build as building
     from ip2p_lightning.curation.audit.examine import Part
     from ip2p_lightning.curation.audit.policy import Audit
+    from ip2p_lightning.curation.build import build as build_dataset
+    from ip2p_lightning.curation.plan import BuildSettings
     from ip2p_lightning.data.degradations.noise import GaussianNoise
     from ip2p_lightning.data.prompts import PromptPool
 
@@ -83,7 +84,7 @@ def test_a_published_layout_is_found_and_divided(tmp_path, name, divided, patter
     node = OmegaConf.to_container(config.source)
     check({"source": node}, lambda source: None)
     part = Part(TASKS.get(name, "denoise"), made(node), PromptPool(["do it"]), GaussianNoise())
-    assert building.build(building.Order([part], Audit()), tmp_path / "out") == 0
+    assert build_dataset(BuildSettings([part], Audit()), tmp_path / "out") == 0
     mark = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert mark["rejected"] == 0
     if divided == "hashed":  # six photos or scenes: how many go where is their hashes' affair

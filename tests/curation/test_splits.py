@@ -1,15 +1,14 @@
 """Drill 28: photos that are on both sides of a split, and the division where there is none."""
 
 import io
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p_lightning.curation.audit.perceptual_hash import Likeness, alike, likeness
-from ip2p_lightning.curation.audit.splits import Entry, Fractions, divide
-from tests.support.material import pairs_folder, rained, save, scene
+from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, find_lookalikes, perceptual_hash
+from ip2p_lightning.curation.audit.splits import Entry, Fractions, assign_splits
+from tests.support.material import derain, pairs_folder, rained, read_report, save, scene
 
 KINDS = ("exact", "jpeg", "half", "flipped", "other rain")
 
@@ -42,13 +41,11 @@ def planted(root, distinct: int, leaks: int) -> None:
 )
 def test_planted_leaks_are_refused_and_distinct_photos_are_not(tmp_path, build, distinct, leaks):
     planted(tmp_path / "in", distinct, leaks)
-    words = ["task=derain", "source=folder", f"source.root={tmp_path / 'in'}", f"out={tmp_path / 'out'}"]
+    words = derain(tmp_path / "in", tmp_path / "out")
     code, line = build(*words)
     assert code == 3 and "of test" in line
-    code, line = build(*words, "on_bad=skip")
-    assert code == 0
-    lines = [json.loads(x) for x in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
-    refused = {x["id"] for x in lines if x["verdict"] == "rejected"}
+    assert build(*words, "on_bad=skip")[0] == 0
+    refused = {x["id"] for x in read_report(tmp_path / "out") if x["verdict"] == "rejected"}
     found = [k for k in range(leaks) if any(name.endswith(f"leak{k:03d}") for name in refused)]
     alarms = sum("leak" not in name.rpartition("/")[2] for name in refused)
     by_kind = {kind: sum(KINDS[k % 5] == kind for k in found) for kind in KINDS}
@@ -64,10 +61,8 @@ def test_pairs_without_a_split_are_divided_by_photo(tmp_path, build):
         save(tmp_path / "in" / "input" / f"q{i:02d}.png", rained(scene(i), "other", i))
         save(tmp_path / "in" / "target" / f"r{i:02d}.png", scene(i)[:, ::-1])
         save(tmp_path / "in" / "input" / f"r{i:02d}.png", rained(scene(i)[:, ::-1], i))
-    code, _ = build("task=derain", "source=folder", f"source.root={tmp_path / 'in'}", f"out={tmp_path / 'out'}")
-    assert code == 0
-    lines = [json.loads(x) for x in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
-    split_of = {}
+    assert build(*derain(tmp_path / "in", tmp_path / "out"))[0] == 0
+    lines, split_of = read_report(tmp_path / "out"), {}
     for line in lines:
         split_of.setdefault(line["source_id"], set()).add(line["split"])
     assert len(lines) == 90 and len(split_of) == 30 and all(len(splits) == 1 for splits in split_of.values())
@@ -75,18 +70,18 @@ def test_pairs_without_a_split_are_divided_by_photo(tmp_path, build):
 
 
 def entry(name, split=None, prints=(), scene=None, task="derain"):
-    return Entry(name, task, split, scene, (*prints, name), Likeness(0, 0, b""), 1)
+    return Entry(name, task, split, scene, (*prints, name), PerceptualHash(0, 0, b""), 1)
 
 
 def test_test_keeps_a_photo_that_training_has_too_and_the_reason_names_it():
     entries = [entry("a", "train", ["x"]), entry("b", "test", ["x"]), entry("c", "train")]
-    divide(entries, {"derain": Fractions(0, 0)}, True)
+    assign_splits(entries, {"derain": Fractions(0, 0)}, True)
     assert [e.split for e in entries] == ["", "test", "train"] and "b of test" in entries[0].reason
 
 
 def test_scenes_stay_together_when_training_is_divided():
     entries = [entry(f"{s}{i}", "train", scene=s) for s in "abcdefgh" for i in range(5)] + [entry("t", "test")]
-    divide(entries, {"derain": Fractions(0.3, 0.1)}, True)
+    assign_splits(entries, {"derain": Fractions(0.3, 0.1)}, True)
     by_scene = {s: {e.split for e in entries if e.scene == s} for s in "abcdefgh"}
     assert all(len(splits) == 1 for splits in by_scene.values())
     assert set.union(*by_scene.values()) == {"train", "val"}  # test is published: nothing is taken for it
@@ -96,11 +91,11 @@ def test_tasks_share_no_photo_across_splits():
     clean = [entry(f"n{i}", None, [f"photo{i}"], task="denoise") for i in range(40)]
     rain = [entry(f"r{i}", "test", [f"photo{i}"]) for i in range(5)]
     entries = clean + rain
-    divide(entries, {"denoise": Fractions(0.1, 0.1), "derain": Fractions(0, 0)}, True)
+    assign_splits(entries, {"denoise": Fractions(0.1, 0.1), "derain": Fractions(0, 0)}, True)
     assert all(e.split == "test" for e in entries[:5]) and {e.split for e in entries[5:]} == {"train", "val", "test"}
 
 
 def test_flat_images_resemble_nothing_and_likeness_survives_the_mirror():
-    assert likeness(np.full((64, 64, 3), 90, np.uint8)).thumb == b""
+    assert perceptual_hash(np.full((64, 64, 3), 90, np.uint8)).thumb == b""
     a, b = scene("m", 1, size=(80, 60)), scene("m", 2, size=(80, 60))
-    assert set(alike([likeness(x) for x in (a, b, a[:, ::-1])])) == {(0, 2)}
+    assert set(find_lookalikes([perceptual_hash(x) for x in (a, b, a[:, ::-1])])) == {(0, 2)}

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -23,11 +24,6 @@ WORDS = ["model=tiny", "data=folder", "task=own", "loader.batch_size=4", f"train
 WORDS += [*QUIET, "loader.resize=null", "log_every=1"]
 
 
-@pytest.fixture(name="pairs")
-def pairs_fixture(tmp_path):
-    return write_pairs(tmp_path / "pairs")
-
-
 def write_pairs(root):
     for side in ("input", "target"):
         (root / "train" / side).mkdir(parents=True)
@@ -35,6 +31,11 @@ def write_pairs(root):
             pixels = np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / "train" / side / f"p{i:02d}.png")
     return root
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_pairs(tmp_path / "pairs")
 
 
 def spoil(root, *numbers, missing=False):
@@ -62,9 +63,7 @@ def trained(folder, root, *more):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("missing", [False, True])
-def test_a_pair_that_goes_bad_ends_the_run_with_its_name(
-    pairs, tmp_path, spoiled_at_the_start, capsys, workers, missing
-):
+def test_a_pair_that_goes_bad_ends_the_run_naming_it(pairs, tmp_path, spoiled_at_the_start, capsys, workers, missing):
     spoiled_at_the_start(lambda: spoil(pairs, 3, missing=missing))
     began = time.monotonic()
     with pytest.raises(AssertionError, match="ended with 3"):
@@ -133,19 +132,17 @@ def test_a_pair_is_bad_from_its_place_on_and_every_process_sees_it(tmp_path):
 
 
 def test_changed_files_continue_a_run_only_if_it_leaves_them_out(tmp_path):
-    class Run:
-        path = tmp_path
-
+    run = SimpleNamespace(path=tmp_path)
     (tmp_path / RECORD).write_text(json.dumps({"task": "own", "id": "p01", "epoch": 0, "draw": 0}) + "\n")
     before = {"own/train": {"p01 (original)": "a", "p01 (edited)": "b", "p02 (original)": "c"}}
-    data_fingerprint.adopt_data(Run, before, True, [])
-    bad = data_fingerprint.left_out(Run, fresh=False)
+    data_fingerprint.adopt_data(run, before, True, [])
+    bad = data_fingerprint.left_out(run, fresh=False)
     changed = {"own/train": before["own/train"] | {"p01 (edited)": "x"}}
-    data_fingerprint.adopt_data(Run, changed, False, [], bad)
+    data_fingerprint.adopt_data(run, changed, False, [], bad)
     for harm in ({"p02 (original)": "y"}, {"p01 (new)": "y"}):
         with pytest.raises(DataError, match="not what this run began with"):
-            data_fingerprint.adopt_data(Run, {"own/train": changed["own/train"] | harm}, False, [], bad)
-    assert data_fingerprint.left_out(Run, fresh=True) == set() and not (tmp_path / RECORD).exists()
+            data_fingerprint.adopt_data(run, {"own/train": changed["own/train"] | harm}, False, [], bad)
+    assert data_fingerprint.left_out(run, fresh=True) == set() and not (tmp_path / RECORD).exists()
 
 
 def test_a_cached_run_leaves_out_too(pairs, tmp_path, sd_folder, spoiled_at_the_start):
@@ -179,9 +176,7 @@ def test_a_worker_that_dies_or_hangs_is_named_and_leaves_nobody(pairs, tmp_path,
     code = process.wait(LIMIT)
     wall, limit = time.monotonic() - began, 30 if kind == "kill" else timeout + 20  # with a start of its own
     said = process.said().splitlines()[-1]
-    print(f"drill 31: {kind}: exit {code} after {wall:.1f} s: {said}")
-    assert code == 3 and wall < limit
-    assert said.startswith("error: ") and "was at own 'p07'" in said
+    assert code == 3 and wall < limit and said.startswith("error: ") and "was at own 'p07'" in said
     assert read_status(tmp_path / "run")["state"] == "failed"
     time.sleep(0.5)
     assert not living(process.pid)

@@ -38,8 +38,7 @@ def test_weights_are_checked() -> None:
 def test_every_pair_once_an_epoch_in_a_new_order() -> None:
     plan = TrainPlan({"a": 50}, {"a": 1}, 50, seed=1)
     orders = [plan.order(epoch) for epoch in range(3)]
-    assert all(sorted(i for _, i, _ in order) == list(range(50)) for order in orders)
-    assert all(draw == 0 for order in orders for _, _, draw in order)
+    assert all(sorted((i, draw) for _, i, draw in order) == [(i, 0) for i in range(50)] for order in orders)
     assert orders[0] != orders[1] and orders == [plan.order(epoch) for epoch in range(3)]
     assert orders[0] != TrainPlan({"a": 50}, {"a": 1}, 50, seed=2).order(0)
 
@@ -53,8 +52,7 @@ def test_several_rounds_count_their_draws() -> None:
 
 def test_a_part_of_the_data_moves_on() -> None:
     plan = TrainPlan({"a": 100}, {"a": 1}, 25, seed=0)
-    four = [i for epoch in range(4) for _, i, _ in plan.order(epoch)]
-    assert sorted(four) == list(range(100))
+    assert sorted(i for epoch in range(4) for _, i, _ in plan.order(epoch)) == list(range(100))
     assert all(len(set(plan.order(epoch))) == 25 for epoch in range(12))
 
 
@@ -85,9 +83,8 @@ def test_a_restart_goes_on_where_it_stopped(start: int) -> None:
 
 def test_ranks_share_the_same_blocks() -> None:
     plan = TrainPlan({"a": 64}, {"a": 1}, 64, seed=4)
-    one = batches(plan, size=8)
     two = [batches(plan, size=4, rank=rank, world=2) for rank in (0, 1)]
-    assert one == [a + b for a, b in zip(*two, strict=True)]
+    assert batches(plan, size=8) == [a + b for a, b in zip(*two, strict=True)]
 
 
 @pytest.mark.parametrize(("size", "world"), [(1, 1), (4, 1), (2, 3), (12, 1), (16, 4)])

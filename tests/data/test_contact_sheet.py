@@ -9,14 +9,11 @@ from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
 RED = np.zeros((40, 60, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
 
 
-def test_pixels_are_rounded_and_clipped():
+def test_pixels_are_rounded_and_clipped_and_survive_a_round_trip():
     values = torch.tensor([-2.0, -1.0, 0.0, 0.5 / 127.5 - 1 + 1e-4, 1.0, 3.0])
     pixels = to_pixels(values.expand(3, 2, 6))
     assert pixels.dtype == np.uint8 and pixels.shape == (2, 6, 3)
     assert pixels[0, :, 0].tolist() == [0, 0, 128, 1, 255, 255]
-
-
-def test_pixels_survive_a_round_trip():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     x = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1) * 2 - 1
     assert np.array_equal(to_pixels(x), pixels)
@@ -43,10 +40,7 @@ def test_titles_captions_and_text_take_their_own_room():
     assert all(other.height > plain.height and other.width == plain.width for other in (titled, noted, longer))
 
 
-def test_a_sheet_without_rows_is_still_a_picture():
+def test_a_sheet_without_rows_is_still_a_picture_and_rows_and_columns_must_agree():
     assert contact_sheet(["a", "b"], []).height > 0
-
-
-def test_rows_and_columns_must_agree():
     with pytest.raises(ValueError, match="zip"):
         contact_sheet(["a"], [("x", [RED, RED])])

@@ -7,38 +7,22 @@ from ip2p_lightning.data import DeblurDataModule, EditDataModule, Folder, Loader
 from ip2p_lightning.errors import DataError, UserError
 
 
-def same_image(image, rng):
-    return image
-
-
-def test_deblur_needs_pairs() -> None:
+def test_refusals() -> None:
     with pytest.raises(UserError, match="one side of a pair only"):
         DeblurDataModule().setup("fit")
-
-
-def test_bad_weights() -> None:
     with pytest.raises(UserError, match="did you mean 'fog'"):
         MixtureDataModule({"fog": EditDataModule()}, {"fogg": 1})
     with pytest.raises(UserError, match="all are 0"):
         MixtureDataModule({"fog": EditDataModule()}, {"fog": 0})
+    with pytest.raises(UserError, match="no complete batch"):
+        EditDataModule(make=abs, loader=Loader(batch_size=4, epoch_size=3)).train_dataloader()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"batch_size": 0},
-        {"size": 30},
-        {"size": 64, "resize": [32, 40]},
-        {"crop": "middle"},
-        {"workers": -1},
-        {"eval_draws": 0},
-        {"epoch_size": 0},
-        {"timeout": -1},
-        {"max_bad": -1},
-        {"eval_size": None, "eval_batch_size": 4},
-    ],
-    ids=str,
-)
+BAD = [{"batch_size": 0}, {"size": 30}, {"crop": "middle"}, {"workers": -1}, {"eval_draws": 0}, {"epoch_size": 0}]
+BAD += [{"timeout": -1}, {"max_bad": -1}, {"size": 64, "resize": [32, 40]}, {"eval_size": None, "eval_batch_size": 4}]
+
+
+@pytest.mark.parametrize("options", BAD, ids=str)
 def test_bad_loaders(options: dict) -> None:
     with pytest.raises(UserError):
         Loader(**options)

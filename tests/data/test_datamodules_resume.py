@@ -6,6 +6,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ip2p_lightning.data import EditDataModule, EditExample, Loader, PromptPool
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 
 def noise(image, rng):
     return (image * rng.random()).astype("float32")
@@ -39,12 +41,7 @@ class Recorder(LightningModule):
 
 
 def trainer(steps: int, **options) -> Trainer:
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     return Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", devices=1, **quiet, **options)
 
 
@@ -56,25 +53,19 @@ def run(steps: int, workers: int = 0, checkpoint: str | None = None, save: str |
     return model.seen
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("stop", "workers"), [(3, 0), (5, 2), (8, 0)], ids=["mid-epoch", "epoch end", "second epoch"])
 def test_a_run_continues_where_it_stopped(tmp_path, stop: int, workers: int) -> None:
-    whole = run(12)
+    whole, kept = run(12), str(tmp_path / "stop.ckpt")
     assert len({name for name, _ in whole}) > 6
-    begun = run(stop, save=str(tmp_path / "stop.ckpt"))
-    rest = run(12, workers, checkpoint=str(tmp_path / "stop.ckpt"))
-    assert begun + rest == whole
+    assert run(stop, save=kept) + run(12, workers, checkpoint=kept) == whole
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_accumulation_validation_and_overfitting() -> None:
-    assert run(3, accumulate_grad_batches=2, val_check_interval=2) == run(
-        6
-    )  # an epoch of 5 does not cut a window short
+    # an epoch of 5 does not cut a window short
+    assert run(3, accumulate_grad_batches=2, val_check_interval=2) == run(6)
     assert run(4, overfit_batches=1) == run(1) * 4
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_predicting_and_validating() -> None:
     assert sum(trainer(1).predict(Recorder(), data_module(0))) == 2
     assert trainer(1).validate(Recorder(), data_module(0), verbose=False)[0]["x"] < 0

@@ -11,11 +11,8 @@ from ip2p_lightning.errors import UserError
 PROMPTS = ["remove the falling rain", "brighten everything gently", "cartoonize this photograph"]
 
 
-def test_nothing_changes_without_a_share():
+def test_the_generator_decides_and_nothing_changes_without_a_share():
     assert all(Misspelling(PROMPTS, 0)(prompt, np.random.default_rng(0)) == prompt for prompt in PROMPTS)
-
-
-def test_the_generator_decides():
     said = Misspelling(PROMPTS, 0.5)
     assert said(PROMPTS[0], np.random.default_rng(3)) == said(PROMPTS[0], np.random.default_rng(3))
     assert len({said(PROMPTS[0], np.random.default_rng(seed)) for seed in range(20)}) > 10
@@ -26,8 +23,7 @@ def test_share_of_new_endings_and_of_invented_words():
     said = Misspelling(PROMPTS, 0.4)(" ".join(["stone"] * 1000), np.random.default_rng(1)).split()
     assert 1150 < len(said) < 1250  # half of 0.4 more
     stems = [word for word in said if word.startswith("ston")]
-    assert len(stems) == 1000
-    assert 600 < stems.count("stone") < 720
+    assert len(stems) == 1000 and 600 < stems.count("stone") < 720
 
 
 def test_a_stem_is_never_lost_and_hardly_ever_invented():
@@ -40,11 +36,9 @@ def test_a_stem_is_never_lost_and_hardly_ever_invented():
 
 
 def module(share: float) -> MixtureDataModule:
-    tasks = {
-        "cartoon": CartoonDataModule(prompts=PromptPool(["cartoonize the left half"], ["as comic strip"])),
-        "derain": DerainDataModule(prompts=PromptPool(["remove rainwater"], ["unrain everything"])),
-    }
-    return MixtureDataModule(tasks, loader=Loader(misspell=share))
+    cartoon = CartoonDataModule(prompts=PromptPool(["cartoonize the left half"], ["as comic strip"]))
+    derain = DerainDataModule(prompts=PromptPool(["remove rainwater"], ["unrain everything"]))
+    return MixtureDataModule({"cartoon": cartoon, "derain": derain}, loader=Loader(misspell=share))
 
 
 def drawn(data, split="train", held_out=False, draws=range(40)):
@@ -71,7 +65,7 @@ def test_endings_come_from_all_tasks():
     assert sum(word.endswith("ter") for word in said) > 10
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_is_a_share(share):
-    with pytest.raises(UserError, match=r"loader\.misspell=.*within \[0, 1\]"):
-        Loader(misspell=share)
+def test_a_share_is_a_share():
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match=r"loader\.misspell=.*within \[0, 1\]"):
+            Loader(misspell=share)

@@ -35,11 +35,13 @@ def composed(pool, *overrides):
 @pytest.fixture(scope="module")
 def pools():
     """Every shipped pool: name -> task -> PromptPool."""
-    found = {}
-    for name in TRAINING_PROMPTS:
-        config = composed(name)
-        found[name] = {task: instantiate(config[task], _convert_="all") for task in config if task != "limit"}
-    return found
+    configs = {name: composed(name) for name in TRAINING_PROMPTS}
+    return {n: {t: instantiate(c[t], _convert_="all") for t in c if t != "limit"} for n, c in configs.items()}
+
+
+def bare(prompt):
+    """Its words alone."""
+    return " ".join(re.findall(r"\w+", prompt.casefold()))
 
 
 @pytest.mark.parametrize(
@@ -51,10 +53,7 @@ def pools():
         ({"prompts": ["a", 3]}, r"prompts\[1\] is int 3, not text"),
         ({"prompts": [None]}, "NoneType"),
         ({"prompts": "derain the image"}, "not a list"),
-        ({"prompts": ["a\0b"]}, r"U\+0000"),
-        ({"prompts": ["a\nb"]}, r"U\+000A"),
-        ({"prompts": ["a\ud800"]}, r"U\+D800"),
-        ({"prompts": ["a\u2028b"]}, r"U\+2028"),
+        *[({"prompts": [f"a{letter}b"]}, rf"U\+{ord(letter):04X}") for letter in "\0\n\ud800\u2028"],
         ({"prompts": ["b", "Remove  the RAIN"], "held_out": ["remove the rain "]}, r"held_out\[0\].*also prompts\[1\]"),
         ({"prompts": ["caf\u00e9"], "held_out": ["cafe\u0301"]}, "also"),
         ({"prompts": ["b", "a"], "held_out": ["a"], "limit": 1}, "also"),
@@ -63,9 +62,7 @@ def pools():
 def test_refusals_are_one_line_and_exit_code_3(arguments, line):
     with pytest.raises(DataError, match=line) as caught:
         PromptPool(**arguments)
-    assert caught.value.code == 3
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).isascii()
+    assert caught.value.code == 3 and "\n" not in str(caught.value) and str(caught.value).isascii()
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "3"])
@@ -77,9 +74,7 @@ def test_a_limit_that_is_no_positive_integer_is_a_config_error(limit):
 
 def test_limit_keeps_the_first_training_prompts_and_all_held_out_ones():
     pool = PromptPool(["a", "b", "c"], ["d", "e"], limit=2)
-    assert len(pool) == 2
-    assert pool.prompts == ("a", "b")
-    assert pool.all == ("a", "b", "d", "e")
+    assert len(pool) == 2 and pool.prompts == ("a", "b") and pool.all == ("a", "b", "d", "e")
     assert len(PromptPool(["a"], limit=9)) == 1
 
 
@@ -126,8 +121,7 @@ def test_token_report_names_share_and_worst():
 def test_sides_are_whole_words():
     yes = ["Brighten the LEFT half", "the right-hand lamp", "move it right.", "the leftmost tree", "lean rightwards"]
     no = ["make it bright", "the copyright", "leftovers", "derain the image", "", "brightly lit"]
-    assert all(map(mentions_side, yes))
-    assert not any(map(mentions_side, no))
+    assert all(map(mentions_side, yes)) and not any(map(mentions_side, no))
 
 
 def test_parts_are_not_offered_as_a_pool():
@@ -139,17 +133,15 @@ def test_parts_are_not_offered_as_a_pool():
 def test_every_pool_composes_with_all_tasks(pools, name):
     assert set(pools[name]) == set(TASKS)
     for pool in pools[name].values():
-        assert len(pool) >= TRAINING_PROMPTS[name]
-        assert len(pool.held_out) >= 12
+        assert len(pool) >= TRAINING_PROMPTS[name] and len(pool.held_out) >= 12
         assert len({p.casefold() for p in pool.all}) == len(pool.all)
 
 
 def test_arms_are_judged_by_the_same_sentences(pools):
     for task in TASKS:
         assert len({pools[name][task].held_out for name in pools}) == 1
-        key = lambda p: re.sub(r"\W+", " ", p.casefold()).strip()  # noqa: E731
-        trained = {key(p) for name in pools for p in pools[name][task].prompts}
-        assert not trained & {key(p) for p in pools["name"][task].held_out}
+        trained = {bare(p) for name in pools for p in pools[name][task].prompts}
+        assert not trained & {bare(p) for p in pools["name"][task].held_out}
 
 
 def test_limit_comes_from_the_command_line():
@@ -169,19 +161,17 @@ def test_prompts_say_their_task_and_no_other(pools, task):
     for pool in (pools["single"][task], pools["template"][task], pools["paraphrase"][task]):
         for prompt in pool.all:
             said = {t for t, words in WORDS.items() if re.search(words, prompt, re.IGNORECASE)}
-            assert said == {task}, prompt
-            assert not mentions_side(prompt), prompt
+            assert said == {task} and not mentions_side(prompt), prompt
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_paraphrases_differ(pools, task):
     pool = pools["paraphrase"][task]
-    bags = {p: frozenset(re.findall(r"\w+", p.casefold())) for p in pool.all}
+    bags = {p: frozenset(bare(p).split()) for p in pool.all}
     for (p, a), (q, b) in combinations(bags.items(), 2):
         assert len(a & b) / len(a | b) < 0.75, (p, q)
     lengths = [len(p.split()) for p in pool.prompts]
-    assert 2 <= min(lengths) <= 3
-    assert 10 <= max(lengths) <= 20
+    assert 2 <= min(lengths) <= 3 and 10 <= max(lengths) <= 20
     assert len({p.split()[0] for p in pool.prompts}) >= 25
 
 
@@ -189,6 +179,5 @@ def test_cartoon_sentences_are_our_own(pools):
     published = ROOT.parent / "shared" / "data" / "text" / "instructions_cartoon_50.txt"
     if not published.exists():
         pytest.skip("the published list is not here")
-    key = lambda p: " ".join(re.findall(r"\w+", p.casefold()))  # noqa: E731
-    theirs = {key(line) for line in published.read_text().splitlines()}
-    assert not theirs & {key(p) for p in pools["paraphrase"]["cartoon"].all + pools["template"]["cartoon"].prompts}
+    theirs = {bare(line) for line in published.read_text().splitlines()}
+    assert not theirs & {bare(p) for p in pools["paraphrase"]["cartoon"].all + pools["template"]["cartoon"].prompts}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ip2p_lightning.diffusion import DiffusionObjective, Schedule, disagreement
+from ip2p_lightning.diffusion import BridgeObjective, DiffusionObjective, Schedule, disagreement
 from ip2p_lightning.errors import UserError
 
 
@@ -11,22 +11,17 @@ def latents(n, *shape):
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_timesteps_are_uniform():
-    t = DiffusionObjective().draw(100_000, torch.Generator().manual_seed(0))
+def test_timesteps_are_uniform_and_depend_on_the_generator_alone():
+    t, again = (DiffusionObjective().draw(100_000, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(t, again)
     assert t.dtype == torch.int64 and t.min() == 0 and t.max() == 999
     counts = torch.bincount(t // 50, minlength=20).double()
     assert ((counts - 5000) ** 2 / 5000).sum() < 43.8  # chi^2 with 19 degrees of freedom: 0.1 % in the tail
 
 
-def test_draw_depends_on_the_generator_alone():
-    draws = [DiffusionObjective().draw(8, torch.Generator().manual_seed(1)) for _ in range(2)]
-    assert torch.equal(*draws)
-
-
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_loss_of_the_right_answer_is_zero_and_of_zero_is_the_targets_power(prediction):
-    objective = DiffusionObjective(prediction)
-    z, noise = latents(2, 6, 4, 3, 3)
+    objective, (z, noise) = DiffusionObjective(prediction), latents(2, 6, 4, 3, 3)
     t = torch.tensor([0, 100, 400, 600, 900, 999])
     target = objective.target(z, noise, t)
     assert objective.loss(lambda *_: target, z, None, t, noise).abs().max() == 0
@@ -35,8 +30,7 @@ def test_loss_of_the_right_answer_is_zero_and_of_zero_is_the_targets_power(predi
 
 
 def test_samples_do_not_mix():
-    z, noise = latents(2, 4, 4, 3, 3)
-    t = torch.tensor([3, 5, 700, 900])
+    (z, noise), t = latents(2, 4, 4, 3, 3), torch.tensor([3, 5, 700, 900])
 
     def loss(i):
         return DiffusionObjective().loss(lambda z_t, *_: z_t.tanh(), z[i], None, t[i], noise[i])
@@ -84,30 +78,21 @@ def test_zero_terminal_snr_ends_in_pure_noise():
 
 def test_stable_diffusions_schedule():
     a = Schedule().alphas_cumprod
-    assert len(a) == 1000
-    assert a[0].item() == pytest.approx(1 - 0.00085, abs=1e-6)
+    assert len(a) == 1000 and a[0].item() == pytest.approx(1 - 0.00085, abs=1e-6)
     assert a[-1].item() == pytest.approx(0.00466, abs=1e-4)  # its well-known terminal signal
 
 
 def test_quartiles():
+    assert BridgeObjective().quartile(torch.tensor([0.0, 0.24, 0.25, 0.6, 0.99])).tolist() == [0, 0, 1, 2, 3]
     t = torch.tensor([0, 249, 250, 500, 749, 750, 999])
     assert DiffusionObjective().quartile(t).tolist() == [0, 0, 1, 2, 2, 3, 3]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"zero_terminal_snr": True},
-        {"prediction": "sample"},
-        {"snr_gamma": 0.0},
-        {"timesteps": 1},
-        {"beta_start": 0.5, "beta_end": 0.1},
-        {"beta_end": float("nan")},
-    ],
-)
-def test_refusals(arguments):
-    with pytest.raises(UserError):
-        DiffusionObjective(**arguments)
+def test_refusals():
+    bad = [{"zero_terminal_snr": True}, {"prediction": "sample"}, {"snr_gamma": 0.0}, {"timesteps": 1}]
+    for arguments in [*bad, {"beta_start": 0.5, "beta_end": 0.1}, {"beta_end": float("nan")}]:
+        with pytest.raises(UserError):
+            DiffusionObjective(**arguments)
 
 
 def test_disagreement_with_a_checkpoint():

@@ -44,12 +44,9 @@ def test_what_is_kept_is_untouched():
     conditioner, condition = conditioned(3)
     dropped = conditioner.drop(condition, torch.ones(3))
     assert torch.equal(dropped.image, condition.image) and torch.equal(dropped.text, condition.text)
-
-
-@pytest.mark.parametrize("p", [0, 0.0, None])
-def test_off(p):
-    conditioner, condition = conditioned(3, p=p)
-    assert conditioner.drop(condition, torch.zeros(3)) is condition
+    for p in (0, 0.0, None):
+        conditioner, condition = conditioned(3, p=p)
+        assert conditioner.drop(condition, torch.zeros(3)) is condition
 
 
 def test_a_bridge_loses_text_only():
@@ -61,8 +58,8 @@ def test_a_bridge_loses_text_only():
 def test_null_is_zeros_and_the_empty_prompt():
     conditioner, condition = conditioned(3)
     null = conditioner.null(condition)
-    assert isinstance(null, Condition) and null.image.shape == condition.image.shape
-    assert null.text.shape == condition.text.shape
+    assert isinstance(null, Condition)
+    assert null.image.shape == condition.image.shape and null.text.shape == condition.text.shape
     assert not null.image.any() and (null.text == 0.5).all()
 
 

@@ -6,17 +6,12 @@ import torch
 from ip2p_lightning.networks import KLAutoencoder, leaner, load_unet
 from ip2p_lightning.networks.fast_blocks import flat, joined, once, padded
 from ip2p_lightning.networks.fast_sampling import RULES
-from tests.support.sd_checkpoint import TEXT_WIDTH, write_sd_checkpoint
+from tests.support.sd_checkpoint import TEXT_WIDTH
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return str(write_sd_checkpoint(tmp_path_factory.mktemp("sd") / "8", in_channels=8))
-
-
-@pytest.fixture(scope="module")
-def unet(folder):
-    return load_unet(folder).eval()
+def unet(checkpoints):
+    return load_unet(checkpoints[8]).eval()
 
 
 def shown(branches, photos=2, length=7, layout=torch.channels_last):
@@ -32,23 +27,24 @@ def call(unet, x, t, text, **words):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rules", [(rule,) for rule in RULES], ids=lambda rules: rules[0].__name__)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("branches", [1, 2, 3])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
-def test_each_rule_alone_changes_no_more_than_float_noise(unet, rules, branches, layout):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_each_rule_alone_changes_no_more_than_float_noise(unet, rule, branches, layout):
     for length in (7, 16):
         given = shown(branches, length=length, layout=layout)
         plain = call(unet, *given)
-        with leaner(unet, rules=rules):
+        with leaner(unet, rules=(rule,)):
             assert (call(unet, *given) - plain).abs().max() <= 1e-5 * plain.abs().max()
 
 
 @torch.no_grad()
-def test_a_photo_is_encoded_and_decoded_the_same(folder):
-    autoencoder = KLAutoencoder(folder)
+@pytest.mark.parametrize("rules", [(joined,), RULES])
+def test_a_photo_is_encoded_and_decoded_the_same(checkpoints, rules):
+    autoencoder = KLAutoencoder(checkpoints[8])
     z, x = torch.randn(2, 4, 5, 7), torch.rand(2, 3, 40, 56) * 2 - 1
     plain = autoencoder.decode(z), autoencoder.moments(x)
-    with leaner(autoencoder.model, rules=(joined,)):
+    with leaner(autoencoder.model, rules=rules):
         found = autoencoder.decode(z), autoencoder.moments(x)
     for a, b in zip(found, plain, strict=True):
         assert (a - b).abs().max() <= 1e-4 * b.std()
@@ -57,18 +53,13 @@ def test_a_photo_is_encoded_and_decoded_the_same(folder):
 @torch.no_grad()
 @pytest.mark.parametrize(("branches", "rows"), [(1, 2), (2, 2), (3, 4)])
 def test_what_comes_before_the_text_is_computed_once(unet, branches, rows):
-    seen = []
-    hook = (
-        unet.down_blocks[0].resnets[0].norm1.register_forward_pre_hook(lambda part, given: seen.append(len(given[0])))
-    )
-    try:
-        with leaner(unet, rules=(once,)):
-            call(unet, *shown(branches))
-            x, t, text = shown(branches)
-            call(unet, x + torch.arange(len(x)).view(-1, 1, 1, 1), t, text)  # no two rows alike
-            call(unet, x, torch.arange(len(x)), text)  # nor any two times
-    finally:
-        hook.remove()
+    seen, norm = [], unet.down_blocks[0].resnets[0].norm1
+    counted = norm.register_forward_pre_hook(lambda part, given: seen.append(len(given[0])))
+    with counted, leaner(unet, rules=(once,)):
+        call(unet, *shown(branches))
+        x, t, text = shown(branches)
+        call(unet, x + torch.arange(len(x)).view(-1, 1, 1, 1), t, text)  # no two rows alike
+        call(unet, x, torch.arange(len(x)), text)  # nor any two times
     assert seen == [rows, 2 * branches, 2 * branches]
 
 

@@ -1,6 +1,7 @@
 """The tiny text encoder: a function of its corpus and seed, trainable, blind to held-out sentences."""
 
 import copy
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -17,41 +17,32 @@ from omegaconf import OmegaConf
 from ip2p_lightning.data.prompts import PromptPool, token_report
 from ip2p_lightning.errors import StorageError, UserError
 from ip2p_lightning.networks.text_encoder import ClipText, TinyText
-from ip2p_lightning.networks.tiny_tokenizer import collect_prompts, learn_merges
+from ip2p_lightning.networks.tiny_tokenizer import learn_merges
+from tests.support.models import strings_encoded
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["derain the image", "", "Déjà  VU 🎨"]
 CORPUS = {"limit": None, "derain": {"prompts": ["Remove the rain", "derain it"], "held_out": ["zzyzx zzyzx"]}}
 
 
-def counting(encoder):
-    """How many strings reach the model, one entry a call."""
-    calls = []
-    encoder.model.register_forward_pre_hook(lambda _m, args: calls.append(len(args[0])))
-    return calls
-
-
 def test_tiny_is_a_function_of_corpus_and_seed():
     state = torch.random.get_rng_state()
     a, b, c = TinyText(CORPUS), TinyText(CORPUS), TinyText(CORPUS, seed=1)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
-    assert torch.equal(a.encode(PROMPTS), b.encode(PROMPTS))
+    assert a.tokenizer.get_vocab() == b.tokenizer.get_vocab() and torch.equal(a.encode(PROMPTS), b.encode(PROMPTS))
     assert not torch.equal(a.encode(["x"]), c.encode(["x"]))
 
 
-def test_merges_are_the_same_in_another_process():
+def test_merges_are_the_same_in_every_process():
     code = (
         "import yaml; from collections import Counter; from ip2p_lightning.networks.tiny_tokenizer import *;"
         "c = yaml.safe_load(open('conf/prompts/paraphrase.yaml')); c.pop('defaults');"
-        "print(learn_merges(Counter(w for p in collect_prompts(c) for w in p.split()), 500))"
+        "merges = learn_merges(Counter(w for p in collect_prompts(c) for w in p.split()), 500);"
+        "print(len(merges), merges)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    shipped = yaml.safe_load((ROOT / "conf" / "prompts" / "paraphrase.yaml").read_text())
-    shipped.pop("defaults")
-    merges = learn_merges(Counter(w for p in collect_prompts(shipped) for w in p.split()), 500)
-    assert run.stdout.strip() == str(merges)
-    assert len(merges) == 500
+    environments = (os.environ | {"PYTHONHASHSEED": seed} for seed in "12")
+    one, other = (subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=env) for env in environments)
+    assert one == other and one.startswith(b"500 ")
 
 
 def test_merges_are_those_of_the_plain_algorithm():
@@ -76,31 +67,28 @@ def test_merges_are_those_of_the_plain_algorithm():
 
 
 def test_tiny_learns_from_training_prompts_alone():
-    with_held_out, without = TinyText(CORPUS), TinyText(["remove the rain", "DERAIN it"])
-    pool = TinyText({"derain": PromptPool(["Remove the rain", "derain it"], ["zzyzx zzyzx"])})
-    assert with_held_out.tokenizer.get_vocab() == without.tokenizer.get_vocab() == pool.tokenizer.get_vocab()
-    assert "rain</w>" in without.tokenizer.get_vocab()
+    pool = {"derain": PromptPool(["Remove the rain", "derain it"], ["zzyzx zzyzx"])}
+    corpora = (CORPUS, ["remove the rain", "DERAIN it"], pool)
+    with_held_out, without, of_pool = (TinyText(corpus).tokenizer.get_vocab() for corpus in corpora)
+    assert with_held_out == without == of_pool and "rain</w>" in without
 
 
 def test_tiny_knows_every_byte():
-    encoder = TinyText(["derain the image"])
-    text = "žluťoučký 🎨 日本 ~ zzyzx <> '"
-    ids = encoder.tokenizer(text, add_special_tokens=False).input_ids
-    assert encoder.tokenizer.unk_token_id not in ids
-    assert encoder.tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
-    assert encoder.tokenizer.decode(encoder.tokenizer("Derain IT", add_special_tokens=False).input_ids) == "derain it"
+    tokenizer, text = TinyText(["derain the image"]).tokenizer, "žluťoučký 🎨 日本 ~ zzyzx <> '"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
+    assert tokenizer.decode(tokenizer("Derain IT", add_special_tokens=False).input_ids) == "derain it"
 
 
 def test_tiny_trains_where_trainable_and_only_there():
     encoder = TinyText(CORPUS)
-    calls = counting(encoder)
+    calls = strings_encoded(encoder)
     encoder.encode(["a", "b", "a"]).pow(2).sum().backward()
     encoder.encode(["a"])
     assert calls == [3, 1]
     assert encoder.model.embeddings.token_embedding.weight.grad.abs().sum() > 0
     frozen = TinyText(CORPUS, trainable=False)
-    assert not frozen.encode(["a"]).requires_grad
-    assert copy.deepcopy(frozen) is frozen
+    assert not frozen.encode(["a"]).requires_grad and copy.deepcopy(frozen) is frozen
     assert torch.allclose(frozen.encode(["a", "b"]), encoder.encode(["a", "b"]).detach(), atol=1e-5)
 
 
@@ -113,8 +101,7 @@ def test_a_copied_module_speaks_through_its_own_copy():
 
     module = Module()
     twin = copy.deepcopy(module)
-    assert twin.encoder.model is twin.text
-    assert twin.text is not module.text
+    assert twin.encoder.model is twin.text is not module.text
     assert module.encoder.to(dtype=torch.bfloat16).model.dtype == torch.float32  # its trainer's business
 
 
@@ -126,16 +113,13 @@ def test_tiny_shapes_do_not_depend_on_the_corpus():
     assert encoder.encode(["", "derain"]).shape == (2, 16, 32)
 
 
-@pytest.mark.parametrize("sizes", [{"width": 10, "heads": 4}, {"vocab_size": 100}, {"length": 2}, {"layers": 0}])
-def test_tiny_refuses_sizes_that_do_not_fit(sizes):
-    with pytest.raises(UserError):
-        TinyText(CORPUS, **sizes)
-
-
-@pytest.mark.parametrize("corpus", [[], {"derain": {"held_out": ["a"], "prompts": []}}])
-def test_tiny_refuses_an_empty_corpus(corpus):
-    with pytest.raises(UserError, match="no prompt"):
-        TinyText(corpus)
+def test_tiny_refuses_sizes_that_do_not_fit_and_an_empty_corpus():
+    for sizes in ({"width": 10, "heads": 4}, {"vocab_size": 100}, {"length": 2}, {"layers": 0}):
+        with pytest.raises(UserError):
+            TinyText(CORPUS, **sizes)
+    for corpus in ([], {"derain": {"held_out": ["a"], "prompts": []}}):
+        with pytest.raises(UserError, match="no prompt"):
+            TinyText(corpus)
 
 
 @pytest.mark.parametrize("name", ["name", "single", "template", "paraphrase"])

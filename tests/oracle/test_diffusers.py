@@ -8,14 +8,16 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler, checkpoint_schedule
 from ip2p_lightning.networks.autoencoder import KLAutoencoder
 from ip2p_lightning.networks.conditioning import Conditioner
 from ip2p_lightning.networks.unet import apply_unet, load_unet
-from tests.support.sd_checkpoint import write_sd_checkpoint
 
 P = 0.05
+SCHEDULERS = {"ddim": "DDIMScheduler", "euler-a": "EulerAncestralDiscreteScheduler"}
+SCHEDULERS |= {"dpm++": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}
 PROMPTS = ["derain the image", "Cartoonize the natural image", "make it brighter", "y " * 90, "x"]  # one too long
 U = torch.tensor([0.01, 0.07, 0.12, 0.5, 0.05])  # text, both, image, none, and the border: both
 
@@ -24,8 +26,6 @@ class PlainCLIP:
     """The prompts' states straight from transformers."""
 
     def __init__(self, path):
-        from transformers import CLIPTextModel, CLIPTokenizer
-
         self.model = CLIPTextModel.from_pretrained(path, subfolder="text_encoder").eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
 
@@ -33,12 +33,6 @@ class PlainCLIP:
     def encode(self, prompts):
         ids = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
         return self.model(ids.input_ids)[0]
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sd")
-    return {n: str(write_sd_checkpoint(root / str(n), in_channels=n)) for n in (4, 8)}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +44,7 @@ def text(checkpoints):
 def batch():
     g = torch.Generator().manual_seed(3)
     images = torch.rand(2, 5, 3, 32, 32, generator=g) * 2 - 1
-    noise, posterior_noise = torch.randn(2, 5, 4, 4, 4, generator=g)
-    t = torch.tensor([0, 17, 500, 999, 731])
-    return images[0], images[1], noise, posterior_noise, t
+    return *images, *torch.randn(2, 5, 4, 4, 4, generator=g), torch.tensor([0, 17, 500, 999, 731])
 
 
 def script_unet(path, channels):
@@ -111,9 +103,8 @@ def test_loss_is_that_of_the_script(checkpoints, text, batch, channels, copy_bia
         torch.manual_seed(11)
         ours = load_unet(path, copy_bias=copy_bias)
     if copy_bias and channels == 4:  # upstream's lost bias (diffusers#4960), mended in the reference
-        theirs.conv_in.bias.data.copy_(
-            diffusers.UNet2DConditionModel.from_pretrained(path, subfolder="unet").conv_in.bias.data
-        )
+        base = diffusers.UNet2DConditionModel.from_pretrained(path, subfolder="unet")
+        theirs.conv_in.bias.data.copy_(base.conv_in.bias.data)
     expected = script_loss(path, theirs.eval(), text, batch, prediction)
     found = our_loss(path, ours, text, batch, DiffusionObjective(prediction))
     assert found.shape == (5,)
@@ -143,13 +134,12 @@ def photos(n):
 
 
 def as_tensor(images):
-    return (
-        torch.from_numpy(np.stack([np.asarray(i) for i in images]).astype(np.float32) / 255).permute(0, 3, 1, 2) * 2 - 1
-    )
+    pixels = np.stack([np.asarray(image, np.float32) / 255 for image in images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) * 2 - 1
 
 
-def our_edit(path, text, images, prompts, seeds, sampler, objective=None):
-    vae, conditioner, unet = KLAutoencoder(path), Conditioner(text), load_unet(path)
+def our_edit(path, text, images, prompts, seeds, sampler, objective=None, unet=None):
+    vae, conditioner, unet = KLAutoencoder(path), Conditioner(text), unet or load_unet(path)
     condition = conditioner.encode(vae.mode(vae.moments(as_tensor(images))), prompts)
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     net, objective = partial(apply_unet, unet), objective or DiffusionObjective()
@@ -158,32 +148,16 @@ def our_edit(path, text, images, prompts, seeds, sampler, objective=None):
 
 
 @pytest.mark.parametrize("from_checkpoint", [True, False])
-@pytest.mark.parametrize(
-    ("name", "cls"),
-    [
-        ("ddim", "DDIMScheduler"),
-        ("euler-a", "EulerAncestralDiscreteScheduler"),
-        ("dpm++", "DPMSolverMultistepScheduler"),
-        ("unipc", "UniPCMultistepScheduler"),
-    ],
-)
+@pytest.mark.parametrize(("name", "cls"), SCHEDULERS.items())
 def test_pixels_are_those_of_the_pipeline(checkpoints, text, name, cls, from_checkpoint):
     path, images, prompts = checkpoints[8], photos(2), PROMPTS[:2]
-    pipe = pipeline(path, cls)
-    expected = pipe(
-        prompts,
-        images,
-        num_inference_steps=6,
-        guidance_scale=7.0,
-        image_guidance_scale=1.5,
-        generator=[torch.Generator().manual_seed(s) for s in (1, 2)],
-        output_type="pt",
-    ).images
+    args = {"num_inference_steps": 6, "guidance_scale": 7.0, "image_guidance_scale": 1.5, "output_type": "pt"}
+    seeds = [torch.Generator().manual_seed(s) for s in (1, 2)]
+    expected = pipeline(path, cls)(prompts, images, generator=seeds, **args).images
     schedule = checkpoint_schedule(path) if from_checkpoint else None
     sampler = DiffusionSampler(name, steps=6, text_scale=7.0, image_scale=1.5, checkpoint=schedule)
     found = (our_edit(path, text, images, prompts, (1, 2), sampler) / 2 + 0.5).clamp(0, 1)
-    assert found.shape == (2, 3, 64, 48)
-    assert expected.std() > 0.05  # not all clamped away
+    assert found.shape == (2, 3, 64, 48) and expected.std() > 0.05  # not all clamped away
     assert (found - expected).abs().max() <= 1e-5
     bytes_apart = (found * 255).round().int() - (expected * 255).round().int()
     assert bytes_apart.abs().max() <= 1
@@ -200,18 +174,11 @@ def test_one_seed_one_image_as_the_pipeline_is_used(checkpoints, text):
 
 
 def test_unet_is_shown_the_raw_mode(checkpoints, text):
-    path, images, seen = checkpoints[8], photos(1), []
-    vae, unet = KLAutoencoder(path), load_unet(path)
+    unet, seen = load_unet(checkpoints[8]), []
     unet.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    moments = vae.moments(as_tensor(images))
-    conditioner = Conditioner(text)
-    condition = conditioner.encode(vae.mode(moments), PROMPTS[:1])
-    g = [torch.Generator().manual_seed(0)]
-    sampler = DiffusionSampler("euler-a", steps=2)
-    sampler.sample(
-        partial(apply_unet, unet), DiffusionObjective(), condition, conditioner.null(condition), condition.image, g
-    )
-    raw = vae.model.encode(as_tensor(images)).latent_dist.mode()
+    our_edit(checkpoints[8], text, photos(1), PROMPTS[:1], (0,), DiffusionSampler("euler-a", steps=2), unet=unet)
+    raw = KLAutoencoder(checkpoints[8]).model.encode(as_tensor(photos(1))).latent_dist.mode()
+    assert len(seen) == 2
     for inputs in seen:
         assert torch.equal(inputs[:, 4:], torch.cat([raw, raw, torch.zeros_like(raw)]))
 
@@ -225,11 +192,9 @@ def test_velocity_is_that_of_the_scheduler(checkpoints, batch):
 
 
 def test_zero_terminal_snr_matches_a_scheduler_set_up_for_it(checkpoints, text):
-    path, images = checkpoints[8], photos(1)
-    pipe = pipeline(path, "DDIMScheduler")
-    pipe.scheduler = diffusers.DDIMScheduler.from_config(
-        pipe.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction"
-    )
+    path, images, pipe = checkpoints[8], photos(1), pipeline(checkpoints[8], "DDIMScheduler")
+    settings = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **settings)
     g, args = torch.Generator().manual_seed(7), {"num_inference_steps": 4, "guidance_scale": 3.0}
     expected = pipe(PROMPTS[0], images[0], generator=g, output_type="pt", image_guidance_scale=1.5, **args).images
     objective = DiffusionObjective("v_prediction", zero_terminal_snr=True)

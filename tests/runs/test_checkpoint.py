@@ -12,7 +12,7 @@ import torch
 
 from ip2p_lightning.errors import DamagedError, SecurityError, StorageError, UserError
 from ip2p_lightning.runs import checkpoint
-from ip2p_lightning.system.files import TEMPORARY, sweep_temporaries, write_atomic
+from ip2p_lightning.system.files import TEMPORARY, sweep_temporaries
 from ip2p_lightning.training.callbacks import checkpointing
 
 
@@ -20,10 +20,8 @@ from ip2p_lightning.training.callbacks import checkpointing
 def run(tmp_path):
     (tmp_path / checkpoint.FOLDER).mkdir()
     for step in (10, 20):
-        checkpoint.save(
-            {"w": torch.full((64, 64), float(step)), "n": [1, "x"]},
-            tmp_path / checkpoint.FOLDER / f"step-{step:06d}.ckpt",
-        )
+        content = {"w": torch.full((64, 64), float(step)), "n": [1, "x"]}
+        checkpoint.save(content, tmp_path / checkpoint.FOLDER / f"step-{step:06d}.ckpt")
     return tmp_path
 
 
@@ -34,34 +32,7 @@ def newest(run):
 def test_what_is_saved_is_what_is_loaded(run):
     content = checkpoint.load(newest(run))
     assert content["n"] == [1, "x"] and content["w"].eq(20).all()
-    assert not list((run / checkpoint.FOLDER).glob(f"{TEMPORARY}*"))
-
-
-@pytest.mark.parametrize(
-    "harm",
-    ["cut 0", "cut 10", "cut 50", "cut 99", "zeros", "flip", "no sidecar", "empty", "dangling", "folder", "other run"],
-)
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, harm, tmp_path):
-    path = newest(run)
-    data = path.read_bytes()
-    if harm.startswith("cut"):
-        path.write_bytes(data[: len(data) * int(harm.split()[1]) // 100])
-    elif harm == "zeros":
-        path.write_bytes(data[:2000] + bytes(4096) + data[6096:])
-    elif harm == "flip":
-        path.write_bytes(bytes([*data[:3000], data[3000] ^ 1, *data[3001:]]))
-    elif harm == "no sidecar":
-        checkpoint.sidecar(path).unlink()
-    elif harm == "empty":
-        path.write_bytes(b"")
-    elif harm in ("dangling", "folder"):
-        path.unlink()
-        path.symlink_to(tmp_path / "gone") if harm == "dangling" else path.mkdir()
-    else:
-        path.write_bytes((run / checkpoint.FOLDER / "step-000010.ckpt").read_bytes())
-    with pytest.warns(UserWarning, match="step-000020"):
-        assert checkpoint.newest_intact(run).name == "step-000010.ckpt"
-    assert (run / checkpoint.FOLDER / "step-000020.ckpt.corrupt").exists() or harm == "dangling"
+    assert not list(newest(run).parent.glob(f"{TEMPORARY}*"))
 
 
 def test_every_single_bit_flip_is_noticed(run):
@@ -74,13 +45,6 @@ def test_every_single_bit_flip_is_noticed(run):
             checkpoint.load(path)
 
 
-def test_nothing_left_intact_is_said(run):
-    for path in checkpoint.checkpoints(run):
-        path.write_bytes(b"x")
-    with pytest.warns(UserWarning), pytest.raises(DamagedError, match="no intact checkpoint"):
-        checkpoint.newest_intact(run)
-
-
 def test_saving_over_a_checkpoint_keeps_the_old_one_until_the_new_one_is_there(run, monkeypatch):
     def full(count):
         raise OSError(28, "No space left on device")
@@ -89,7 +53,7 @@ def test_saving_over_a_checkpoint_keeps_the_old_one_until_the_new_one_is_there(r
     with pytest.raises(StorageError, match="No space left"):
         checkpoint.save({"w": torch.zeros(64, 64)}, newest(run))
     monkeypatch.undo()
-    assert checkpoint.load(newest(run))["w"].eq(20).all()
+    assert checkpoint.load(newest(run))["w"].eq(20).all() and not list(newest(run).parent.glob(f"{TEMPORARY}*"))
 
 
 def test_code_in_a_checkpoint_is_refused(tmp_path):
@@ -104,28 +68,10 @@ def test_code_in_a_checkpoint_is_refused(tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("path", ["http://x/y.ckpt", "s3://b/y.ckpt", "file:///y.ckpt"])
-def test_addresses_are_refused(path):
-    with pytest.raises(SecurityError):
+@pytest.mark.parametrize("path", ["http://x/y.ckpt", "s3://b/y.ckpt", "file:///y.ckpt", "gone.ckpt"])
+def test_addresses_and_missing_files_are_refused(path):
+    with pytest.raises(SecurityError if "://" in path else UserError, match=r"local files|no checkpoint at"):
         checkpoint.load(path)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint at"):
-        checkpoint.load(tmp_path / "no.ckpt")
-
-
-def test_a_full_disk_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a"
-    write_atomic(path, b"old")
-
-    def full(file):
-        file.write(b"new")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(StorageError, match="No space left"):
-        write_atomic(path, full)
-    assert path.read_bytes() == b"old" and sorted(p.name for p in tmp_path.iterdir()) == ["a"]
 
 
 def test_temporaries_of_dead_writers_are_swept(tmp_path):

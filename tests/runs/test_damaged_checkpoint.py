@@ -1,6 +1,7 @@
 """A run whose newest checkpoint was harmed goes back to the one before, says so once, and ends where it would have."""
 
 import shutil
+import subprocess
 
 import pytest
 
@@ -34,18 +35,18 @@ def test_it_goes_back_to_the_one_before(three, tmp_path, harm):
     code, said = go(folder)
     warnings = [line for line in said.splitlines() if line.startswith("warning: ")]
     assert code == 0 and len(warnings) == 1 and f"{newest}: " in warnings[0] and "going back" in warnings[0], said
-    assert ("belongs to another run" in said) == (harm == "another run's file and sidecar")
+    assert ("belongs to another run" in said) == (harm == "another run's file and checksum file")
     kept = newest.with_name("step-000002.ckpt.corrupt")
     assert kept.exists() or kept.is_symlink()
     assert digest(folder) == digest(three / "whole")
 
 
-def test_a_run_with_none_left_is_told_so(three, tmp_path):
+def test_a_run_with_none_left_reports_it(three, tmp_path):
     folder = shutil.copytree(three / "begun", tmp_path / "run")
     for path in checkpoint.checkpoints(folder):
         HARMS["one bit"](path, three)
     code, said = go(folder)
-    assert code == 6 and "no intact checkpoint left" in said and "Traceback" not in said, said
+    assert code == 6 and "no undamaged checkpoint left" in said and "Traceback" not in said, said
     assert len(list((folder / checkpoint.FOLDER).glob("*.corrupt"))) == 2
 
 
@@ -62,13 +63,11 @@ def test_checkpoints_copied_without_their_runs_name_are_its_own(three, tmp_path)
     (folder / checkpoint.FOLDER / "run.json").unlink()
     assert go(folder)[0] == 0 and digest(folder) == digest(three / "whole")
     assert read_status(folder)["state"] == "complete" and not list(folder.rglob("*.corrupt"))
-    told = {path.read_text().splitlines()[0] for path in folder.rglob("*.sha256")}
-    assert len(told) == 1 and told.pop().startswith("# run ")
+    runs = {path.read_text().splitlines()[0] for path in folder.rglob("*.sha256")}
+    assert len(runs) == 1 and runs.pop().startswith("# run ")
 
 
-def test_sidecars_are_what_sha256sum_reads(three):
-    import subprocess
-
+def test_sha256sum_reads_checksum_files(three):
     folder = three / "whole" / checkpoint.FOLDER
     names = [path.name for path in folder.glob("*.sha256")]
     done = subprocess.run(["sha256sum", "--check", "--strict", *names], cwd=folder, capture_output=True, text=True)

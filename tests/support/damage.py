@@ -1,4 +1,4 @@
-"""Image files spoiled in every way that a disk, a network or a foe can think of."""
+"""Damaged image files and decompression bombs."""
 
 import io
 import struct
@@ -15,27 +15,25 @@ ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "TIFF": "tif", "BMP": "b
 
 
 def mutated(content: bytes, kind: int, rng: np.random.Generator) -> bytes:
-    """The bytes with flips, cut, zeroed, with something put in, or with noise in the header."""
+    """The bytes with flipped bits, truncated, zeroed, with insertions, or with noise in the header."""
     data = bytearray(content)
+    at = int(rng.integers(len(data)))
     if kind == 0:
-        for at in rng.integers(0, len(data), 8):
-            data[at] ^= 1 << int(rng.integers(8))
+        for place in rng.integers(0, len(data), 8):
+            data[place] ^= 1 << int(rng.integers(8))
     elif kind == 1:
-        del data[int(rng.integers(len(data))) :]
+        del data[at:]
     elif kind == 2:
-        at = int(rng.integers(len(data)))
         data[at : at + 64] = bytes(min(64, len(data) - at))
     elif kind == 3:
-        at = int(rng.integers(len(data)))
         data[at:at] = rng.bytes(int(rng.integers(1, 32)))
     else:
-        for at in rng.integers(0, min(64, len(data)), 6):
-            data[at] = int(rng.integers(256))
+        data[:64] = bytes(int(rng.integers(256)) if rng.random() < 0.1 else byte for byte in data[:64])
     return bytes(data)
 
 
 def mutated_folder(root: Path, count: int) -> Path:
-    """`count` pairs whose input is spoiled and whose target is good."""
+    """`count` pairs with a damaged input and a good target."""
     from ip2p_lightning.rng import numpy_rng
 
     (root / "input").mkdir(parents=True)
@@ -45,13 +43,13 @@ def mutated_folder(root: Path, count: int) -> Path:
         Image.fromarray(clean).save(root / "target" / f"m{i:04d}.png", compress_level=1)
         out = io.BytesIO()
         Image.fromarray(rained(clean, i)).save(out, kind, **({"speed": 10} if kind == "AVIF" else {}))
-        spoiled = mutated(out.getvalue(), i // len(FORMATS) % 5, numpy_rng("mutation", i))
-        (root / "input" / f"m{i:04d}.{ENDINGS[kind]}").write_bytes(spoiled)
+        damaged = mutated(out.getvalue(), i // len(FORMATS) % 5, numpy_rng("mutation", i))
+        (root / "input" / f"m{i:04d}.{ENDINGS[kind]}").write_bytes(damaged)
     return root
 
 
 def bombs(folder: Path) -> int:
-    """Small files that would unpack to something enormous, with good targets; how many."""
+    """Add small files that unpack to enormous images to a folder of pairs; returns how many."""
     made = {
         "mp95": _png_header(10_000, 9_500),
         "mp179": _png_header(13_400, 13_400),
@@ -62,9 +60,7 @@ def bombs(folder: Path) -> int:
         "frames": _frames(10_000),
     }
     for name, content in made.items():
-        (folder / "input").mkdir(parents=True, exist_ok=True)
         (folder / "input" / f"{name}.{'gif' if name == 'frames' else 'png'}").write_bytes(content)
-        (folder / "target").mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene(name)).save(folder / "target" / f"{name}.png")
     return len(made)
 

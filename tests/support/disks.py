@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A tmpfs of that size on `folder`; PermissionError where this process may not mount one."""
+    """A tmpfs of that size on `folder`; the test is skipped where this process may not mount one."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
     if os.getuid() or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        raise PermissionError("no disk can be mounted here")
+        pytest.skip("no disk can be mounted here")
     try:
         yield folder
     finally:

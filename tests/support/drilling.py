@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -21,13 +22,7 @@ Outcome = dict[str, object]
 
 @dataclass
 class Victim:
-    """One run, started again and again by the same command.
-
-    Args:
-        folder: the run's.
-        words: its command line.
-        environment: in addition to this process's.
-    """
+    """One run, started again and again by the same command line `words`."""
 
     folder: Path
     words: Sequence[str]
@@ -75,10 +70,8 @@ def _lines(path: Path) -> list[dict]:
     """Of JSON; those that a kill or a full disk has cut are left out."""
     found = []
     for line in path.read_text().splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             found.append(json.loads(line))
-        except ValueError:
-            continue
     return found
 
 

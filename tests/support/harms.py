@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ip2p_lightning.runs.checkpoint import checkpoints, sidecar
+from ip2p_lightning.runs.checkpoint import checkpoints, checksum_file
 
 
 def _cut(percent: int) -> Callable[[Path, Path], None]:
@@ -24,8 +24,8 @@ def _flip(path: Path, other: Path) -> None:
     path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
 
 
-def _no_sidecar(path: Path, other: Path) -> None:
-    sidecar(path).unlink()
+def _no_checksum(path: Path, other: Path) -> None:
+    checksum_file(path).unlink()
 
 
 def _dangling(path: Path, other: Path) -> None:
@@ -40,7 +40,7 @@ def _folder(path: Path, other: Path) -> None:
 
 def _copied(path: Path, from_: Path) -> None:
     shutil.copy(from_, path)
-    shutil.copy(sidecar(from_), sidecar(path))
+    shutil.copy(checksum_file(from_), checksum_file(path))
 
 
 def _other_step(path: Path, other: Path) -> None:
@@ -59,9 +59,9 @@ HARMS: dict[str, Callable[[Path, Path], None]] = {
     "cut at 99 %": _cut(99),
     "4 KB of zeros": _zeros,
     "one bit": _flip,
-    "no sidecar": _no_sidecar,
+    "no checksum file": _no_checksum,
     "a dangling link": _dangling,
     "a folder in its place": _folder,
-    "another step's file and sidecar": _other_step,
-    "another run's file and sidecar": _other_run,
+    "another step's file and checksum file": _other_step,
+    "another run's file and checksum file": _other_run,
 }

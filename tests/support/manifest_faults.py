@@ -46,7 +46,7 @@ def fault(number: int, rng: np.random.Generator) -> Fault:
     field = KINDS[kind][0](records, row, rng)
     lines = _jsonl(records) if ending == ".jsonl" else _csv(records)
     line = row + (1 if ending == ".jsonl" else 2)
-    content, whole = _spoiled(kind, lines, line, rng)
+    content, whole = _damaged(kind, lines, line, rng)
     return Fault(content, ending, kind, None if kind in HARMLESS else line, "" if whole else field)
 
 
@@ -61,6 +61,9 @@ def good() -> Records:
 # ---- faults of a record: they return the field ----
 
 
+Change = Callable[[Records, int, np.random.Generator], str]
+
+
 def _nothing(records: Records, row: int, rng: np.random.Generator) -> str:
     return ""
 
@@ -71,7 +74,7 @@ def _missing_key(records: Records, row: int, rng: np.random.Generator) -> str:
     return field
 
 
-def _put(fields: str, *values: Any) -> Callable[[Records, int, np.random.Generator], str]:
+def _put(fields: str, *values: Any) -> Change:
     """One of the values in one of the fields."""
 
     def put(records: Records, row: int, rng: np.random.Generator) -> str:
@@ -87,7 +90,7 @@ def _strange(records: Records, row: int, rng: np.random.Generator) -> str:
     return ""
 
 
-def _twin(records: Records, row: int, rng: np.random.Generator) -> str:
+def _same_id(records: Records, row: int, rng: np.random.Generator) -> str:
     records[row]["id"] = records[int(rng.integers(row))]["id"]
     return "id"
 
@@ -102,15 +105,15 @@ def _accents(records: Records, row: int, rng: np.random.Generator) -> str:
 def _pair_twice(records: Records, row: int, rng: np.random.Generator) -> str:
     for record in records:
         del record["id"]
-    records[row] |= {k: records[int(rng.integers(row))][k] for k in ("original",)}
-    other = next(r for r in records if r["original"] == records[row]["original"])
-    records[row]["edited"] = other["edited"]
+    other = records[int(rng.integers(row))]
+    records[row] |= {side: other[side] for side in ("original", "edited")}
     return "id"
 
 
 _SIDES = "original edited"
+OUTSIDE = ("../in0.png", "/dev/zero", "~/x.png", "C:\\x.png", "a/../../b.png", "in\0.png")
 _BOTH = (".jsonl", ".csv")
-KINDS: dict[str, tuple[Callable[[Records, int, np.random.Generator], str], tuple[str, ...]]] = {
+KINDS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "good": (_nothing, _BOTH),
     "byte order mark": (_nothing, _BOTH),
     "CRLF": (_nothing, _BOTH),
@@ -132,21 +135,18 @@ KINDS: dict[str, tuple[Callable[[Records, int, np.random.Generator], str], tuple
     "missing key": (_missing_key, (".jsonl",)),
     "empty field": (_put(_SIDES, "", " ", "\t  "), _BOTH),
     "no such file": (_put(_SIDES, "none.png", "no/such.png", "x" * 5000, ".", "in0.png/", "ä\u0301.png"), _BOTH),
-    "path outside": (
-        _put(_SIDES, "../in0.png", "/dev/zero", "~/x.png", "C:\\x.png", "a/../../b.png", "in\0.png"),
-        _BOTH,
-    ),
+    "path outside": (_put(_SIDES, *OUTSIDE), _BOTH),
     "no such split": (_put("split", "Train", "dev", "validation", "0"), _BOTH),
     "no sha256": (_put("original_sha256", "0" * 63, "g" * 64, "md5"), _BOTH),
     "sha256 of another type": (_put("edited_sha256", 5, ["0" * 64], True), (".jsonl",)),
-    "id twice": (_twin, _BOTH),
+    "id twice": (_same_id, _BOTH),
     "id twice in NFC and NFD": (_accents, _BOTH),
     "pair twice": (_pair_twice, _BOTH),
     "NUL in a prompt": (_put("prompt", "take\0 it"), _BOTH),
     "half a character": (_put("original prompt id", "half \ud83d"), (".jsonl",)),
 }
 HARMLESS = ("good", "byte order mark", "CRLF", "blank lines", "strange prompts")
-TWINS = ("id twice", "id twice in NFC and NFD", "pair twice")
+DUPLICATES = ("id twice", "id twice in NFC and NFD", "pair twice")
 BUILD_ONLY = ("no sha256", "sha256 of another type")  # a training run does not read the hashes
 
 
@@ -167,8 +167,8 @@ def _csv(records: Records) -> list[bytes]:
     return out.getvalue().encode().splitlines()
 
 
-def _spoiled(kind: str, lines: list[bytes], line: int, rng: np.random.Generator) -> tuple[bytes, bool]:
-    """The file, and whether it is a line as a whole that was spoiled."""
+def _damaged(kind: str, lines: list[bytes], line: int, rng: np.random.Generator) -> tuple[bytes, bool]:
+    """The file, and whether it is a line as a whole that is damaged."""
     i = line - 1
     plain = b"\n".join(lines) + b"\n"
     if kind in ("byte order mark", "CRLF", "blank lines"):

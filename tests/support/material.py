@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from ip2p_lightning.rng import numpy_rng
@@ -45,6 +48,21 @@ def pairs_folder(root: Path, count: int, size: tuple[int, int] = (64, 64), name:
         save(root / "target" / f"{name.format(i)}.png", clean)
         save(root / "input" / f"{name.format(i)}.png", rained(clean, i))
     return root
+
+
+def derain(root: Path, out: Path, *more: object) -> list[str]:
+    """The arguments of ``ip2p-data build`` for a folder of pairs."""
+    return ["task=derain", "source=folder", f"source.root={root}", f"out={out}", *map(str, more)]
+
+
+def read_report(folder: Path) -> list[dict[str, Any]]:
+    """The lines of ``report.jsonl``."""
+    return [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
+
+
+def read_rows(folder: Path, files: str = "*") -> list[dict[str, Any]]:
+    """The rows of a dataset's Parquet files."""
+    return [row for path in sorted((folder / "data").glob(files)) for row in pq.read_table(path).to_pylist()]
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ SMALL = ("loader.size=16", "loader.resize=null", "loader.eval_size=32", "loader.
 
 
 def config_of(*words: str) -> dict:
-    """The checked config of ``ip2p-train WORDS``."""
+    """The checked config of ``ip2p-train WORDS``, for small images."""
     return configs.config_of(*SMALL, *words)
 
 
@@ -37,3 +37,10 @@ def batch_of(size: int = 4, side: int = 16, task: str = "denoise", seed: int = 0
     images = torch.rand(2, size, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     names = [f"photo{i}" for i in range(size)]
     return EditExample(images[0], images[1], ["remove the noise"] * size, [task] * size, names)
+
+
+def strings_encoded(encoder) -> list[int]:
+    """How many strings reach a text encoder's model from now on, one entry a call."""
+    calls = []
+    encoder.model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    return calls

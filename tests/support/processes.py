@@ -16,20 +16,9 @@ from pathlib import Path
 from tests.support.disks import obey_permissions
 from tests.support.fault_injection import with_fault
 
-PRELOAD = [
-    "ip2p_lightning",
-    "ip2p_lightning.cli.train",
-    "ip2p_lightning.training.fit",
-    "ip2p_lightning.training.callbacks.tensorboard",
-    "ip2p_lightning.data",
-]
-PRELOAD += [
-    "diffusers",
-    "transformers",
-    "torch.utils.tensorboard",
-    "diffusers.training_utils",
-    "ip2p_lightning.networks",
-]
+PRELOAD = ["ip2p_lightning", "ip2p_lightning.cli.train", "ip2p_lightning.training.fit", "ip2p_lightning.data"]
+PRELOAD += ["ip2p_lightning.training.callbacks.tensorboard", "ip2p_lightning.networks", "torch.utils.tensorboard"]
+PRELOAD += ["diffusers", "diffusers.training_utils", "transformers"]
 SMALL = ("trainer=fast", "loader.size=32", "loader.resize=null", "loader.eval_size=32", "loader.batch_size=2")
 QUIET = ("val_every=0",)
 LIMIT = 120  # seconds after which a process of a test counts as hanging
@@ -37,13 +26,7 @@ _forks = multiprocessing.get_context("forkserver")
 
 
 class Process:
-    """One ``ip2p-train WORDS``.
-
-    Args:
-        words: of the command line.
-        output: file for stdout and stderr; a second process appends.
-        environment: in addition to this process's.
-    """
+    """One ``ip2p-train WORDS``; stdout and stderr are appended to the file `output`."""
 
     def __init__(self, words: list[str], output: Path, environment: dict[str, str] | None = None) -> None:
         self.output = Path(output)
@@ -118,8 +101,7 @@ def _train(words: list[str], output: str, settings: dict[str, str]) -> None:
 def run(words: list[str], output: Path, limit: float = LIMIT, **environment: str) -> tuple[int, str]:
     """Train to the end; the exit code and what was printed."""
     process = Process(words, output, environment)
-    code = process.wait(limit)
-    return code, process.said()
+    return process.wait(limit), process.said()
 
 
 def digest(run: Path) -> str:

@@ -45,12 +45,9 @@ def start(folder: Path, *words: str, command: list[str] | None = None) -> subpro
 
 def sweep(folder: Path, *words: str, timeout: float = 900) -> tuple[int, str]:
     """Exit code and output of ``ip2p-train -m``."""
-    process = start(folder, "-m", *words)
-    try:
+    with started(folder, "-m", *words) as process:
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
-    finally:
-        process.kill()
 
 
 def await_that(condition: Callable[[], object], timeout: float = 600) -> None:
@@ -63,11 +60,7 @@ def await_that(condition: Callable[[], object], timeout: float = 600) -> None:
 
 def runs(folder: Path) -> dict[int, Path]:
     """Seed to run folder."""
-    return {read_seed(path): path.parent for path in folder.glob("*/config.json")}
-
-
-def read_seed(config: Path) -> int:
-    return json.loads(config.read_text())["seed"]
+    return {json.loads(path.read_text())["seed"]: path.parent for path in folder.glob("*/config.json")}
 
 
 def states(folder: Path) -> dict[int, str]:

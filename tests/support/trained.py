@@ -17,9 +17,9 @@ SMALL = [
 def train_run(folder: Path, *overrides: str) -> Path:
     """``ip2p-train`` in this process; the run's folder."""
     from ip2p_lightning.cli.train import main
-    from ip2p_lightning.system.signals import stops
+    from ip2p_lightning.system.signals import stop_signals
 
-    typed, handlers = sys.argv, {number: signal.getsignal(number) for number in (*stops(), signal.SIGINT)}
+    typed, handlers = sys.argv, {number: signal.getsignal(number) for number in (*stop_signals(), signal.SIGINT)}
     sys.argv = ["ip2p-train", f"hydra.run.dir={folder}", *SMALL, *overrides]
     try:
         main()

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from ip2p_lightning.cli import train
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.sweeps.job import Job, make_jobs, quoted
+from ip2p_lightning.sweeps.job import Job, make_job, quoted
 from ip2p_lightning.sweeps.local_launcher import LocalLauncher, conclude
 from ip2p_lightning.sweeps.slurm_launcher import SlurmLauncher
 from ip2p_lightning.system.signals import StopRequest
@@ -26,10 +26,14 @@ from ip2p_lightning.training.distributed import launch
 SLURM, OPTUNA = "hydra/launcher=submitit_slurm", "hydra/sweeper=optuna"
 
 
-@pytest.fixture
-def ready(tmp_path, monkeypatch) -> Iterator[Callable]:
-    """A launcher as Hydra's sweeper has it, of a sweep in the test's folder."""
+@pytest.fixture(autouse=True)
+def no_outcomes(monkeypatch):
     monkeypatch.setattr(LocalLauncher, "outcomes", [])
+
+
+@pytest.fixture
+def ready(tmp_path) -> Iterator[Callable]:
+    """A launcher as Hydra's sweeper has it, of a sweep in the test's folder."""
     GlobalHydra.instance().clear()
 
     def setup(launcher, folder: Path = tmp_path / "sweep"):
@@ -58,16 +62,16 @@ def test_jobs_that_would_share_a_folder_are_refused(ready, tmp_path, kind, words
     with pytest.raises(UserError, match=named):
         launcher.launch([[word] for word in words], 0)
     if words[0] != words[1]:  # in an earlier batch
-        LocalLauncher.outcomes = make_jobs(launcher.context, launcher.config, [words[:1]], 0)
+        LocalLauncher.outcomes = [make_job(launcher.context, launcher.config, words[:1], 0)]
         with pytest.raises(UserError, match=named):
             launcher.launch([words[1:]], 1)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_job_is_told_its_folder_whatever_characters_are_in_it(ready, tmp_path):
+def test_a_job_gets_its_folder_with_any_characters_in_it(ready, tmp_path):
     name = "it's/say \"a\"/a,b=c/[x]{y}/${z}/back\\slash/a\\'b/ends in \\"
     launcher = ready(LocalLauncher(), tmp_path / name)
-    (job,) = make_jobs(launcher.context, launcher.config, [["seed=1"]], 0)
+    job = make_job(launcher.context, launcher.config, ["seed=1"], 0)
     assert job.folder == tmp_path / name / "seed-1"
     told = [word for word in job.command if word.startswith("hydra.")]
     config = launcher.context.config_loader.load_configuration("train", told, run_mode=RunMode.RUN)
@@ -76,7 +80,7 @@ def test_a_job_is_told_its_folder_whatever_characters_are_in_it(ready, tmp_path)
 
 def test_a_job_imports_nothing_from_the_current_folder(ready, tmp_path):
     launcher = ready(LocalLauncher())
-    (job,) = make_jobs(launcher.context, launcher.config, [["seed=1"]], 0)
+    job = make_job(launcher.context, launcher.config, ["seed=1"], 0)
     for library in ("calendar", "queue"):
         (tmp_path / f"{library}.py").write_text("raise SystemExit('imported from the current folder')")
     shown = subprocess.run([*job.command, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -113,8 +117,7 @@ def job_of(number: int, folder: Path, program: str = COMPLETE) -> Job:
     return Job(number, [f"seed={number}"], folder, command, {"seed": number})
 
 
-def test_a_job_that_cannot_be_begun_or_read_does_not_end_the_sweep(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(LocalLauncher, "outcomes", [])
+def test_a_job_that_cannot_be_begun_or_read_does_not_end_the_sweep(tmp_path, capsys):
     (tmp_path / "0").write_text("a file in the folder's place")
     damaged = "import sys; sys.exit('error: config.json: its bytes do not match its sha256')"
     jobs = [job_of(0, tmp_path / "0"), job_of(1, tmp_path / "1", damaged), job_of(2, tmp_path / "2")]
@@ -129,8 +132,7 @@ def test_a_job_that_cannot_be_begun_or_read_does_not_end_the_sweep(tmp_path, mon
     assert "File exists" in printed and "its bytes do not match" in printed
 
 
-def test_a_job_that_was_stopped_before_it_had_a_status_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(LocalLauncher, "outcomes", [])
+def test_a_job_that_was_stopped_before_it_had_a_status_goes_on(tmp_path):
     job = job_of(0, tmp_path / "0", "import sys; print('error: SIGTERM; the same command begins'); sys.exit(143)")
     LocalLauncher().run([job])
     assert (job.state, job.reason) == ("preempted", "error: SIGTERM; the same command begins")
@@ -141,7 +143,6 @@ def test_a_job_that_was_stopped_before_it_had_a_status_goes_on(tmp_path, monkeyp
 
 
 def test_slurm_is_not_asked_for_a_job_that_has_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(LocalLauncher, "outcomes", [])
     (tmp_path / "0").write_text("a file in the folder's place")
     launcher, submitted = SlurmLauncher(), []
     launcher.lists = tmp_path / ".slurm"
@@ -170,8 +171,7 @@ def test_a_dry_run_shows_what_each_job_would_be_and_leaves_nothing(ready, tmp_pa
     assert tmp_path.exists() and not list(tmp_path.iterdir())  # not even where the current folder is left empty
 
 
-def test_two_commands_of_one_sweep_train_each_job_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(LocalLauncher, "outcomes", [])
+def test_two_commands_of_one_sweep_train_each_job_once(tmp_path):
     commands = [[job_of(number, tmp_path / str(number)) for number in range(2)] for _ in range(2)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(LocalLauncher(jobs=2).run, commands))
@@ -194,7 +194,6 @@ def test_two_commands_of_one_sweep_submit_each_job_once(tmp_path, monkeypatch):
         launcher.run([job_of(0, tmp_path / "0")])
 
     waited = []
-    monkeypatch.setattr(LocalLauncher, "outcomes", [])
     with ThreadPoolExecutor() as pool:
         list(pool.map(command, range(2)))
     assert waited == [["0_0"], ["0_0"]]
@@ -205,7 +204,7 @@ def test_two_commands_of_one_sweep_submit_each_job_once(tmp_path, monkeypatch):
     [
         (["hydra.launcher.jobs=1.5"], r"hydra\.launcher\.jobs=1\.5 has the wrong type or value: expected an integer"),
         (["hydra.launcher.jobs=null"], r"hydra\.launcher\.jobs=None .* expected an integer"),
-        (["hydra.launcher.jobs=0"], r"hydra\.launcher\.jobs=0: give at least 1"),
+        (["-m", "hydra.launcher.jobs=0"], r"hydra\.launcher\.jobs=0: give at least 1"),  # -m may stand anywhere
         (["+hydra.launcher.foo=1"], r"unknown key hydra\.launcher\.foo=1"),
         (["hydra.launcher.jbos=2"], r"unknown key hydra\.launcher\.jbos=2; did you mean 'hydra\.launcher\.jobs'"),
         ([SLURM, "hydra.launcher.nodes=two"], r"hydra\.launcher\.nodes=two .* expected an integer"),
@@ -218,21 +217,11 @@ def test_two_commands_of_one_sweep_submit_each_job_once(tmp_path, monkeypatch):
 )
 def test_a_wrong_option_of_a_launcher_or_sweeper_is_refused_in_a_line(tmp_path, monkeypatch, capsys, words, line):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "leave_when_asked", lambda: None)  # signals stay pytest's
-    monkeypatch.setattr(sys, "argv", ["ip2p-train", "-m", "seed=0,1", *words])
+    monkeypatch.setattr(train, "exit_on_signal", lambda: None)  # signals stay pytest's
+    monkeypatch.setattr(sys, "argv", ["ip2p-train", *([] if "-m" in words else ["-m"]), "seed=0,1", *words])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as ended:
         train.main()
     printed = capsys.readouterr()
     assert ended.value.code == 2 and not list(tmp_path.iterdir())
     assert re.match(f"error: {line}", printed.err) and printed.err.count("\n") == 1
-
-
-def test_a_sweep_may_be_asked_for_anywhere_among_the_words(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "leave_when_asked", lambda: None)  # signals stay pytest's
-    monkeypatch.setattr(sys, "argv", ["ip2p-train", "seed=0,1", "-m", "hydra.launcher.jobs=0"])
-    GlobalHydra.instance().clear()
-    with pytest.raises(SystemExit):
-        train.main()
-    assert "hydra.launcher.jobs=0: give at least 1" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Sweeps on this machine, through the real command: jobs that fail, jobs that are missing, controllers that die."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -106,8 +107,6 @@ def test_a_controller_that_is_killed_takes_its_job_along_and_is_continued(tmp_pa
 
 
 def test_a_job_whose_controller_is_gone_does_not_start(tmp_path):
-    import subprocess
-
     line = [*TRAIN, *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
     done = subprocess.run(line, env=environment(**{SUPERVISOR: "1"}), capture_output=True, text=True, cwd=tmp_path)
     if os.getppid() != 1:

@@ -18,7 +18,7 @@ from ip2p_lightning.runs.optuna_study import make_pruner  # noqa: E402
 from ip2p_lightning.sweeps.job import Job  # noqa: E402
 from ip2p_lightning.sweeps.optuna_sweeper import OptunaSweeper  # noqa: E402
 from ip2p_lightning.sweeps.search_space import flat, make_sampler, overrides_of, read_space  # noqa: E402
-from ip2p_lightning.sweeps.study import Study, hold, name_of  # noqa: E402
+from ip2p_lightning.sweeps.study import Study, lock_study, name_of  # noqa: E402
 from ip2p_lightning.system.files import write_json  # noqa: E402
 from tests.support.sweeping import SMALL, await_that, started, sweep  # noqa: E402
 
@@ -62,19 +62,17 @@ def test_what_is_no_search_space_is_refused_by_name(loader, word):
         read_space([word], loader)
 
 
-@pytest.mark.parametrize("make", [lambda: make_sampler("tbe", 0, {}), lambda: make_pruner("medan", 1, 1)])
-def test_unknown_names_are_refused(make):
-    with pytest.raises(UserError, match="known: "):
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: make_sampler("tbe", 0, {}), "known: "),
+        (lambda: make_pruner("medan", 1, 1), "known: "),
+        (lambda: make_sampler("grid", 0, {"lr": FloatDistribution(0, 1)}), "lr is continuous"),
+    ],
+)
+def test_unknown_names_and_a_continuous_grid_are_refused(make, line):
+    with pytest.raises(UserError, match=line):
         make()
-
-
-def test_a_grid_needs_discrete_values():
-    with pytest.raises(UserError, match="lr is continuous"):
-        make_sampler("grid", 0, {"lr": FloatDistribution(0, 1)})
-
-
-def objective(params) -> float:
-    return -((params["x"] - 0.3) ** 2)
 
 
 def search(path: Path, count: int, sampler: str = "tpe", storage: str | None = None, die_at: int = -1) -> Study:
@@ -82,12 +80,12 @@ def search(path: Path, count: int, sampler: str = "tpe", storage: str | None = N
     space = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
     space = {key: IntDistribution(0, 2) for key in "xy"} if sampler == "grid" else space
     study = Study("s", storage or str(path / "journal.log"), "maximize", space, ["task=denoise"], sampler, 0)
-    waiting = study.left_behind()
+    waiting = study.unfinished()
     while len(study.ended) < count:
         trial = waiting.pop(0) if waiting else study.ask()
         if trial.number == die_at:
             break
-        study.tell(trial, "complete", objective(trial.params), path)
+        study.close(trial, "complete", -((trial.params["x"] - 0.3) ** 2), path)
     return study
 
 
@@ -114,8 +112,8 @@ def test_sqlite_is_a_storage_too(tmp_path):
 
 def test_a_failed_trial_counts_and_does_not_stop_the_study(tmp_path):
     study = search(tmp_path, 2)
-    study.tell(study.ask(), "failed", None)
-    study.tell(study.ask(), "complete", float("nan"))
+    study.close(study.ask(), "failed", None)
+    study.close(study.ask(), "complete", float("nan"))
     assert [t.state.name for t in study.ended] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
     study.write(tmp_path, ["task=denoise"], "val/psnr")
     rows = list(csv.DictReader((tmp_path / "study.csv").open()))
@@ -124,9 +122,9 @@ def test_a_failed_trial_counts_and_does_not_stop_the_study(tmp_path):
 
 
 def test_one_process_at_a_time_and_one_question_a_study(tmp_path):
-    lock = hold(tmp_path)
+    lock = lock_study(tmp_path)
     with pytest.raises(UserError, match="another process"):
-        hold(tmp_path)
+        lock_study(tmp_path)
     lock.close()
     search(tmp_path, 1)
     with pytest.raises(UserError, match="was begun"):
@@ -194,7 +192,6 @@ def killed_in_the_middle(folder: Path, trials: int, at: int) -> list[dict[str, s
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    """The trials of the one study in a sweep's folder."""
     return list(csv.DictReader(next(folder.glob("study-*/study.csv")).open()))
 
 

@@ -5,11 +5,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.sweeps import slurm_task
+from ip2p_lightning.sweeps.slurm_commands import squeue
 from tests.support.sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, start, states, sweep
 from tests.support.trained import train_run
 
@@ -26,10 +29,11 @@ def slurm_answers() -> bool:
     return {"main", "spare"} <= partitions
 
 
-real = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(not slurm_answers(), reason="no SLURM with partitions main and spare (docs/cluster.md)"),
-]
+def real(test):
+    absent = pytest.mark.skipif(not slurm_answers(), reason="no SLURM with partitions main and spare (docs/cluster.md)")
+    return pytest.mark.slurm(absent(test))
+
+
 STEPS = ["trainer.max_steps=60", "log_every=1", "save_every=20"]
 SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.poll=1", "hydra.launcher.mem_gb=1"]
 
@@ -54,18 +58,15 @@ def training(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow  # SLURM holds a requeued job back for two minutes
-@pytest.mark.parametrize("mark", [pytest.param(None, marks=real)])
-def test_six_jobs_on_two_partitions_two_of_them_preempted(tmp_path, mark):
+@real
+def test_six_jobs_on_two_partitions_two_of_them_preempted(tmp_path):
     folder = tmp_path / "sweep"
     # main's jobs go first: when two of spare's run, main asks for both cores, and SLURM preempts the two
     process = start(folder, "-m", *SMALL, *STEPS, *SLURM, "hydra.launcher.partition=[main,spare]", "seed=0,1,2,3,4,5")
     await_that(lambda: len(training(folder)) == 2 and not queue("-p", "main", "-o", "%i"), timeout=240)
     preempted = training(folder)
-    subprocess.run(
-        ["sbatch", "-p", "main", "-n", "2", "--mem=10M", "-o", "/dev/null", "--wrap", "sleep 2"],
-        check=True,
-        capture_output=True,
-    )
+    line = ["sbatch", "-p", "main", "-n", "2", "--mem=10M", "-o", "/dev/null", "--wrap", "sleep 2"]
+    subprocess.run(line, check=True, capture_output=True)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert states(folder) == dict.fromkeys(range(6), "complete")
@@ -76,8 +77,8 @@ def test_six_jobs_on_two_partitions_two_of_them_preempted(tmp_path, mark):
         assert digest(run) == digest(alone), f"seed {seed}, restarts {record(run)}"
 
 
-@pytest.mark.parametrize("mark", [pytest.param(None, marks=real)])
-def test_a_controller_that_died_is_continued_without_doubling_its_jobs(tmp_path, mark):
+@real
+def test_a_controller_that_died_is_continued_without_doubling_its_jobs(tmp_path):
     folder = tmp_path / "sweep"
     words = ["-m", *SMALL, *STEPS, *SLURM, "hydra.launcher.partition=main", "seed=0,1"]
     process = start(folder, *words)
@@ -91,18 +92,17 @@ def test_a_controller_that_died_is_continued_without_doubling_its_jobs(tmp_path,
     assert sorted(len(list(run.glob("events*"))) for run in runs(folder).values()) == [1, 1]
 
 
-@pytest.mark.parametrize("mark", [pytest.param(None, marks=real)])
-def test_a_job_that_is_killed_touches_no_other_and_its_status_says_so(tmp_path, mark):
+@real
+def test_a_job_that_is_killed_touches_no_other_and_its_status_says_so(tmp_path):
     folder = tmp_path / "sweep"
-    code, output = sweep(
-        folder, *SMALL, *SLURM, "hydra.launcher.partition=main", "seed=0,1", "fault='kill@step=1,seed=0'"
-    )
+    words = ["hydra.launcher.partition=main", "seed=0,1", "fault='kill@step=1,seed=0'"]
+    code, output = sweep(folder, *SMALL, *SLURM, *words)
     assert code == 8 and "killed by signal 9" in output, output
     assert states(folder) == {0: "killed", 1: "complete"}
 
 
-@pytest.mark.parametrize("mark", [pytest.param(None, marks=real)])
-def test_ddp_under_srun_trains_what_a_local_group_trains(tmp_path, mark):
+@real
+def test_ddp_under_srun_trains_what_a_local_group_trains(tmp_path):
     line = ["srun", "-n", "2", "--mem=2G", "--time=5", *TRAIN, *DDP]
     under = subprocess.run([*line, f"hydra.run.dir={tmp_path}/srun"], capture_output=True, text=True, env=environment())
     assert under.returncode == 0, under.stdout + under.stderr
@@ -115,9 +115,6 @@ def test_ddp_under_srun_trains_what_a_local_group_trains(tmp_path, mark):
 
 def test_without_slurm_the_launcher_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    from ip2p_lightning.errors import UserError
-    from ip2p_lightning.sweeps.slurm_commands import squeue
-
     with pytest.raises(UserError, match="there is no SLURM here"):
         squeue()
 
@@ -135,8 +132,6 @@ def test_without_slurm_the_launcher_says_so(tmp_path, monkeypatch):
 def test_a_task_is_queued_again_if_it_was_preempted_and_only_then(
     tmp_path, monkeypatch, command, requeues, limit, code
 ):
-    import sys
-
     entry = {"folder": str(tmp_path / "run"), "command": [sys.executable, "-c", command]}
     (tmp_path / "jobs.json").write_text(json.dumps({"max_requeues": limit, "jobs": [entry]}))
     monkeypatch.setattr(sys, "argv", ["task", str(tmp_path / "jobs.json")])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,11 +64,8 @@ def test_rows_go_by_their_names(tmp_path):
         digest = found.of(rows, 0)
         assert digest == found.of(rows, 0) and rows.asked == asked
 
-    class Unnamed:
-        def sources(self, i):
-            return (b"original", b"edited")
-
-    assert Contents(Digests()).of(Unnamed(), 0) == digest  # the same content is the same entry
+    unnamed = SimpleNamespace(sources=lambda i: (b"original", b"edited"))
+    assert Contents(Digests()).of(unnamed, 0) == digest  # the same content is the same entry
 
 
 @pytest.mark.parametrize(("small", "reads"), [(0, 0), (1 << 20, 1)])
@@ -75,7 +73,6 @@ def test_only_what_is_large_is_worth_remembering(tmp_path, monkeypatch, small, r
     monkeypatch.setattr(fingerprints, "SMALL", small)
     (tmp_path / "a").write_bytes(b"content")
     first, second = Digests(tmp_path / "memo"), Digests(tmp_path / "memo")
-    assert fingerprints.file_hashes({"a": tmp_path / "a"}, first) == fingerprints.file_hashes(
-        {"a": tmp_path / "a"}, second
-    )
+    one, other = (fingerprints.file_hashes({"a": tmp_path / "a"}, digests) for digests in (first, second))
+    assert one == other
     assert (first.read, second.read) == (1, reads)

@@ -34,9 +34,8 @@ def in_a_fork(act):
 
 
 def test_a_child_goes_on_under_a_living_ancestor():
-    here, above = os.getpid(), os.getppid()
-    assert in_a_fork(lambda: die_with_parent(ancestor=here)) == 7
-    assert in_a_fork(lambda: die_with_parent(ancestor=above)) == 7
+    for ancestor in (os.getpid(), os.getppid()):
+        assert in_a_fork(lambda ancestor=ancestor: die_with_parent(ancestor=ancestor)) == 7
 
 
 def test_a_child_whose_ancestor_is_gone_already_ends_at_once(ended):

@@ -5,29 +5,29 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.autograd import DeviceType
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.training.callbacks import throughput
 from ip2p_lightning.training.callbacks.profiler import WARM_UP, Profile, breakdown
-from ip2p_lightning.training.callbacks.throughput import PEAKS, count_next_pass, flops_of_shape, named_peak, passes
+from ip2p_lightning.training.callbacks.throughput import count_next_pass, flops_of_shape, named_peak, passes
 from ip2p_lightning.training.ema import Average
 from ip2p_lightning.training.gradient_guard import Guard
-from ip2p_lightning.training.memory.estimate import estimate, told
+from ip2p_lightning.training.memory.estimate import describe_memory, estimate
 from tests.support.trained import train_run
 
 
 @pytest.fixture(scope="module")
 def unet(sd_folder):
-    from diffusers import UNet2DConditionModel
-
     return UNet2DConditionModel.from_pretrained(sd_folder, subfolder="unet")
 
 
 def test_flops_are_those_of_a_real_pass(unet):
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
     x, t, text = torch.randn(2, 4, 8, 8), torch.zeros(2), torch.randn(2, 77, 32)
     plain, found = unet(x, t, encoder_hidden_states=text).sample, []
     # torch's counter does not know the CPU's own attention kernel, and would leave it out
@@ -40,11 +40,11 @@ def test_flops_are_those_of_a_real_pass(unet):
 
 
 def test_a_pass_that_fails_is_not_counted_and_leaves_nothing_behind(unet):
-    found: list[float] = []
+    found, text = [], torch.randn(1, 77, 32)
     count_next_pass(unet, found.append)
     with pytest.raises(RuntimeError):
-        unet(torch.randn(1, 5, 8, 8), torch.zeros(1), encoder_hidden_states=torch.randn(1, 77, 32))
-    unet(torch.randn(1, 4, 8, 8), torch.zeros(1), encoder_hidden_states=torch.randn(1, 77, 32))
+        unet(torch.randn(1, 5, 8, 8), torch.zeros(1), encoder_hidden_states=text)
+    unet(torch.randn(1, 4, 8, 8), torch.zeros(1), encoder_hidden_states=text)
     assert found == [] and not unet._forward_hooks and not unet._forward_pre_hooks
 
 
@@ -55,16 +55,11 @@ def test_weights_that_are_not_trained_cost_no_gradient(unet):
     unet.requires_grad_(True)
 
 
-def test_peaks_are_found_by_the_longest_name(monkeypatch):
-    from ip2p_lightning.training.callbacks.throughput import peak_tflops
-
+def test_peaks_are_found_by_the_longest_name_of_whole_words(monkeypatch):
     for name, peak in (("NVIDIA A10G", 70), ("NVIDIA L40S", 362), ("NVIDIA H100 80GB HBM3", 989), ("Tesla V9", None)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
-        assert peak_tflops(torch.device("cuda")) == peak
-    assert peak_tflops(torch.device("cpu")) is None and all(peak > 0 for peak in PEAKS.values())
-
-
-def test_a_device_is_known_by_whole_words():
+        assert throughput.peak_tflops(torch.device("cuda")) == peak
+    assert throughput.peak_tflops(torch.device("cpu")) is None and min(throughput.PEAKS.values()) > 0
     peaks = {"NVIDIA A100-SXM4-80GB": 312, "NVIDIA A40": 150, "NVIDIA RTX 6000 Ada Generation": 364}
     peaks |= {"NVIDIA H100 NVL": 835, "NVIDIA H200": 989, "NVIDIA GeForce RTX 4090": 165}
     others = ["RTX A1000", "RTX A3000", "RTX A4000", "GeForce RTX 4090 Laptop GPU", "A100-SXM4-40GB MIG 1g.5gb"]
@@ -88,8 +83,6 @@ def test_a_masked_step_changes_nothing_and_is_counted_one_step_later():
 
 
 def test_the_average_is_that_of_diffusers():
-    from diffusers.training_utils import EMAModel
-
     weights = [nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2, 3))]
     ours, theirs = Average(weights, decay=0.99), EMAModel(weights, decay=0.99)
     for _ in range(20):
@@ -97,8 +90,7 @@ def test_the_average_is_that_of_diffusers():
             for weight in weights:
                 weight.add_(torch.randn_like(weight))
         ours.step(weights), theirs.step(weights)
-    for a, b in zip(ours.shadow_params, theirs.shadow_params, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.shadow_params, theirs.shadow_params, rtol=1e-5, atol=1e-6)
     assert ours.optimization_step == theirs.optimization_step
 
 
@@ -112,29 +104,22 @@ def test_a_profiled_run_leaves_a_trace_a_page_and_meters(tmp_path):
     assert last["train/tflops_per_s"] > 0 and 0 <= last["train/data_wait"] < 1 and "train/mfu" not in last
 
 
-class Profiled:
-    """A trainer and a module on rank 0, as far as a profile looks."""
-
-    def __init__(self):
-        self.global_step, self.is_global_zero, self.device = 0, True, torch.device("cpu")
-
-    def run(self, callback, steps):
-        callback.on_train_start(self, self)
-        for _ in range(steps):
-            self.global_step += 1
-            callback.on_train_batch_end(self, self)
-        callback.on_train_end(self, self)
+def profiled(folder, steps):
+    """A profile of four steps beside so many steps on rank 0."""
+    callback = Profile(folder, steps=4)
+    both = SimpleNamespace(global_step=0, is_global_zero=True, device=torch.device("cpu"))  # trainer and module
+    callback.on_train_start(both, both)
+    for both.global_step in range(1, steps + 1):
+        callback.on_train_batch_end(both, both)
+    callback.on_train_end(both, both)
 
 
-def test_a_profile_divides_by_the_steps_it_traced(tmp_path):
-    Profiled().run(Profile(tmp_path, steps=4), steps=WARM_UP + 3)
-    assert (tmp_path / "profile" / "breakdown.md").read_text().startswith("# 3 optimizer steps")
-
-
-def test_a_profile_that_traced_nothing_says_so(tmp_path):
+def test_a_profile_divides_by_the_steps_it_traced_and_says_so_where_there_were_none(tmp_path):
     with pytest.warns(UserWarning, match=r"nothing was traced.*trainer.max_steps=6 or more"):
-        Profiled().run(Profile(tmp_path, steps=4), steps=WARM_UP)
+        profiled(tmp_path, WARM_UP)
     assert not list(tmp_path.iterdir())
+    profiled(tmp_path, WARM_UP + 3)
+    assert (tmp_path / "profile" / "breakdown.md").read_text().startswith("# 3 optimizer steps")
 
 
 def test_a_gpus_time_is_that_of_its_kernels_once():
@@ -149,10 +134,9 @@ def test_a_gpus_time_is_that_of_its_kernels_once():
 
 
 def config(sd_folder, **more):
+    parts = {"unet": "ip2p_lightning.networks.load_unet", "autoencoder": "x", "text_encoder": "x"}
     return {
-        "unet": {"_target_": "ip2p_lightning.networks.load_unet", "path": str(sd_folder)},
-        "autoencoder": {"_target_": "x", "path": str(sd_folder)},
-        "text_encoder": {"_target_": "x", "path": str(sd_folder)},
+        **{part: {"_target_": target, "path": str(sd_folder)} for part, target in parts.items()},
         "loader": {"size": 64, "batch_size": 2} | more.pop("loader", {}),
         "model": {"ema": 0.9999, "gradient_checkpointing": False} | more,
         "trainer": {"accelerator": "cpu", "precision": "32-true"},
@@ -168,7 +152,7 @@ def test_an_estimate_grows_with_what_costs_memory(sd_folder):
 
 
 def test_what_cannot_fit_is_refused_with_advice(sd_folder, monkeypatch):
-    assert told(config(sd_folder)).startswith("memory: about")
+    assert describe_memory(config(sd_folder)).startswith("memory: about")
     monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
     with pytest.raises(UserError, match=r"but there are 0\.1 GiB; try .*gradient_checkpointing=true"):
-        told(config(sd_folder))
+        describe_memory(config(sd_folder))

@@ -1,7 +1,8 @@
-"""What a rule is, and how it reads a config."""
+"""What a rule is, and helpers that read a config."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,14 +10,15 @@ from ip2p_lightning.config.walk import get
 from ip2p_lightning.errors import UserError
 
 Config = Mapping[str, Any]
-Rules = tuple[tuple[Callable[[Config], Any], Callable[[Config], str]], ...]
+Rules = tuple[tuple[Callable[[Config], Any], str | Callable[[Config], str]], ...]
 
 
 def apply_rules(rules: Rules, config: Config) -> None:
-    """Raise UserError, worded by the rule, for the first one that `config` breaks."""
-    for broken, line in rules:
+    """Raise UserError with the message of the first rule that `config` breaks; ``{KEY}`` becomes ``KEY=VALUE``."""
+    for broken, message in rules:
         if broken(config):
-            raise UserError(line(config))
+            shown = lambda found: f"{found[1]}={get(config, found[1])}"  # noqa: E731
+            raise UserError(re.sub(r"\{(.+?)\}", shown, message) if isinstance(message, str) else message(config))
 
 
 def target(config: Config, node: str) -> str:
@@ -32,8 +34,3 @@ def on_cpu(config: Config) -> bool:
 def sharded(config: Config) -> bool:
     """Whether weights are spread over the ranks."""
     return get(config, "trainer.strategy") == "fsdp2"
-
-
-def typed(*keys: str) -> Callable[[Config], str]:
-    """Keys with their values, as one types them."""
-    return lambda config: " and ".join(f"{key}={get(config, key)}" for key in keys)

@@ -1,20 +1,14 @@
-"""Rules on group members: parts that do not fit together, refused by both names."""
+"""Rules on group members that do not fit together."""
 
 from __future__ import annotations
 
-from ip2p_lightning.config.rules.base import Config, Rules, apply_rules, target
+from ip2p_lightning.config.rules.base import Rules, target
 from ip2p_lightning.config.walk import get
 
-
-def parts_fit(config: Config) -> None:
-    """Raise UserError for group members that do not go together; the line names both. Values may still be wrong."""
-    apply_rules(_PARTS, config)
-
-
-_PARTS: Rules = (
+PARTS: Rules = (
     (
         lambda c: get(c, "text_encoder.corpus", c.get("prompts")) != c.get("prompts"),
-        lambda c: "text_encoder.corpus is the run's prompts; change prompts, e.g. prompts.limit=10",
+        lambda c: "text_encoder.corpus is set to the prompts by the framework; change prompts, e.g. prompts.limit=10",
     ),
     (
         lambda c: (target(c, "objective") == "BridgeObjective") != (target(c, "sampler") == "BridgeSampler"),
@@ -25,7 +19,7 @@ _PARTS: Rules = (
     ),
     (
         lambda c: target(c, "text_encoder") == "ClipText" and target(c, "unet") == "PixelEditor",
-        lambda c: "text_encoder=clip and unet=pixel: the pixel network reads text of width 64; use text_encoder=tiny",
+        lambda c: "text_encoder=clip and unet=pixel: the pixel network reads text of width 64; use text_encoder=static",
     ),
     (
         lambda c: (target(c, "autoencoder") == "PixelUnshuffle") != (target(c, "unet") == "PixelEditor"),
@@ -39,9 +33,10 @@ _PARTS: Rules = (
         lambda c: "model.path has no value: a folder in diffusers' layout, or a hub id; give model.path=DIR",
     ),
     (
-        lambda c: target(c, "unet") == "load_unet" and target(c, "text_encoder") == "TinyText",
+        lambda c: target(c, "unet") == "load_unet" and target(c, "text_encoder") != "ClipText",
         lambda c: (
-            "unet=sd and text_encoder=tiny: Stable Diffusion's UNet was trained on CLIP's text; use text_encoder=clip"
+            f"unet=sd and text_encoder={target(c, 'text_encoder')}: Stable Diffusion's UNet was trained on CLIP's "
+            "text; use text_encoder=clip"
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Numbers out of range, refused before anything is loaded."""
+"""Checks the ranges of numbers before anything is loaded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def in_range(config: Mapping[str, Any]) -> None:
 
 
 def _wanted(key: str, value: float) -> str:
-    """What a number should be, "" where it is that."""
+    """The allowed range of a number that is outside of it, else \"\"."""
     if not math.isfinite(value):
         return "a finite number"
     if value < _AT_LEAST.get(key, value):

@@ -1,20 +1,14 @@
-"""Options that contradict one another, refused by both names before anything is loaded."""
+"""Rules on options that contradict each other, checked before anything is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ip2p_lightning.config.rules.base import Config, Rules, apply_rules, on_cpu, sharded, typed
+from ip2p_lightning.config.rules.base import Config, Rules, on_cpu, sharded, target
 from ip2p_lightning.config.walk import get
 from ip2p_lightning.errors import suggest
 
-
-def contradictions(config: Config) -> None:
-    """Raise UserError for the first rule that the values of `config` break; types have been checked."""
-    apply_rules(_VALUES, config)
-
-
-# Keys of Lightning's Trainer that a run sets itself.
+# Keys of Lightning's Trainer that the framework sets.
 _OWNED = frozenset(
     """logger callbacks plugins default_root_dir enable_checkpointing enable_model_summary num_sanity_val_steps
     use_distributed_sampler check_val_every_n_epoch val_check_interval limit_val_batches limit_train_batches
@@ -40,7 +34,7 @@ def _stray_prompts(config: Config) -> list[str]:
     return [key for key, pool in get(config, "prompts", {}).items() if key != "limit" and not isinstance(pool, Mapping)]
 
 
-_VALUES: Rules = (
+VALUES: Rules = (
     (
         _owned,
         lambda c: (
@@ -57,42 +51,61 @@ _VALUES: Rules = (
     ),
     (
         lambda c: on_cpu(c) and str(get(c, "trainer.precision")).startswith("16"),
-        lambda c: f"{typed('trainer.precision', 'trainer.accelerator')(c)}: fp16 needs a GPU; use precision=32-true",
+        "{trainer.precision} and {trainer.accelerator}: fp16 needs a GPU; use precision=32-true",
     ),
     (
         lambda c: get(c, "trainer.strategy", "auto") not in ("auto", "ddp", "fsdp2"),
-        lambda c: f"{typed('trainer.strategy')(c)}: give ddp, fsdp2, or auto for one process",
+        "{trainer.strategy}: give ddp, fsdp2, or auto for one process",
     ),
     (
         lambda c: get(c, "trainer.strategy", "auto") == "auto" and not _one_process(c),
-        lambda c: (
-            f"{typed('trainer.devices')(c)} and trainer.strategy=auto: several processes share a run as trainer=ddp; "
-            "give that, or trainer.devices=1"
-        ),
+        "{trainer.devices} and trainer.strategy=auto: several processes share a run as trainer=ddp; "
+        "give that, or trainer.devices=1",
     ),
     (
         lambda c: str(get(c, "trainer.precision")) in ("64", "64-true"),
-        lambda c: f"{typed('trainer.precision')(c)}: nothing here needs 64 bits; use 32-true",
+        "{trainer.precision}: nothing here needs 64 bits; use 32-true",
     ),
     (
         lambda c: sharded(c) and bool(get(c, "model.channels_last")),
-        lambda c: (
-            f"{typed('trainer.strategy', 'model.channels_last')(c)}: sharded weights have the plain layout; "
-            "use model.channels_last=false, as trainer=fsdp2 does"
-        ),
+        "{trainer.strategy} and {model.channels_last}: sharded weights have the plain layout; "
+        "use model.channels_last=false, as trainer=fsdp2 does",
     ),
     (
         lambda c: sharded(c) and get(c, "model.compile", "off") != "off",
-        lambda c: f"{typed('trainer.strategy', 'model.compile')(c)}: not supported together; use model.compile=off",
+        "{trainer.strategy} and {model.compile}: not supported together; use model.compile=off",
     ),
     (
         lambda c: sharded(c) and get(c, "trainer.precision") not in ("32-true", "bf16-mixed"),
-        lambda c: f"{typed('trainer.strategy', 'trainer.precision')(c)}: use bf16-mixed or 32-true",
+        "{trainer.strategy} and {trainer.precision}: use bf16-mixed or 32-true",
     ),
     (
-        lambda c: (
-            get(c, "schedule.warmup", 0) > get(c, "trainer.max_steps", 0) > 0 and get(c, "schedule.warmup", 0) > 100
-        ),
-        lambda c: f"{typed('schedule.warmup', 'trainer.max_steps')(c)}: the warm-up is longer than the run",
+        lambda c: get(c, "schedule.warmup", 0) > max(100, get(c, "trainer.max_steps", 0)),
+        "{schedule.warmup} and {trainer.max_steps}: the warm-up is longer than the run",
+    ),
+    (
+        lambda c: get(c, "trainer.precision") in ("16-true", "bf16-true"),
+        "{trainer.precision}: weights of 16 bits lose updates smaller than 1/256 of them; use precision=bf16-mixed",
+    ),
+    (
+        lambda c: get(c, "unet.lora.dtype", "float32") == "bfloat16" and get(c, "trainer.precision") != "bf16-mixed",
+        "{unet.lora.dtype} and {trainer.precision}: frozen weights in bfloat16 need trainer.precision=bf16-mixed",
+    ),
+    (
+        lambda c: bool(get(c, "unet.lora")) and sharded(c),
+        "unet=sd_lora and trainer.strategy=fsdp2: what is trained fits one device; use trainer.strategy=ddp",
+    ),
+    (
+        lambda c: target(c, "optimizer") == "AdamW8bit" and sharded(c),
+        "optimizer=adamw8bit and trainer.strategy=fsdp2: bitsandbytes takes no sharded weights; use adamw",
+    ),
+    (
+        lambda c: get(c, "model.compile") == "graphs" and on_cpu(c),
+        "{model.compile} and {trainer.accelerator}: CUDA graphs need a GPU; use compile=full",
+    ),
+    (
+        lambda c: get(c, "model.compile") == "graphs" and get(c, "trainer.accumulate_grad_batches", 1) > 1,
+        "{model.compile} and {trainer.accumulate_grad_batches}: a graph overwrites the gradients of the "
+        "micro-batch before; use trainer.accumulate_grad_batches=1 with a larger loader.batch_size",
     ),
 )

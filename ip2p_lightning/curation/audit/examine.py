@@ -1,4 +1,4 @@
-"""One candidate: read, decode, compare, make what is missing, encode."""
+"""Examine one candidate: read, decode and compare its images, make the missing one, encode."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import xxhash
 
 from ip2p_lightning.curation.audit.alignment import displacement
-from ip2p_lightning.curation.audit.perceptual_hash import Likeness, likeness
+from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, perceptual_hash
 from ip2p_lightning.curation.audit.policy import Audit, decoded, png, psnr
-from ip2p_lightning.curation.sources.base import Candidate, Origin, Refusal
+from ip2p_lightning.curation.sources.base import Candidate, Origin, Rejection
 from ip2p_lightning.data.prompts import PromptPool, cleaned_prompt
 from ip2p_lightning.data.sources.base import Maker, makes
 from ip2p_lightning.data.transforms import View
@@ -26,7 +26,7 @@ CLEAN_ORIGINAL = ("cartoon",)  # tasks whose photo is the original; the others r
 
 @dataclass(frozen=True)
 class Part:
-    """One task of a dataset: where its candidates come from and what is done with them."""
+    """One task of a dataset: its source, prompts and degradation or teacher."""
 
     task: str
     origin: Origin
@@ -65,32 +65,32 @@ class Example(NamedTuple):
     prompt: str
     facts: dict[str, Any]
     """For the report: hashes, size, PSNR."""
-    prints: tuple[str, ...]
-    """Hashes of the pixels of either side; a flat one has none."""
-    likeness: Likeness
+    pixel_hashes: tuple[str, ...]
+    """Hashes of the pixels of both sides; a flat one has none."""
+    hash: PerceptualHash
 
 
-class _RefusedError(Exception):
+class _RejectedError(Exception):
     def __init__(self, path: str, stage: str, reason: str) -> None:
         super().__init__(reason)
         self.path, self.stage, self.reason = path, stage, reason
 
 
-def examine(candidate: Candidate, part: Part, audit: Audit, count: Callable[[str], int]) -> Example | Refusal:
-    """Make an example of a candidate, or say why not. Never raises for what is in a file.
+def examine(candidate: Candidate, part: Part, audit: Audit, count: Callable[[str], int]) -> Example | Rejection:
+    """An example made from a candidate, or why there is none. Never raises for the content of a file.
 
     Raises:
         SecurityError: a path that leads out of the source.
-        UserError: both sides are there but the task cannot make one, or the like: the same for every candidate.
+        UserError: the task cannot make the missing side; the same for every candidate.
     """
     try:
         prompt = _prompt(candidate, part)
         original, edited, noted = _sides(candidate, part, audit)
         if audit.identical == "refuse" and np.array_equal(original.pixels, edited.pixels):
-            raise _RefusedError(_path(candidate), "pair", "the two images are identical")
+            raise _RejectedError(_path(candidate), "pair", "the two images are identical")
         return _example((original, edited), prompt, part, noted, count(prompt))
-    except _RefusedError as error:
-        return Refusal(f"{part.task}/{candidate.id}", error.path, error.stage, error.reason)
+    except _RejectedError as error:
+        return Rejection(f"{part.task}/{candidate.id}", error.path, error.stage, error.reason)
 
 
 def _prompt(candidate: Candidate, part: Part) -> str:
@@ -99,7 +99,7 @@ def _prompt(candidate: Candidate, part: Part) -> str:
     try:
         return cleaned_prompt(candidate.prompt, "it")
     except DataError as error:
-        raise _RefusedError(_path(candidate), "prompt", str(error)) from None
+        raise _RejectedError(_path(candidate), "prompt", str(error)) from None
 
 
 def _sides(candidate: Candidate, part: Part, audit: Audit) -> tuple[Side, Side, dict[str, Any]]:
@@ -110,7 +110,8 @@ def _sides(candidate: Candidate, part: Part, audit: Audit) -> tuple[Side, Side, 
     if part.make is None:
         raise UserError(f"task {part.task} has no degradation or teacher, and {part.origin.name} only clean photos")
     photo = _scaled(_stored(_path(candidate), None, part, audit), part.short_side)
-    made = _made(photo, candidate, part)
+    rng = numpy_rng(part.seed, "build", part.task, candidate.id, "image")
+    made = _encoded(_to_uint8(part.make(photo.pixels.astype(np.float32) / np.float32(255), rng)), photo.name)
     return (*((photo, made) if makes(part.make) == "edited" else (made, photo)), {})
 
 
@@ -124,29 +125,34 @@ def _stored(place: str, known: str | None, part: Part, audit: Audit) -> Side:
     except SecurityError as error:
         raise SecurityError(f"{place}: {error}") from None
     except DataError as error:
-        raise _RefusedError(place, "read", str(error)) from None
+        raise _RejectedError(place, "read", str(error)) from None
     digest = hashlib.sha256(content).hexdigest()
     if known is not None and known.lower() != digest:
-        raise _RefusedError(place, "read", "its sha256 is not the one in the manifest")
+        raise _RejectedError(place, "read", "its sha256 is not the one in the manifest")
     try:
         pixels, kept = decoded(content, audit)
     except DataError as error:
-        raise _RefusedError(place, "decode", str(error)) from None
-    name = PurePosixPath(place)
-    return Side(content if kept else png(pixels), pixels, name.name if kept else f"{name.stem}.png", digest, kept)
+        raise _RejectedError(place, "decode", str(error)) from None
+    if kept:
+        return Side(content, pixels, PurePosixPath(place).name, digest, True)
+    return _encoded(pixels, place, digest)
+
+
+def _encoded(pixels: np.ndarray, name: str, digest: str = "") -> Side:
+    return Side(png(pixels), pixels, f"{PurePosixPath(name).stem}.png", digest, False)
 
 
 def _compared(candidate: Candidate, a: np.ndarray, b: np.ndarray, audit: Audit) -> dict[str, Any]:
     if a.shape != b.shape:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (a, b))
         turned = ", one of them turned" if a.shape[:2] == b.shape[1::-1] else ""
-        raise _RefusedError(_path(candidate), "pair", f"sizes differ, {sizes} pixels{turned}")
+        raise _RejectedError(_path(candidate), "pair", f"sizes differ, {sizes} pixels{turned}")
     moved = displacement(a, b) if audit.shift != "off" else (0, 0)
     if moved == (0, 0):
         return {}
     if audit.shift == "refuse":
         why = f"the edited image is shifted by {moved[0]} rows and {moved[1]} columns"
-        raise _RefusedError(_path(candidate), "pair", why)
+        raise _RejectedError(_path(candidate), "pair", why)
     return {"shift": list(moved)}
 
 
@@ -155,18 +161,10 @@ def _scaled(photo: Side, short_side: int | None) -> Side:
     if short_side is None or short <= short_side:
         return photo
     whole = View(size=None, resize=(short_side, short_side))
-    pixels = _bytes(whole([photo.pixels], numpy_rng("build", "scale"))[0])
-    return photo._replace(content=png(pixels), pixels=pixels, name=f"{PurePosixPath(photo.name).stem}.png", kept=False)
+    return _encoded(_to_uint8(whole([photo.pixels], numpy_rng("build", "scale"))[0]), photo.name, photo.sha256)
 
 
-def _made(photo: Side, candidate: Candidate, part: Part) -> Side:
-    rng = numpy_rng(part.seed, "build", part.task, candidate.id, "image")
-    assert part.make is not None
-    pixels = _bytes(part.make(photo.pixels.astype(np.float32) / np.float32(255), rng))
-    return Side(png(pixels), pixels, f"{PurePosixPath(photo.name).stem}.png", "", False)
-
-
-def _bytes(image: np.ndarray) -> np.ndarray:  # float32 in [0, 1] -> uint8
+def _to_uint8(image: np.ndarray) -> np.ndarray:  # float32 in [0, 1] -> uint8
     return np.ascontiguousarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8))
 
 
@@ -176,12 +174,13 @@ def _example(sides: tuple[Side, Side], prompt: str, part: Part, noted: dict[str,
     facts = {"width": width, "height": height, "psnr": None if score == float("inf") else round(score, 2)}
     for name, side in zip(("original", "edited"), sides, strict=True):
         facts[name] = {"sha256": side.sha256, "kept": side.kept} if side.sha256 else "made"
-    prints = tuple(_print(side.pixels) for side in sides if np.ptp(side.pixels) > 3)
-    images = tuple((side.name, side.content) for side in sides)
-    return Example(images, prompt, facts | {"tokens": tokens} | noted, prints, likeness(sides[part.clean].pixels))
+    pixel_hashes = tuple(_pixel_hash(side.pixels) for side in sides if np.ptp(side.pixels) > 3)
+    original, edited = ((side.name, side.content) for side in sides)
+    facts |= {"tokens": tokens} | noted
+    return Example((original, edited), prompt, facts, pixel_hashes, perceptual_hash(sides[part.clean].pixels))
 
 
-def _print(pixels: np.ndarray) -> str:
-    digest = xxhash.xxh3_128(repr(pixels.shape).encode())  # it groups photos and guards nothing
-    digest.update(pixels)  # not .tobytes(): a photo of 40 megapixels needs no second copy
+def _pixel_hash(pixels: np.ndarray) -> str:
+    digest = xxhash.xxh3_128(repr(pixels.shape).encode())  # not for security: it only groups photos
+    digest.update(pixels.data)  # not .tobytes(): that would copy 120 MB of a large photo
     return digest.hexdigest()

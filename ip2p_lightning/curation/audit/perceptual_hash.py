@@ -1,4 +1,4 @@
-"""Which photos are the same photo: under another compression, at another size, or mirrored."""
+"""Find copies of a photo under another compression, at another size, or mirrored."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FLAT = 4.0  # standard deviation of a thumbnail below which there is nothing to 
 _BLOCK = 1 << 22  # pairs compared at a time
 
 
-class Likeness(NamedTuple):
-    """A photo's signature."""
+class PerceptualHash(NamedTuple):
+    """Perceptual hash and thumbnail of a photo."""
 
     bits: int
     """Perceptual hash (signs of the low frequencies against their median: Zauner 2010) of the grey image."""
@@ -27,15 +27,15 @@ class Likeness(NamedTuple):
     """``[16 16 3]`` uint8; empty for a flat image, which resembles every other flat one."""
 
 
-def likeness(pixels: np.ndarray) -> Likeness:  # [H W 3] uint8
-    """The signature of an image: 16 bytes of hash and 768 of thumbnail."""
+def perceptual_hash(pixels: np.ndarray) -> PerceptualHash:  # [H W 3] uint8
+    """16 bytes of hash and 768 of thumbnail."""
     small = PilImage.fromarray(pixels).resize((32, 32), PilImage.Resampling.BOX, reducing_gap=2.0)
     grey = np.asarray(small.convert("L"), dtype=np.float32)
     if grey.std() < FLAT:
-        return Likeness(0, 0, b"")
+        return PerceptualHash(0, 0, b"")
     low = dctn(grey, norm="ortho")[:8, :8]
     mirror = low * np.where(np.arange(8) % 2, -1, 1)  # the cosine basis is even or odd under reflection
-    return Likeness(_packed(low), _packed(mirror), small.reduce(32 // THUMB).tobytes())
+    return PerceptualHash(_packed(low), _packed(mirror), small.reduce(32 // THUMB).tobytes())
 
 
 def _packed(low: np.ndarray) -> int:
@@ -44,18 +44,18 @@ def _packed(low: np.ndarray) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def alike(signatures: list[Likeness]) -> Iterator[tuple[int, int]]:
+def find_lookalikes(hashes: list[PerceptualHash]) -> Iterator[tuple[int, int]]:
     """Pairs of indices ``i < j`` of photos that look the same, each once or more.
 
     Candidate pairs come from a banded Hamming search on the hashes: two that agree in one of eight bytes are compared
     (this finds all pairs with up to 7 differing bits, and most with 10). The mean absolute difference of the thumbnails
-    verifies them. Crops and colour changes are not looked for.
+    verifies them. Crops and colour changes are not found.
     """
-    kept = np.array([i for i, s in enumerate(signatures) if s.thumb], dtype=np.int64)
+    kept = np.array([i for i, s in enumerate(hashes) if s.thumb], dtype=np.int64)
     if len(kept) < 2:
         return
-    bits = np.array([[signatures[i].bits for i in kept], [signatures[i].mirrored for i in kept]], dtype=np.uint64)
-    thumbs = np.frombuffer(b"".join(signatures[i].thumb for i in kept), np.uint8).reshape(-1, THUMB, THUMB, 3)
+    bits = np.array([[hashes[i].bits for i in kept], [hashes[i].mirrored for i in kept]], dtype=np.uint64)
+    thumbs = np.frombuffer(b"".join(hashes[i].thumb for i in kept), np.uint8).reshape(-1, THUMB, THUMB, 3)
     for mirrored in (0, 1):
         for a, b in _proposed(bits[0], bits[mirrored]):
             for i, j in _confirmed(a, b, thumbs, bool(mirrored)):
@@ -66,7 +66,7 @@ def _proposed(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[np.ndarra
     """Indices into both with at most BITS different bits, a block at a time."""
     for byte in range(8):
         shift = np.uint64(8 * byte)
-        keys = [((hashes >> shift) & np.uint64(255)).astype(np.int64) for hashes in (first, second)]
+        keys = [((x >> shift) & np.uint64(255)).astype(np.int64) for x in (first, second)]
         orders = [np.argsort(key, kind="stable") for key in keys]
         edges = [np.searchsorted(key[order], np.arange(257)) for key, order in zip(keys, orders, strict=True)]
         for value in range(256):

@@ -1,12 +1,13 @@
-"""Splits in which no photo is twice: grouped by content, scene and looks, then divided by the groups' hashes."""
+"""Splits that share no photo: pairs are grouped by content, scene and perceptual hash, then divided by hash."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ip2p_lightning.curation.audit.perceptual_hash import Likeness, alike
+from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, find_lookalikes
 from ip2p_lightning.data.sources.splits import Groups, split_groups
 
 _STRENGTH = {"train": 0, "val": 1, "test": 2}  # of two splits with one photo, the test set keeps it
@@ -14,35 +15,34 @@ _STRENGTH = {"train": 0, "val": 1, "test": 2}  # of two splits with one photo, t
 
 @dataclass(slots=True)
 class Entry:
-    """What the division needs to know of an accepted candidate."""
+    """What the assignment of splits needs to know of an accepted candidate."""
 
     id: str
     task: str
     published: str | None
     scene: str | None
-    prints: tuple[str, ...]
-    likeness: Likeness
+    pixel_hashes: tuple[str, ...]
+    hash: PerceptualHash
     bytes: int
     chunk: int = 0
     split: str = ""
-    """Decided here; "" for a leak that is refused."""
+    """Assigned here; "" for a leak that is rejected."""
     source_id: str = ""
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Fractions:
+class Fractions(NamedTuple):
     """Of a task's pairs without a published split."""
 
     val: float
     test: float
 
 
-def divide(entries: Sequence[Entry], fractions: Mapping[str, Fractions], lookalikes: bool) -> int:
-    """Give every entry its `split` and `source_id`; one that would leak gets no split but a `reason`.
+def assign_splits(entries: Sequence[Entry], fractions: Mapping[str, Fractions], lookalikes: bool) -> int:
+    """Set the `split` and `source_id` of every entry; one that would leak gets no split but a `reason`.
 
-    A group's photo stays in one split. Where published splits disagree, test keeps it before val, and val before
-    train; entries without a published split move, published ones are refused.
+    A group stays in one split. Where published splits disagree, test keeps it before val, and val before train;
+    entries without a published split move, published ones are rejected.
 
     Args:
         entries: in order of id.
@@ -50,34 +50,33 @@ def divide(entries: Sequence[Entry], fractions: Mapping[str, Fractions], lookali
         lookalikes: whether nearly equal photos are one group.
 
     Returns:
-        How many pairs of lookalikes were found.
+        The number of pairs of lookalikes.
     """
-    groups, loose = Groups(), _divisible(entries, fractions)
-    why = {}
-    _join_equal(groups, ((("print", p), i) for i, entry in enumerate(entries) for p in entry.prints))
-    _join_equal(groups, ((("scene", e.task, e.scene), i) for i, e in enumerate(entries) if e.scene and loose[e.task]))
+    groups, drawn = Groups(), _fractions_to_draw(entries, fractions)
+    reasons = {}
+    _join_equal(groups, ((("pixels", h), i) for i, entry in enumerate(entries) for h in entry.pixel_hashes))
+    _join_equal(
+        groups, ((("scene", e.task, e.scene), i) for i, e in enumerate(entries) if e.scene and any(drawn[e.task]))
+    )
     exact = [groups.root(i) for i in range(len(entries))]
     found = 0
-    for i, j in alike([e.likeness for e in entries]) if lookalikes else ():
+    for i, j in find_lookalikes([e.hash for e in entries]) if lookalikes else ():
         found += exact[i] != exact[j] and groups.root(i) != groups.root(j)
         groups.join(i, j)
         if exact[i] != exact[j]:
-            why[i] = why[j] = "looks like"
+            reasons[i] = reasons[j] = "looks like"
     members: dict[int, list[int]] = {}
     for i in range(len(entries)):
         members.setdefault(groups.root(i), []).append(i)
     for group in members.values():
-        name = min((p for i in group for p in entries[i].prints), default=_hash(entries[group[0]].id))
+        fallback = hashlib.sha256(entries[group[0]].id.encode()).hexdigest()[:32]
+        name = min((h for i in group for h in entries[i].pixel_hashes), default=fallback)
         for i in group:
             entries[i].source_id = name
-    _propose(entries, fractions, loose)
+    _divide(entries, drawn)
     for group in members.values():
-        _settle(entries, group, loose, why)
+        _resolve_conflicts([entries[i] for i in group], drawn, [reasons.get(i, "same source image as") for i in group])
     return found
-
-
-def _hash(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _join_equal(groups: Groups, keys: Iterable[tuple[object, int]]) -> None:
@@ -86,58 +85,40 @@ def _join_equal(groups: Groups, keys: Iterable[tuple[object, int]]) -> None:
         groups.join(first.setdefault(key, i), i)
 
 
-def _divisible(entries: Sequence[Entry], fractions: Mapping[str, Fractions]) -> dict[str, Fractions | None]:
-    """Per task the fractions that are to be taken from its training pairs; None if its splits are all published."""
-    published: dict[str, set[str | None]] = {task: set() for task in fractions}
-    for entry in entries:
-        published[entry.task].add(entry.published)
-    left = {
-        task: Fractions(0 if "val" in known else f.val, 0 if "test" in known else f.test)
-        for (task, f), known in zip(fractions.items(), published.values(), strict=True)
+def _fractions_to_draw(entries: Sequence[Entry], fractions: Mapping[str, Fractions]) -> dict[str, Fractions]:
+    """Per task the fractions to take from its training pairs: 0 for a split that is published."""
+    published = {(entry.task, entry.published) for entry in entries}
+    return {
+        task: Fractions(0 if (task, "val") in published else f.val, 0 if (task, "test") in published else f.test)
+        for task, f in fractions.items()
     }
-    return {task: f if f.val or f.test else None for task, f in left.items()}
 
 
-def _propose(
-    entries: Sequence[Entry], fractions: Mapping[str, Fractions], loose: Mapping[str, Fractions | None]
-) -> None:
-    for task in fractions:
-        share = loose[task]
+def _divide(entries: Sequence[Entry], drawn: Mapping[str, Fractions]) -> None:
+    for task, share in drawn.items():
         mine = [e for e in entries if e.task == task]
-        open_ones = [e for e in mine if e.published in (None, "train")]
-        place = {}
-        if share and open_ones:
-            place = split_groups([e.source_id for e in open_ones], share.val, share.test, f"task {task}")
+        divisible = [e.source_id for e in mine if e.published in (None, "train")]
+        splits = split_groups(divisible, share.val, share.test, f"task {task}") if any(share) and divisible else {}
         for entry in mine:
-            entry.split = place.get(entry.source_id, "train") if entry.published in (None, "train") else entry.published
+            known = entry.published if entry.published != "train" else None
+            entry.split = known or splits.get(entry.source_id, "train")
 
 
-def _settle(
-    entries: Sequence[Entry],
-    group: Sequence[int],
-    loose: Mapping[str, Fractions | None],
-    why: Mapping[int, str],
-) -> None:
-    """One split for one photo: the strongest published one, and what was divided by hash follows."""
-    fixed = [i for i in group if entries[i].published and not _may_move(entries[i], loose)]
-    strongest = max(fixed or group, key=lambda i: _STRENGTH[entries[i].split])
-    split = entries[strongest].split
-    for i in group:
-        entry = entries[i]
-        if entry.split == split:
-            continue
-        if split in _may_move(entry, loose):
+def _resolve_conflicts(group: Sequence[Entry], drawn: Mapping[str, Fractions], reasons: Sequence[str]) -> None:
+    """One split for the group: the strongest published one; entries that were divided by hash follow."""
+    fixed = [entry for entry in group if entry.published and not _possible_splits(entry, drawn)]
+    strongest = max(fixed or group, key=lambda entry: _STRENGTH[entry.split])
+    split = strongest.split
+    for entry, reason in zip(group, reasons, strict=True):
+        if entry.split != split and split in _possible_splits(entry, drawn):
             entry.split = split
-        else:
-            entry.reason = f"{why.get(i, 'same source image as')} {entries[strongest].id} of {split}"
-            entry.split = ""
+        elif entry.split != split:
+            entry.split, entry.reason = "", f"{reason} {strongest.id} of {split}"
 
 
-def _may_move(entry: Entry, loose: Mapping[str, Fractions | None]) -> tuple[str, ...]:
-    """The splits an entry may be put in: all without a published one; of published training pairs those drawn from."""
+def _possible_splits(entry: Entry, drawn: Mapping[str, Fractions]) -> tuple[str, ...]:
+    """All without a published one; for a published training pair, those drawn from the training pairs."""
     if entry.published is None:
         return ("train", "val", "test")
-    share = loose[entry.task]
-    if entry.published != "train" or share is None:
-        return ()
-    return ("train", *(name for name in ("val", "test") if getattr(share, name)))
+    names = [name for name in ("val", "test") if getattr(drawn[entry.task], name)]
+    return ("train", *names) if names and entry.published == "train" else ()

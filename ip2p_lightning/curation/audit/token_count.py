@@ -13,7 +13,7 @@ _PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+", re.IGNO
 
 
 def counter(tokenizer: str | None) -> tuple[str, Callable[[str], int]]:
-    """How prompts are counted, in words, and the function. Raises UserError if there is no such tokenizer.
+    """A description of the count, and the function. Raises UserError if the tokenizer cannot be loaded.
 
     Without a tokenizer the count is an estimate: words and signs as CLIP first cuts them, and one more for every 6
     letters beyond the first 9 of a word (short words are one token each in CLIP's vocabulary).

@@ -1,4 +1,4 @@
-"""Which sentences may become prompts: long enough and not too long, new, and about the task."""
+"""Filters for generated prompts: length, duplicates, and relevance to the task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 
 from ip2p_lightning.errors import UserError
 
-Count = Callable[[str], int]
-Keeps = Callable[[str], bool]
+Test = Callable[[str], bool]
 
 _BULLET = re.compile(r"^\s*(?:[-*•–—]|\(?\d{1,3}[.):]|[a-z][.)])\s+", re.IGNORECASE)
 _QUOTES = "\"'“”‘’«»`"
@@ -27,16 +26,16 @@ def sentences(text: str) -> list[str]:
 
 @dataclass
 class Filter:
-    """Takes sentences one by one and counts why it refuses: see `reasons`.
+    """Takes sentences one by one; `reasons` counts the rejected ones.
 
-    count: CLIP tokens of a sentence, start and end included (or a guess at them).
+    count: CLIP tokens of a sentence, start and end included (or an estimate).
     keeps: whether a sentence still asks for the task.
-    unseen: sentences of the shared held-out part, whose likes must not be trained on.
-    near: share of common letter triples, in (0, 1], from which two sentences are one.
+    unseen: sentences of the shared held-out part; near-duplicates of them must not be trained on.
+    near: Jaccard similarity of letter trigrams, in (0, 1], from which two sentences are near-duplicates.
     """
 
-    count: Count
-    keeps: Keeps
+    count: Callable[[str], int]
+    keeps: Test
     unseen: Sequence[str] = ()
     near: float = 0.8
     max_tokens: int = 77
@@ -45,38 +44,38 @@ class Filter:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._triples = [_triples(s) for s in self.unseen]
+        self._held_out = [_trigrams(s) for s in self.unseen]
         self._keys: set[str] = set()
         self._own: list[frozenset[str]] = []
 
     def offer(self, sentence: str) -> bool:
         """Keep `sentence` (in NFC) or count why not."""
         sentence = unicodedata.normalize("NFC", sentence).strip()
-        reason = self._refusal(sentence)
-        if reason:
-            self.reasons[reason] += 1
-            return False
-        self.kept.append(sentence)
-        self._keys.add(_key(sentence))
-        self._own.append(_triples(sentence))
-        return True
-
-    def _refusal(self, sentence: str) -> str | None:
-        triples = _triples(sentence)
+        key, trigrams = _key(sentence), _trigrams(sentence)
         checks: Iterable[tuple[str, Callable[[], bool]]] = (
             ("not a sentence", lambda: not _readable(sentence)),
             ("too short", lambda: len(sentence.split()) < self.min_words),
             ("too long", lambda: self.count(sentence) > self.max_tokens),
             ("another meaning", lambda: not self.keeps(sentence)),
-            ("duplicate", lambda: _key(sentence) in self._keys),
-            ("near-duplicate", lambda: any(_alike(triples, own) >= self.near for own in self._own)),
-            ("shared held-out prompt", lambda: any(_alike(triples, own) >= self.near for own in self._triples)),
+            ("duplicate", lambda: key in self._keys),
+            ("near-duplicate", lambda: self._is_near(trigrams, self._own)),
+            ("shared held-out prompt", lambda: self._is_near(trigrams, self._held_out)),
         )
-        return next((reason for reason, refused in checks if refused()), None)
+        reason = next((reason for reason, fails in checks if fails()), None)
+        if reason:
+            self.reasons[reason] += 1
+            return False
+        self.kept.append(sentence)
+        self._keys.add(key)
+        self._own.append(trigrams)
+        return True
+
+    def _is_near(self, trigrams: frozenset[str], others: Iterable[frozenset[str]]) -> bool:
+        return any(len(trigrams & other) >= self.near * max(len(trigrams | other), 1) for other in others)
 
 
 def split(prompts: Sequence[str], held_out: int, rank: Callable[[str], int]) -> tuple[list[str], list[str]]:
-    """``(train, held out)``, both in the order they came; which are held out depends on each sentence alone.
+    """``(train, held out)``, both in their original order; which are held out depends on each sentence alone.
 
     rank: a number per sentence; the `held_out` smallest are held out, so that a larger pool moves few across.
     """
@@ -84,7 +83,7 @@ def split(prompts: Sequence[str], held_out: int, rank: Callable[[str], int]) -> 
     return [p for p in prompts if p not in chosen], [p for p in prompts if p in chosen]
 
 
-def keyword_test(keywords: Sequence[str]) -> Keeps:
+def keyword_test(keywords: Sequence[str]) -> Test:
     """Whether a sentence has a word that begins with one of `keywords`, in any case."""
     if not any(word.strip() for word in keywords):
         raise UserError("no keywords for this task; give keywords=WORD,WORD, or encoder=DIR")
@@ -93,7 +92,7 @@ def keyword_test(keywords: Sequence[str]) -> Keeps:
     return lambda sentence: pattern.search(sentence) is not None
 
 
-def embedding_test(folder: str, about: str, least: float) -> Keeps:
+def embedding_test(folder: str, about: str, least: float) -> Test:
     """Whether a sentence's CLIP text embedding has a cosine of at least `least` with that of `about`.
 
     folder: in diffusers' layout, ``tokenizer/`` and ``text_encoder/``. Raises UserError.
@@ -105,7 +104,8 @@ def embedding_test(folder: str, about: str, least: float) -> Keeps:
         tokenizer: Any = CLIPTokenizer.from_pretrained(str(_part(folder, "tokenizer")))
         model: Any = CLIPTextModel.from_pretrained(str(_part(folder, "text_encoder"))).eval()
     except Exception as error:
-        raise UserError(f"encoder={folder}: {_head(error)}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"encoder={folder}: {reason}") from error
     length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
 
     def embed(sentence: str) -> Any:
@@ -113,8 +113,8 @@ def embedding_test(folder: str, about: str, least: float) -> Keeps:
         with torch.inference_mode():
             return model(**tokens).pooler_output[0]
 
-    aim = embed(about)
-    return lambda sentence: float(torch.cosine_similarity(embed(sentence), aim, dim=0)) >= least
+    target = embed(about)
+    return lambda sentence: float(torch.cosine_similarity(embed(sentence), target, dim=0)) >= least
 
 
 def _part(folder: str, name: str) -> Path:
@@ -131,19 +131,10 @@ def _readable(sentence: str) -> bool:
 
 
 def _key(sentence: str) -> str:
-    """What two sentences have in common that differ in case, spacing and punctuation only."""
+    """Equal for sentences that differ in case, spacing and punctuation only."""
     return " ".join(re.findall(r"\w+", sentence.casefold()))
 
 
-def _triples(sentence: str) -> frozenset[str]:
+def _trigrams(sentence: str) -> frozenset[str]:
     text = f"  {_key(sentence)} "
     return frozenset(text[i : i + 3] for i in range(len(text) - 2))
-
-
-def _alike(a: frozenset[str], b: frozenset[str]) -> float:
-    """Jaccard similarity."""
-    return len(a & b) / max(len(a | b), 1)
-
-
-def _head(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Where sentences come from: a language model behind a URL, or a text file."""
+"""Sources of sentences: a language model behind a URL, or a text file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ip2p_lightning.rng import seed_of
 from ip2p_lightning.system.files import storage_errors
 
 Ask = Callable[[str, int], str]
-"""A request and the round it is asked in (which is all that its randomness depends on, but for the seed) to a reply."""
+"""Maps a request and the number of its round, which seeds the sampling, to a reply."""
 
 LARGEST = 1 << 20  # bytes of a file
 SECONDS = 120  # to wait for a reply
@@ -50,7 +50,7 @@ def endpoint(url: str, model: str, seed: int, decoding: Mapping[str, Any], key_n
         import openai
     except ImportError:
         raise UserError("source=endpoint needs openai; pip install 'ip2p-lightning[paraphrase]'") from None
-    stay = openai.DefaultHttpxClient(follow_redirects=False)  # the key would go along to whoever is named there
+    stay = openai.DefaultHttpxClient(follow_redirects=False)  # a redirect would send the key to another host
     # Without `api_key` the client would send the key for OpenAI that the environment may hold.
     client = openai.OpenAI(base_url=address, api_key=key or "none", timeout=SECONDS, http_client=stay)
     settings = {"model": model, "temperature": decoding["temperature"], "top_p": decoding["top_p"]}
@@ -66,7 +66,9 @@ def endpoint(url: str, model: str, seed: int, decoding: Mapping[str, Any], key_n
         except openai.APIConnectionError as error:
             raise UserError(f"{address}: no answer ({error})") from None
         except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError):
-            raise DataError(f"{address}: the reply is not that of an OpenAI-compatible chat endpoint") from None
+            raise DataError(
+                f"{address}: the reply does not have the form of an OpenAI-compatible chat endpoint"
+            ) from None
 
     return ask
 
@@ -81,7 +83,7 @@ def _address(url: str, with_key: bool) -> str:
     if parts.username or parts.password:  # first, so that no other line shows them
         raise SecurityError("url: holds a user name or password; give the key's environment variable as key=NAME")
     if parts.scheme not in ("http", "https"):
-        raise SecurityError(f"url={url}: only http:// and https:// are asked")
+        raise SecurityError(f"url={url}: give an http:// or https:// URL")
     if not host:
         raise UserError(f"url={url}: no host")
     if with_key and parts.scheme == "http" and host not in LOCAL:

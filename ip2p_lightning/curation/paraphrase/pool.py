@@ -19,7 +19,7 @@ from ip2p_lightning.rng import seed_of
 
 
 def sentence_source(settings: Settings) -> sources.Ask:
-    """What answers a request; a file answers every request with all it has."""
+    """The source of replies to a request; a file gives its whole text as every reply."""
     if settings.source == "file":
         text = sources.text_file(str(settings.file))
         return lambda _request, _turn: text
@@ -28,32 +28,35 @@ def sentence_source(settings: Settings) -> sources.Ask:
 
 
 def task_pool(name: str, settings: Settings, ask: sources.Ask) -> tuple[PromptPool, str]:
-    """The pool of one task, and what was left out of it, in words. Raises DataError if too few survive."""
-    about, keywords = _meaning(name, settings)
-    label, count = token_count.counter(settings.tokenizer and str(_tokenizer(settings.tokenizer)))
+    """The pool of one task, and a summary of the rejected prompts. Raises DataError if too few are left."""
+    about, keywords = _description(name, settings)
+    tokenizer = settings.tokenizer and Path(settings.tokenizer).expanduser()
+    if tokenizer and (tokenizer / "tokenizer").is_dir():
+        tokenizer /= "tokenizer"
+    counted, count = token_count.counter(str(tokenizer) if tokenizer else None)
     keeps = embedding_test(settings.encoder, about, settings.min_cosine) if settings.encoder else keyword_test(keywords)
     shared = _shared(name)
-    sieve = Filter(count, keeps, shared, settings.near, settings.max_tokens, settings.min_words)
+    prompts = Filter(count, keeps, shared, settings.near, settings.max_tokens, settings.min_words)
     own = 0 if settings.held_out == "shared" else int(settings.held_out)
     offered = 0
     for sentence in _offers(about, settings, ask):
         offered += 1
-        sieve.offer(sentence)
-        if settings.n is not None and len(sieve.kept) == settings.n + own:
+        prompts.offer(sentence)
+        if settings.n is not None and len(prompts.kept) == settings.n + own:
             break
-    note = ", ".join(f"{n} {reason}" for reason, n in sorted(sieve.reasons.items())) or "none"
-    note = f"of {offered} offered; rejected: {note}; tokens {label}"
+    note = ", ".join(f"{n} {reason}" for reason, n in sorted(prompts.reasons.items())) or "none"
+    note = f"of {offered} offered; rejected: {note}; tokens {counted}"
     least = (settings.n or 1) + own
-    if len(sieve.kept) < least:
-        raise DataError(f"{name}: too few prompts survived: {len(sieve.kept)} of the {least} needed, {note}")
-    train, held_out = split(sieve.kept, own, lambda key: seed_of("held out", settings.seed, key))
+    if len(prompts.kept) < least:
+        raise DataError(f"{name}: too few prompts survived: {len(prompts.kept)} of the {least} needed, {note}")
+    train, held_out = split(prompts.kept, own, lambda key: seed_of("held out", settings.seed, key))
     return PromptPool(train, shared if settings.held_out == "shared" else held_out), note
 
 
 def _offers(about: str, settings: Settings, ask: sources.Ask) -> Iterator[str]:
     for turn in range(1 if settings.source == "file" else settings.rounds):
         values = {"n": settings.per_round, "about": about, "style": f"{settings.style} " if settings.style else ""}
-        # A model without a chat template continues the text: the first line shows it how.
+        # A model without a chat template continues the text, so the first line is an example.
         yield from sentences(ask(_filled(settings.template, values | {"example": about.capitalize()}), turn))
 
 
@@ -63,7 +66,7 @@ def _filled(template: str, values: Mapping[str, object]) -> str:
     return template
 
 
-def _meaning(name: str, settings: Settings) -> tuple[str, list[str]]:
+def _description(name: str, settings: Settings) -> tuple[str, list[str]]:
     task = settings.tasks.get(name, {})
     about = settings.about or task.get("about")
     if not about:
@@ -72,13 +75,8 @@ def _meaning(name: str, settings: Settings) -> tuple[str, list[str]]:
     return about, settings.keywords.split(",") if settings.keywords else list(task.get("keywords", []))
 
 
-def _tokenizer(folder: str) -> Path:
-    place = Path(folder).expanduser()
-    return place / "tokenizer" if (place / "tokenizer").is_dir() else place
-
-
 def _shared(name: str) -> list[str]:
-    """Held-out prompts of the shipped pools: no pool may train on them."""
+    """Held-out prompts of the shipped pools; no pool may train on them."""
     return list((read_yaml(CONF / "prompts" / "parts" / "held_out.yaml").get(name) or {}).get("held_out", []))
 
 

@@ -1,4 +1,4 @@
-"""What ``ip2p-data prompts`` may be told, and what is refused."""
+"""The settings of ``ip2p-data prompts``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ settings (those without a value here must be given):
   held_out=12          prompts split off for evaluation; `shared`: those that the shipped pools have in common
   source=endpoint      endpoint (an OpenAI-compatible URL: vLLM, Ollama, llama.cpp, OpenAI ...), file (a line a prompt)
   url=URL              the endpoint, e.g. http://127.0.0.1:8000/v1
-  model=NAME           the language model, by the name that the endpoint knows
+  model=NAME           the language model, by its name at the endpoint
   key=NAME             environment variable that holds the endpoint's key
   file=FILE            the text file
   out=FILE.yaml        where to write; in conf/prompts/ it is a choice for prompts=; default TASK-paraphrases.yaml
-  force=false          replace a file that is there
+  force=false          replace an existing file
   seed=0               of the sampling and the split
   about=TEXT keywords=A,B   what a task asks for, and words of which a prompt must have one
   tokenizer=DIR        counts CLIP tokens (an estimate without)
@@ -43,7 +43,7 @@ exit codes: 0 done, 2 usage, 3 too few prompts survived, 5 disk, 7 unsafe URL.
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line and the config say; `HELP` and conf/paraphrase.yaml explain each."""
+    """All settings; `HELP` and conf/paraphrase.yaml explain each."""
 
     template: str
     temperature: float

@@ -1,7 +1,7 @@
-"""The work of a build, cut into chunks that are done independently, each exactly once.
+"""The candidates of a build in chunks that are processed independently.
 
-A chunk is two files: its accepted rows, then its report with the first line as its mark. The report appears, complete,
-after the rows: a chunk without a report is not done. What is in them depends on the candidates alone.
+A chunk has two files: its accepted rows, then its report, whose first line is a header. The report is renamed into
+place after the rows: a chunk without a report is not done. Both depend on the candidates alone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from ip2p_lightning.curation.audit.examine import Example, Part, examine
 from ip2p_lightning.curation.audit.policy import Audit
-from ip2p_lightning.curation.shards.parquet import STORED, row_bytes, waiting
-from ip2p_lightning.curation.sources.base import Candidate, Refusal
+from ip2p_lightning.curation.shards.parquet import STORED, arrow_writer, row_bytes
+from ip2p_lightning.curation.sources.base import Candidate, Rejection
 from ip2p_lightning.system.files import write_atomic
 
 MOST, MOST_BYTES = 256, 64 << 20  # candidates, and bytes of their files: half a minute's work at most
@@ -31,9 +31,8 @@ class Chunk(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Of what the result depends on, besides the settings."""
-        text = json.dumps([list(c) for c in self.candidates])
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Digest of all that the result depends on, besides the settings."""
+        return hashlib.sha256(json.dumps([list(c) for c in self.candidates]).encode()).hexdigest()
 
 
 class Outcome(NamedTuple):
@@ -43,8 +42,8 @@ class Outcome(NamedTuple):
     total: int
 
 
-def cut(parts: Iterable[Sequence[Candidate]]) -> list[Chunk]:
-    """Every part's candidates in chunks: the same for the same candidates, however many machines do them."""
+def make_chunks(parts: Iterable[Sequence[Candidate]]) -> list[Chunk]:
+    """Every part's candidates in chunks: the same for the same candidates, however many machines process them."""
     chunks: list[Chunk] = []
     for part, candidates in enumerate(parts):
         start = size = 0
@@ -64,65 +63,61 @@ def report_file(folder: Path, number: int) -> Path:
     return folder / f"chunk-{number:06d}.jsonl"
 
 
-def done(folder: Path, chunk: Chunk) -> Outcome | None:
-    """The outcome of a chunk that was done before, from the same files; None if it is to be done."""
+def find_outcome(folder: Path, chunk: Chunk) -> Outcome | None:
+    """The outcome of a chunk that was processed before, from the same files; None if it must be processed."""
     try:
         with report_file(folder, chunk.number).open(encoding="utf-8") as file:
-            mark = json.loads(file.readline())
+            header = json.loads(file.readline())
     except (FileNotFoundError, ValueError):
         return None
     rows = rows_file(folder, chunk.number)
-    whole = rows.is_file() and rows.stat().st_size == mark["size"]
-    return Outcome(mark["accepted"], len(chunk.candidates)) if whole and mark["key"] == chunk.key else None
+    complete = rows.is_file() and rows.stat().st_size == header["size"]
+    return Outcome(header["accepted"], len(chunk.candidates)) if complete and header["key"] == chunk.key else None
 
 
-def work(folder: Path, chunk: Chunk, part: Part, audit: Audit, count: Callable[[str], int]) -> Outcome:
+def process_chunk(
+    folder: Path, parts: Sequence[Part], audit: Audit, count: Callable[[str], int], chunk: Chunk
+) -> Outcome:
     """Examine a chunk's candidates and write its two files. Raises SecurityError, and StorageError if it cannot."""
     lines: list[dict[str, Any]] = []
+    part = parts[chunk.part]
 
     def write(file: Any) -> None:
-        with waiting(file) as rows:
+        with arrow_writer(file) as rows:
             for candidate in chunk.candidates:
                 found = examine(candidate, part, audit, count)
-                if isinstance(found, Refusal):
+                if isinstance(found, Rejection):
                     lines.append(found._asdict() | {"task": part.task})
                     continue
-                row = _row(candidate, part, found)
+                first, second = ({"bytes": content, "path": name} for name, content in found.images)
+                name = f"{part.task}/{candidate.id}"
+                row = dict(zip(STORED, (first, found.prompt, second, part.task, name), strict=True))
                 rows.write(row, row_bytes(row))
                 lines.append(_line(row, candidate, found))
 
     path = rows_file(folder, chunk.number)
     write_atomic(path, write)
     accepted = sum("stage" not in line for line in lines)
-    mark = {"key": chunk.key, "accepted": accepted, "size": path.stat().st_size}
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [mark, *lines])
+    header = {"key": chunk.key, "accepted": accepted, "size": path.stat().st_size}
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [header, *lines])
     write_atomic(report_file(folder, chunk.number), text.encode())
     return Outcome(accepted, len(chunk.candidates))
 
 
-def _row(candidate: Candidate, part: Part, example: Example) -> dict[str, Any]:
-    first, second = ({"bytes": content, "path": name} for name, content in example.images)
-    name = f"{part.task}/{candidate.id}"
-    return dict(zip(STORED, (first, example.prompt, second, part.task, name), strict=True))
-
-
 def _line(row: dict[str, Any], candidate: Candidate, example: Example) -> dict[str, Any]:
-    """What the division into splits needs (under "_"), and what the report will say."""
-    bits, mirrored, thumb = example.likeness
+    """What the assignment of splits needs (under "_"), and what goes to the report."""
     private = {
         "split": candidate.split,
         "scene": candidate.scene,
-        "prints": example.prints,
-        "bits": bits,
-        "mirrored": mirrored,
-        "thumb": base64.b64encode(thumb).decode(),
+        "pixel_hashes": example.pixel_hashes,
+        "hash": [*example.hash[:2], base64.b64encode(example.hash.thumb).decode()],
         "bytes": row_bytes(row),
     }
     return {"id": row["id"], "task": row["task"], **example.facts, "_": private}
 
 
 def reports(folder: Path, count: int) -> Iterator[dict[str, Any]]:
-    """The lines of all chunks, in order, without the marks; each knows its chunk."""
+    """The lines of all chunks, in order, without the headers, each with its chunk's number."""
     for number in range(count):
         with report_file(folder, number).open(encoding="utf-8") as file:
             file.readline()

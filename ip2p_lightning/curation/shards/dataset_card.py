@@ -17,17 +17,17 @@ _COLUMNS = """| column | what |
 """
 
 
-def text(manifest: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
-    """The README.md; its head tells `datasets` which files are which split."""
+def text(metadata: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """The README.md; its header maps splits to files for `datasets`."""
     head = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for split in manifest["splits"]:
+    for split in metadata["splits"]:
         head += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
-    tasks = ", ".join(f"{task} {count:,}" for task, count in manifest["tasks"].items())
-    splits = ", ".join(f"{split} {count:,}" for split, count in manifest["splits"].items())
+    tasks = ", ".join(f"{task} {count:,}" for task, count in metadata["tasks"].items())
+    splits = ", ".join(f"{split} {count:,}" for split, count in metadata["splits"].items())
     head += ["task_categories:", "- image-to-image", "---"]
     body = [
         "# Instructed image edits",
-        f"{manifest['accepted']:,} pairs: {tasks}. Splits: {splits}; of {manifest['source_images']:,} source images, "
+        f"{metadata['accepted']:,} pairs: {tasks}. Splits: {splits}; of {metadata['source_images']:,} source images, "
         "none of which is in two splits.",
         _COLUMNS,
         "## Use",
@@ -38,7 +38,7 @@ def text(manifest: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
         "## Where from",
         *(_part(part) for part in plan["parts"]),
         "## Audit",
-        _audit(manifest),
+        _audit(metadata),
         "`dataset.json` has the sha256 of every file; `ip2p-data verify FOLDER` checks them.",
     ]
     return "\n".join(head) + "\n\n" + "\n\n".join(block.strip() for block in body) + "\n"
@@ -55,12 +55,12 @@ def _part(part: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _audit(manifest: Mapping[str, Any]) -> str:
-    stages = ", ".join(f"{stage} {count}" for stage, count in manifest["rejected_at"].items()) or "none"
-    tokens = manifest["tokens"]
+def _audit(metadata: Mapping[str, Any]) -> str:
+    stages = ", ".join(f"{stage} {count}" for stage, count in metadata["rejected_at"].items()) or "none"
+    tokens = metadata["tokens"]
     return (
-        f"Accepted {manifest['accepted']:,}, rejected {manifest['rejected']:,} ({stages}); "
-        f"identical pairs kept: {manifest['identical_pairs']}; photos found to look like another: "
-        f"{manifest['lookalikes']}. Prompts: the longest has {tokens['longest']} tokens ({tokens['counted']}); "
-        f"{tokens['prompts_cut_off']} are longer than {tokens['most']} and lose their end in training."
+        f"Accepted {metadata['accepted']:,}, rejected {metadata['rejected']:,} ({stages}); "
+        f"identical pairs kept: {metadata['identical_pairs']}; photos that look like another: "
+        f"{metadata['lookalikes']}. Prompts: the longest has {tokens['longest']} tokens ({tokens['counted']}); "
+        f"{tokens['prompts_cut_off']} are longer than {tokens['most']} and truncated in training."
     )

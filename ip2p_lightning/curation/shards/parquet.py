@@ -1,4 +1,4 @@
-"""The rows of a dataset: waiting in Arrow files until their split is known, then as Parquet.
+"""The rows of a dataset: in Arrow files until their split is known, then as Parquet.
 
 The bytes of a Parquet file depend on its rows alone.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
+
+from ip2p_lightning.errors import DamagedError
 
 IMAGES = ("original_image", "edited_image")
 STORED = ("original_image", "edit_prompt", "edited_image", "task", "id")
@@ -24,27 +26,27 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 class Row(NamedTuple):
-    """A row that waited, and what was decided about it since."""
+    """A row of an Arrow file with its split."""
 
     stored: pa.RecordBatch
-    """One row, in the columns `STORED`, its images still in the file."""
+    """One row, in the columns `STORED`; its images are still in the file."""
     source_id: str
     split: str
 
 
-class Groups:
-    """Writes rows in groups of about a megabyte: memory is bounded by a group. For a `with` block."""
+class GroupWriter:
+    """A context manager that writes rows in groups of about a megabyte, which bounds the memory."""
 
     def __init__(self, writer: Any, table: Callable[[list[Any]], pa.Table]) -> None:
         self._writer, self._table = writer, table
         self._rows: list[Any] = []
         self._bytes = 0
 
-    def __enter__(self) -> Groups:
+    def __enter__(self) -> GroupWriter:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Write what is left and the footer; after an error nothing, the file is about to be removed."""
+        """Write the last group and the footer; nothing after an error, when the file is about to be removed."""
         if kind is None:
             self._flush()
             self._writer.close()
@@ -65,28 +67,43 @@ class Groups:
 
 
 def row_bytes(row: Mapping[str, Any]) -> int:
-    """About what a row takes in a file."""
+    """Approximate size of a row in a file."""
     return 256 + sum(len(row[name]["bytes"]) for name in IMAGES)
 
 
-# ---- waiting ----
+# ---- Arrow ----
 
 
-def waiting(file: BinaryIO) -> Groups:
-    """Takes rows as dictionaries, of which an image is ``{"bytes": ..., "path": ...}``; each gets a checksum."""
-    fields = [pa.field(name, _IMAGE if name in IMAGES else pa.string()) for name in STORED]
-    kept = pa.schema([*fields, pa.field("crc", pa.uint32())])
-    return Groups(
+def arrow_writer(file: BinaryIO) -> GroupWriter:
+    """Takes rows as dictionaries, with images as ``{"bytes": ..., "path": ...}``; each gets a checksum."""
+    kept = pa.schema([*_fields(STORED), pa.field("crc", pa.uint32())])
+    return GroupWriter(
         pa.ipc.new_file(file, kept), lambda rows: pa.Table.from_pylist([r | {"crc": _crc(r)} for r in rows], kept)
     )
 
 
-def stored(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Id and row of what waits in a file, as far as it is wanted; the rest is not even read.
+def _fields(columns: Iterable[str]) -> list[pa.Field]:
+    return [pa.field(name, _IMAGE if name in IMAGES else pa.string()) for name in columns]
+
+
+def read_rows(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Id and row of the rows `wanted` of an Arrow file; the others are not read.
 
     Raises:
-        OSError, ValueError: not there, or its bytes changed.
+        DamagedError: the file cannot be read, its bytes changed, or a row is missing.
     """
+    left = set(wanted)
+    try:
+        for name, row in _checked_rows(path, wanted):
+            left.discard(name)
+            yield name, row
+        if left:
+            raise ValueError(f"'{min(left)}' is missing")
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: {error}; remove it and run the same command again") from None
+
+
+def _checked_rows(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
     with pa.memory_map(str(path)) as source:
         file = pa.ipc.open_file(source)
         for number in range(file.num_record_batches):
@@ -95,7 +112,7 @@ def stored(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, pa.Record
             for i, name in enumerate(batch.column("id").to_pylist()):
                 if name in wanted:
                     row = batch.slice(i, 1)
-                    if _crc(_viewed(row)) != row.column("crc")[0].as_py():
+                    if _crc(_as_dict(row)) != row.column("crc")[0].as_py():
                         raise ValueError(f"the bytes of '{name}' changed")
                     yield name, row.select(STORED)
 
@@ -108,7 +125,7 @@ def _crc(row: Mapping[str, Any]) -> int:
     return found
 
 
-def _viewed(row: pa.RecordBatch) -> dict[str, Any]:
+def _as_dict(row: pa.RecordBatch) -> dict[str, Any]:
     """A row as a dictionary, without a copy of its images."""
     texts = {name: row.column(name)[0].as_py() for name in STORED if name not in IMAGES}
     images = {name: row.column(name)[0] for name in IMAGES}
@@ -118,18 +135,17 @@ def _viewed(row: pa.RecordBatch) -> dict[str, Any]:
 # ---- Parquet ----
 
 
-def schema(columns: tuple[str, ...] = COLUMNS) -> pa.Schema:
+def schema() -> pa.Schema:
     """The columns, with the features under which `datasets` reads them: two Image, the others Value("string")."""
     features = {
-        name: {"_type": "Image"} if name in IMAGES else {"dtype": "string", "_type": "Value"} for name in columns
+        name: {"_type": "Image"} if name in IMAGES else {"dtype": "string", "_type": "Value"} for name in COLUMNS
     }
     note = json.dumps({"info": {"features": features}})
-    fields = [pa.field(name, _IMAGE if name in IMAGES else pa.string()) for name in columns]
-    return pa.schema(fields, metadata={"huggingface": note})
+    return pa.schema(_fields(COLUMNS), metadata={"huggingface": note})
 
 
-def parquet(file: BinaryIO) -> Groups:
-    """Takes each `Row`."""
+def parquet_writer(file: BinaryIO) -> GroupWriter:
+    """Takes instances of `Row`."""
     writer = pq.ParquetWriter(
         file,
         schema(),
@@ -138,10 +154,10 @@ def parquet(file: BinaryIO) -> Groups:
         write_statistics=False,
         write_page_checksum=True,  # a flipped bit is noticed when the row is read
     )
-    return Groups(writer, _decided)
+    return GroupWriter(writer, _table)
 
 
-def _decided(rows: list[Row]) -> pa.Table:
+def _table(rows: list[Row]) -> pa.Table:
     batches = pa.Table.from_batches([row.stored for row in rows])
     more = [pa.array([row.source_id for row in rows]), pa.array([row.split for row in rows])]
     return pa.Table.from_arrays([*batches.columns, *more], schema=schema())

@@ -17,27 +17,27 @@ _PRIVATE = ("id", "task", "_", "chunk")
 
 
 def write_report(path: Path, work: Path, plan: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
-    """One line per candidate, accepted or rejected; returns what the card sums up."""
-    sizes, tokens, stages, identical = Counter(), Counter(), Counter(), 0
+    """One line per candidate, accepted or rejected; returns the counts for the card."""
+    sizes, tokens, stages, identical = Counter[str](), Counter[int](), Counter[str](), 0
 
     def write(file: Any) -> None:
         nonlocal identical
-        for line in (*plan["refused"], *reports(work, plan["chunks"])):
-            said = report_line(line, by_id)
-            if said["verdict"] == "accepted":
-                sizes[f"{said['width']}x{said['height']}"] += 1
-                tokens[said["tokens"]] += 1
-                identical += said["psnr"] is None
+        for line in (*plan["rejected"], *reports(work, plan["chunks"])):
+            entry = report_line(line, by_id)
+            if entry["verdict"] == "accepted":
+                sizes[f"{entry['width']}x{entry['height']}"] += 1
+                tokens[entry["tokens"]] += 1
+                identical += entry["psnr"] is None
             else:
-                stages[said["stage"]] += 1
-            file.write((json.dumps(said, ensure_ascii=False) + "\n").encode())
+                stages[entry["stage"]] += 1
+            file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
 
     write_atomic(path, write)
     return {"sizes": sizes, "tokens": tokens, "stages": dict(sorted(stages.items())), "identical": identical}
 
 
 def report_line(line: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
-    """The report's line about a candidate, from its chunk's line and what was decided about it since."""
+    """The report's line of a candidate, from its chunk's line and its assigned split."""
     head = {"id": line["id"], "task": line["task"]}
     if "stage" in line:
         return head | {"verdict": "rejected", **{key: line[key] for key in ("path", "stage", "reason")}}

@@ -1,4 +1,4 @@
-"""What a source offers to a dataset, before anything is opened."""
+"""The interface of sources, and reading files inside a source's folder only."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Candidate(NamedTuple):
     """Changes when a file does."""
 
 
-class Refusal(NamedTuple):
-    """Something that did not become an example, and why."""
+class Rejection(NamedTuple):
+    """A file or pair that does not become an example, and why."""
 
     id: str
     path: str
@@ -46,10 +46,10 @@ class Refusal(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All that a source has."""
+    """The contents of a source."""
 
     candidates: list[Candidate]
-    refused: list[Refusal]
+    rejected: list[Rejection]
 
 
 class Origin(Protocol):
@@ -61,7 +61,7 @@ class Origin(Protocol):
     test: float
 
     def list(self) -> Listing:
-        """Every candidate, in order of id. Raises UserError, with what to download, if nothing is there."""
+        """Every candidate, in order of id. Raises UserError, with what to download, if there is none."""
 
     def read(self, place: str, limit: int) -> bytes:
         """The file at `Candidate.original` or `.edited`; `DataError` beyond `limit` bytes or if it cannot be read."""
@@ -81,7 +81,7 @@ def source_folder(root: str, advice: str) -> Path:
 
 
 def read_inside(root: str, place: str, limit: int) -> bytes:
-    """The bytes of a regular file that lies below `root`, wherever links lead.
+    """The bytes of a regular file below `root`, with links resolved.
 
     Raises:
         SecurityError: `place` leads out of the root, or to a device, pipe or socket.
@@ -91,44 +91,38 @@ def read_inside(root: str, place: str, limit: int) -> bytes:
     if not path.startswith(root.rstrip("/") + "/"):
         raise SecurityError("a link out of the source's folder")
     try:
-        handle = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
-        )  # a pipe must not block, a swap not lead out
+        # a pipe must not block; a link put there meanwhile is not followed
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISDIR(status.st_mode):
+                raise DataError("is a folder")
+            if not stat.S_ISREG(status.st_mode):
+                raise SecurityError("a device, pipe or socket")
+            if status.st_size > limit:
+                raise DataError(f"{status.st_size} bytes, more than {limit}")
+            return file.read(status.st_size + 1)  # not `limit`: a buffer of that size for every file is slow
     except OSError as error:
-        raise DataError(error.strerror or "cannot be opened") from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            kind = (
-                DataError("is a folder") if stat.S_ISDIR(status.st_mode) else SecurityError("a device, pipe or socket")
-            )
-            raise kind
-        if status.st_size > limit:
-            raise DataError(f"{status.st_size} bytes, more than {limit}")
-        try:
-            return file.read(status.st_size + 1)  # a buffer of the limit's size would be torn down again for every file
-        except OSError as error:
-            raise DataError(error.strerror or "cannot be read") from None
+        raise DataError(error.strerror or "cannot be read") from None
 
 
-def without_twins(
-    candidates: Sequence[Candidate], refused: list[Refusal], lines: Sequence[int] = ()
+def without_duplicates(
+    candidates: Sequence[Candidate], rejected: list[Rejection], lines: Sequence[int] = ()
 ) -> list[Candidate]:
-    """Candidates in order of id, less those whose id is no UTF-8 or differs from another's in case or form only.
+    """Candidates in order of id, without those whose id is not UTF-8 or differs from another's in case or form only.
 
-    One file system keeps ``Ä.png`` and ``ä.png`` apart and the next does not: such a dataset could not be moved.
+    Not all file systems keep ``Ä.png`` and ``ä.png`` apart: such a dataset could not be copied.
 
     Args:
         candidates: in any order.
-        refused: is added to.
-        lines: of the manifest they are from, for the reason.
+        rejected: the rejections are added to it.
+        lines: their lines in a manifest, for the reason.
     """
     seen: dict[str, int] = {}
     kept = []
     for i in sorted(range(len(candidates)), key=lambda i: [part or "" for part in candidates[i][:5]]):
         name, path = candidates[i].id, candidates[i].original or candidates[i].edited or ""
-        if not _is_utf8(name):
-            refused.append(Refusal(ascii(name), ascii(name), "list", "the name is not UTF-8"))
+        if ascii(name) != name and any("\ud800" <= c <= "\udfff" for c in name):
+            rejected.append(Rejection(ascii(name), ascii(name), "list", "the name is not UTF-8"))
             continue
         first = seen.setdefault(same_name(name).casefold(), i)
         if first == i:
@@ -137,13 +131,5 @@ def without_twins(
         other = candidates[first].id
         why = "the same id twice" if other == name else "differs in case or Unicode form only"
         where, there = (f"line {lines[i]}, field 'id': ", f" on line {lines[first]}") if lines else ("", "")
-        refused.append(Refusal(name, path, "list", f"{where}{why}: '{other}'{there}"))
+        rejected.append(Rejection(name, path, "list", f"{where}{why}: '{other}'{there}"))
     return kept
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

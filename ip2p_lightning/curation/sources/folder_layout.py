@@ -1,26 +1,42 @@
-"""Folders as their authors packed them, described by patterns of file names."""
+"""Folders in their published layout, described by patterns of file names."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from ip2p_lightning.curation.sources.base import Candidate, Listing, Refusal, read_inside, source_folder, without_twins
+from ip2p_lightning.curation.sources.base import (
+    Candidate,
+    Listing,
+    Rejection,
+    read_inside,
+    source_folder,
+    without_duplicates,
+)
 from ip2p_lightning.data.image import SUFFIXES
 from ip2p_lightning.data.sources.image_files import walk
 from ip2p_lightning.data.sources.splits import checked_fractions
 from ip2p_lightning.errors import UserError, suggest
 
-LISTED = SUFFIXES | {".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".tga"}  # the latter are refused by name
+LISTED = SUFFIXES | {
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".ppm",
+    ".tga",
+}  # more than can be read: those are rejected
 SIDES = ("original", "edited", "clean")
 PARTS = {"train": "train", "val": "val", "test": "test", "any": None}  # any: divided by hash
 
 
 class File(NamedTuple):
-    """A file that fits a pattern."""
+    """A file that matches a pattern."""
 
     path: str
     fields: dict[str, str]
@@ -38,7 +54,7 @@ class FolderOrigin:
     Args:
         name: of the dataset.
         root: the folder.
-        layouts: the ways it is packed; the first of them that is found is used. Each maps a split (train, val, test,
+        layouts: its known layouts; the first that is found is used. Each maps a split (train, val, test,
             or any: divided by hash) to patterns: ``original`` and ``edited``, or ``clean`` for photos from which the
             task makes the other side.
         val: fraction for validation, of what is published as training data if there is no published validation set.
@@ -84,39 +100,40 @@ class FolderOrigin:
     def list(self) -> Listing:
         advice = f"{self.name}: {self.get}" + (f" ({self.size})" if self.size else "")
         root = source_folder(self.root, advice)
-        candidates, refused = list[Candidate](), list[Refusal]()
+        candidates, rejected = list[Candidate](), list[Rejection]()
         for part, sides in self._found(root).items():
-            listed = _photos(root, sides["clean"]) if "clean" in sides else _pairs(root, sides, refused)
-            candidates += [c._replace(split=PARTS[part], scene=_scene(c, part)) for c in listed]
+            for first, second in _photos_or_pairs(root, sides, rejected):
+                # scenes of one number in two published splits are different scenes (REDS numbers both from 000)
+                scene = f"{part}/{first.fields['scene']}" if first.fields.get("scene") else None
+                size, stamp = first.bytes, first.stamp
+                if second:
+                    size, stamp = size + second.bytes, stamp ^ (second.stamp << 1)
+                paths = _stem(first.path), first.path, second.path if second else None
+                candidates.append(Candidate(*paths, None, PARTS[part], scene, bytes=size, stamp=stamp))
         if not candidates:
             wanted = ", ".join(p for layout in self.layouts for sides in layout.values() for p in sides.values())
-            raise UserError(f"{self.root}: nothing laid out as {wanted}; {advice}")
-        return Listing(without_twins(candidates, refused), sorted(refused))
+            raise UserError(f"{self.root}: no files that match {wanted}; {advice}")
+        return Listing(without_duplicates(candidates, rejected), sorted(rejected))
 
     def _found(self, root: Path) -> Mapping[str, Mapping[str, str]]:
-        """The first layout of which every part is there, else the first of which any is."""
+        """The first layout whose parts all exist, else the first of which any exists."""
         for rule in (all, any):
             for layout in self.layouts:
                 if rule((root / _fixed(p)).is_dir() for sides in layout.values() for p in sides.values()):
                     parts = {k: v for k, v in layout.items() if all((root / _fixed(p)).is_dir() for p in v.values())}
-                    if parts and next(files(root, next(iter(next(iter(parts.values())).values()))), None):
+                    patterns = [p for sides in parts.values() for p in sides.values()]
+                    if parts and any(True for _ in files(root, patterns[0])):
                         return parts
         return {}
 
 
-def _scene(candidate: Candidate, part: str) -> str | None:
-    """Scenes of one number in two published splits are different scenes (REDS numbers both from 000)."""
-    return f"{part}/{candidate.scene}" if candidate.scene else None
-
-
-def _photos(root: Path, pattern: str) -> Iterator[Candidate]:
-    for file in files(root, pattern):
-        scene = file.fields.get("scene")
-        yield Candidate(_stem(file.path), file.path, None, scene=scene, bytes=file.bytes, stamp=file.stamp)
-
-
-def _pairs(root: Path, sides: Mapping[str, str], refused: list[Refusal]) -> Iterator[Candidate]:
-    """Every original with the one edited file whose shared words agree (several originals may share one)."""
+def _photos_or_pairs(
+    root: Path, sides: Mapping[str, str], rejected: list[Rejection]
+) -> Iterator[tuple[File, File | None]]:
+    """Clean photos, or every original with the edited file whose shared words agree (several may share one)."""
+    if "clean" in sides:
+        yield from ((file, None) for file in files(root, sides["clean"]))
+        return
     shared = sorted(set(_words(sides["original"])) & set(_words(sides["edited"])))
     targets: dict[tuple[str, ...], list[File]] = {}
     for file in files(root, sides["edited"]):
@@ -125,45 +142,33 @@ def _pairs(root: Path, sides: Mapping[str, str], refused: list[Refusal]) -> Iter
     for file in files(root, sides["original"]):
         key = tuple(file.fields[word] for word in shared)
         partners = targets.get(key, [])
-        if len(partners) != 1:
-            why = (
-                f"{len(partners)} edited images fit it" if partners else f"no edited image (pattern {sides['edited']})"
-            )
-            refused.append(Refusal(_stem(file.path), file.path, "list", why))
-            used.add(key)
-            continue
         used.add(key)
-        other = partners[0]
-        size, stamp = file.bytes + other.bytes, file.stamp ^ (other.stamp << 1)
-        scene = file.fields.get("scene")
-        yield Candidate(_stem(file.path), file.path, other.path, scene=scene, bytes=size, stamp=stamp)
-    for key in targets.keys() - used:
-        for file in targets[key]:
-            why = f"no original image (pattern {sides['original']})"
-            refused.append(Refusal(_stem(file.path), file.path, "list", why))
+        if len(partners) == 1:
+            yield file, partners[0]
+            continue
+        why = f"{len(partners)} edited images match it" if partners else f"no edited image (pattern {sides['edited']})"
+        rejected.append(Rejection(_stem(file.path), file.path, "list", why))
+    why = f"no original image (pattern {sides['original']})"
+    alone = [file for key in targets.keys() - used for file in targets[key]]
+    rejected += [Rejection(_stem(file.path), file.path, "list", why) for file in alone]
 
 
 def files(root: Path, pattern: str) -> Iterator[File]:
-    """Image files below `root` that fit, in no order. Hidden ones and linked folders are passed by."""
-    fits = re.compile(_regex(pattern))
+    """Image files below `root` that match, in no order; without hidden ones and linked folders."""
+    expression = re.compile(_regex(pattern))
     top = f"{root}/"
     for entry in walk(top + _fixed(pattern)):
         path = entry.path[len(top) :]
         stem = _stem(path)
-        found = fits.fullmatch(stem) if path[len(stem) :].lower() in LISTED else None
+        found = expression.fullmatch(stem) if path[len(stem) :].lower() in LISTED else None
         if found:
             status = entry.stat(follow_symlinks=False)
             yield File(path, found.groupdict(), status.st_size, status.st_mtime_ns)
 
 
 def _fixed(pattern: str) -> str:
-    """The folders before the first that varies."""
-    kept = []
-    for part in pattern.split("/")[:-1]:
-        if "{" in part or "*" in part:
-            break
-        kept.append(part)
-    return "/".join(kept)
+    """The folders before the first with a word or star."""
+    return "/".join(takewhile(lambda part: not set(part) & set("{*"), pattern.split("/")[:-1]))
 
 
 def _words(pattern: str) -> list[str]:

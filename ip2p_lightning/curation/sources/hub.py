@@ -38,7 +38,7 @@ class HubOrigin(HubDataset):
         return {"home": self.name} | ({"licence": self.licence} if self.licence else {})
 
     def list(self) -> Listing:
-        """Every row of every split we know. Raises UserError as `datasets` does, DataError for a missing column."""
+        """Every row of the known splits. Raises UserError as `load_tables` does, DataError for a missing column."""
         found, candidates = load_tables(self.name, self.revision), []
         for split in SPLITS:
             theirs = own_split(found, split)
@@ -63,7 +63,8 @@ class HubOrigin(HubDataset):
 
 def _candidate(columns: Columns, theirs: str, split: str, i: int, texts: dict[str, Any]) -> Candidate:
     prompt, scene = texts.get(columns.prompt or ""), texts.get(columns.group or "")
-    places = [f"{theirs}/{i}/{column}" for column in columns[:2]]
+    original, edited = (f"{theirs}/{i}/{column}" for column in (columns.original, columns.edited))
     prompt = prompt if isinstance(prompt, str) and prompt.strip() else None
     size = 1 << 19  # not known before it is read: two images of a quarter of a megabyte
-    return Candidate(f"{theirs}/{i:07d}", *places, prompt, split, None if scene is None else str(scene), bytes=size)
+    scene = None if scene is None else str(scene)
+    return Candidate(f"{theirs}/{i:07d}", original, edited, prompt, split, scene, bytes=size)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ip2p_lightning.curation.sources.base import Candidate, Listing, Refusal, read_inside, without_twins
+from ip2p_lightning.curation.sources.base import Candidate, Listing, Rejection, read_inside, without_duplicates
 from ip2p_lightning.data.sources.manifest import Manifest, Row
 from ip2p_lightning.data.sources.manifest_reader import PathCheck, digest, records
 from ip2p_lightning.errors import DataError
@@ -47,7 +47,7 @@ class ManifestOrigin(Manifest):
         return read_inside(self.folder, place, limit)
 
     def list(self) -> Listing:
-        """Every line; one that names a file that is not there, or lacks a field, is refused with its number.
+        """Every line; one that names a missing file, or lacks a field, is rejected with its number.
 
         Raises:
             UserError: no such manifest.
@@ -55,9 +55,7 @@ class ManifestOrigin(Manifest):
             SecurityError: a path that leaves the root.
         """
         inside = PathCheck(self.folder)
-        candidates: list[Candidate] = []
-        lines: list[int] = []
-        refused: list[Refusal] = []
+        candidates, lines, rejected = list[Candidate](), list[int](), list[Rejection]()
         for number, record in records(self.path):
             where = f"line {number}"
             try:
@@ -66,17 +64,17 @@ class ManifestOrigin(Manifest):
                     candidates.append(self._candidate(row, record, inside, where))
                     lines.append(number)
             except DataError as error:
-                refused.append(Refusal(f"{self.path.name}:{number}", self.path.name, "list", str(error)))
-        if not candidates and not refused:
+                rejected.append(Rejection(f"{self.path.name}:{number}", self.path.name, "list", str(error)))
+        if not candidates and not rejected:
             raise DataError(self.nothing())
-        return Listing(without_twins(candidates, refused, lines), sorted(refused))
+        return Listing(without_duplicates(candidates, rejected, lines), sorted(rejected))
 
     def _candidate(self, row: Row, record: Mapping[str, Any], inside: PathCheck, where: str) -> Candidate:
         first, second = (
-            os.stat(inside(place, f"{where}, field '{field}'"))  # noqa: PTH116  a million times
+            os.stat(inside(place, f"{where}, field '{field}'"))  # noqa: PTH116  a Path for each of a million files is slow
             for field, place in ((self.original, row.original), (self.edited, row.edited))
         )
         stamp = first.st_mtime_ns ^ (second.st_mtime_ns << 1)
         size = first.st_size + second.st_size
-        hashes = tuple(digest(record, f"{field}_sha256", where) for field in (self.original, self.edited))
+        hashes = (digest(record, f"{self.original}_sha256", where), digest(record, f"{self.edited}_sha256", where))
         return Candidate(*row, None, hashes, size, stamp)

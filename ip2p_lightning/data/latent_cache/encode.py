@@ -140,7 +140,7 @@ def _joined(parts: list[tuple[Part, tuple[Tensor, Tensor]]]) -> EditExample:
     original, edited = (torch.cat([moments[side] for _, moments in parts])[order] for side in (0, 1))
     if parts[0][0].example.original.is_pinned():  # as the loader would have it
         original, edited = original.pin_memory(), edited.pin_memory()
-    words = []
+    words: list[Any] = []
     for name in ("prompt", "task", "id"):
         flat = [word for part, _ in parts for word in getattr(part.example, name)]
         words.append([flat[i] for i in order])
@@ -155,4 +155,5 @@ class CachedBatches(Batches):
         self.filler = filler
 
     def __iter__(self) -> Iterator[EditExample]:
-        return map(self.filler, super().__iter__())
+        batches: Any = super().__iter__()
+        return map(self.filler, batches)

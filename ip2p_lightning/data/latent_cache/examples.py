@@ -113,14 +113,16 @@ class CachedTask:
         key = hashlib.sha256(content + f"{self._made_by} {variant.crop} {variant.flip}".encode()).digest()
         payload = self.space.get(key) if self.space is not None else None
         if payload is not None:
-            example = EditExample(*self.codec.unpack(payload), prompt, base.task, name)
+            original, edited = self.codec.unpack(payload)
+            example = EditExample(original, edited, prompt, base.task, name)
             return Item(example, key, True, self.contents.digests.news())
         # the view's randomness goes by the content: equal for all jobs, whatever their seeds
         rng = numpy_rng("cached view", content.hex(), variant.crop)
         images = base.pairs.pair(index, rng, replace(base.view, flip=float(variant.flip)))
         if self.contents.of(base.pairs, index) != content:  # replaced meanwhile: these pixels have no certain key
             key = b""
-        example = EditExample(*map(to_tensor, images), prompt, base.task, name)
+        original, edited = map(to_tensor, images)
+        example = EditExample(original, edited, prompt, base.task, name)
         return Item(example, key, False, self.contents.digests.news())
 
     @property

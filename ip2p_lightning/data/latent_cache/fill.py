@@ -52,7 +52,7 @@ def fill_all(cache: Cache, loader: Loader | None = None, bad: BadPairs | None = 
     cache.filler.strict = True
     every, loader, done = Everything(cache), loader or Loader(batch_size=8), 0
     keys: Any = BatchSampler(every, loader.batch_size, drop_last=False)  # which takes anything that can be iterated
-    batches = Batches(every, keys, loader, collate)
+    batches: Any = Batches(every, keys, loader, collate)
     batches.examples.bad = bad
     try:
         for batch in batches:

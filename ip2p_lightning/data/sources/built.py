@@ -121,7 +121,7 @@ class BuiltPairs:
             open_image(content, name=f"{name}, {column}")
             for column, content in zip(_IMAGES, self._table.images(int(self._rows[i])), strict=True)
         ]
-        check_sizes(*images, name)
+        check_sizes(images[0], images[1], name)
         original, edited = view(images, rng)
         return original, edited
 

@@ -164,7 +164,7 @@ class HubPairs:
         row = self._table[int(self._rows[i])]
         name = f"{self._name}, {self.id(i)}"
         images = [self._decode(row, column, name) for column in (self._columns.original, self._columns.edited)]
-        check_sizes(*images, name)
+        check_sizes(images[0], images[1], name)
         original, edited = view(images, rng)
         return original, edited
 

@@ -89,7 +89,7 @@ def kuwahara(image: Image, radius: int, sharpness: float = 4.0) -> Image:
     weight = (variance + 1e-4) ** -sharpness  # the floor is one grey level: evenly flat windows share alike
     weight /= weight.max()
     height, width = image.shape[:2]
-    total, share = 0.0, 0.0
+    total, share = np.zeros((1, 1, 1)), np.zeros((1, 1))
     first, last = (radius + 1) // 2, radius + (radius + 1) // 2
     for y in (first, last):
         for x in (first, last):

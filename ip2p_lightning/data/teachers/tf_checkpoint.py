@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,9 +124,10 @@ def _entry(data: bytes) -> Entry:
     return entry
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """Field number and value of a protocol buffer message (protobuf.dev/programming-guides/encoding)."""
     place = 0
+    value: Any
     while place < len(data):
         tag, place = _varint(data, place)
         kind, size = tag & 7, 0

@@ -52,7 +52,7 @@ def _convolutions(tflite: Any, model: Any) -> list[tuple[np.ndarray, np.ndarray]
         operators.get(model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode(), []).append(operator)
     half = {operator.Outputs(0): operator.Inputs(0) for operator in operators[kind.DEQUANTIZE]}
     tensors = [[half.get(o.Inputs(i), o.Inputs(i)) for i in (1, 2)] for o in operators[kind.CONV_2D]]
-    return [tuple(_values(model, graph.Tensors(i)) for i in pair) for pair in tensors]
+    return [(_values(model, graph.Tensors(w)), _values(model, graph.Tensors(b))) for w, b in tensors]
 
 
 def _values(model: Any, tensor: Any) -> np.ndarray:

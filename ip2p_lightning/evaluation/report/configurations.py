@@ -15,13 +15,18 @@ from ip2p_lightning.evaluation.scores_file import METHODS
 DEFAULT = "default"  # the value of a key that a run does not override
 MEAN = "mean"  # over tasks, beside them
 _ORDER = [(split, prompts) for split in ("test", "val", "train") for prompts in ("heldout", "seen")]
-_KINDS = {"step": "Int64", "images": "Int64", "seconds": float, "peak_memory_mb": float}  # where all are missing, too
+_KINDS = {"step": "Int64", "images": "Int64", "seconds": float, "peak_memory_mb": float}  # also where all are missing
+_COLUMNS = [
+    *("configuration", "run", "seed", "state", "reason", "method", "task", "split", "prompts", "psnr", "ssim", "n"),
+    *("step", "images", "seconds", "peak_memory_mb", "commit"),
+]
+_FORMS = {"psnr": "{:.4f}", "ssim": "{:.5f}", "n": "{:.0f}", "seconds": "{:.1f}", "peak_memory_mb": "{:.0f}"}
 Section = tuple[str, str]  # split, prompts
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """Runs and their scores as tables.
 
     Args:
         runs: one row per run; its `configuration` is empty unless it is complete.
@@ -67,22 +72,22 @@ def compare(summaries: Sequence[RunSummary], by: Sequence[str] = ()) -> Comparis
     """Group the complete runs into configurations.
 
     Args:
-        summaries: of the runs.
+        summaries: from `collect`.
         by: keys whose values make a configuration, in this order; without any, all overrides that differ.
 
     Raises:
-        UserError: a key of `by` that no run knows.
+        UserError: a key of `by` that no run has.
     """
     done = [run for run in summaries if run.state == "complete"]
     given = [run.hyperparameters for run in done]
     known = list(dict.fromkeys(key for overrides in given for key in overrides))
     shared = {k: given[0][k] for k in known if all(k in one and one[k] == given[0][k] for one in given)}
     if by:
-        _refuse_unknown(by, done, known)
+        _check_known(by, done, known)
     keys = by or [key for key in known if key not in shared]
     done.sort(key=lambda run: [_rank(_value(run, key)) for key in keys])
     labels = {run.name: " ".join(f"{key}={_value(run, key)}" for key in keys) or "all runs" for run in done}
-    runs = pd.DataFrame([_of_run(run) for run in summaries]).astype(_KINDS)
+    runs = pd.DataFrame([_run_row(run) for run in summaries]).astype(_KINDS)
     scores = pd.DataFrame(
         [{"run": run.name, "seed": run.seed, **vars(score)} for run in summaries for score in run.scores],
         columns=["run", "seed", *Score.__dataclass_fields__],
@@ -92,7 +97,7 @@ def compare(summaries: Sequence[RunSummary], by: Sequence[str] = ()) -> Comparis
     return Comparison(runs, scores, shared)
 
 
-def _of_run(run: RunSummary) -> dict[str, Any]:
+def _run_row(run: RunSummary) -> dict[str, Any]:
     return {
         "run": run.name,
         "seed": run.seed,
@@ -122,8 +127,17 @@ def _rank(value: Any) -> tuple[int, float, str]:
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
-def _refuse_unknown(by: Sequence[str], runs: Sequence[RunSummary], known: Sequence[str]) -> None:
+def _check_known(by: Sequence[str], runs: Sequence[RunSummary], known: Sequence[str]) -> None:
     for key in by:
         if runs and all(_value(run, key) == DEFAULT for run in runs):
             words = ", ".join(known) or "none"
-            raise UserError(f"--by {key}: no run was given it{suggest(key, known)}; the runs' overrides: {words}")
+            raise UserError(f"--by {key}: no run overrides it{suggest(key, known)}; the runs' overrides: {words}")
+
+
+def as_csv(found: Comparison) -> bytes:
+    """All runs as CSV, one row per run, method and task; a run without scores has one row."""
+    scores = found.scores.drop(columns=["configuration", "seed"]).replace({"n": {0: None}})
+    table = found.runs.merge(scores, on="run", how="left")
+    for column, form in _FORMS.items():
+        table[column] = table[column].map(form.format, na_action="ignore")
+    return table[_COLUMNS].to_csv(index=False, lineterminator="\n").encode()

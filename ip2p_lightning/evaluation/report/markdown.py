@@ -15,7 +15,7 @@ from ip2p_lightning.evaluation.report.configurations import MEAN, Comparison, Se
 NONE = "–"
 SPLITS = {"test": "held-out photos (test)", "val": "validation photos (val)", "train": "training photos (train)"}
 PROMPTS = {"heldout": "held-out instructions", "seen": "instructions of the training pool"}
-IDENTITY = "*identity* is the original as it is, *gain* the model minus that, run by run."
+IDENTITY = "*identity* is the original, unedited; *gain* is the model minus identity, run by run."
 
 
 def as_markdown(found: Comparison, plot: str | None) -> str:
@@ -40,7 +40,7 @@ def as_markdown(found: Comparison, plot: str | None) -> str:
 
 
 def where(section: Section) -> str:
-    """A section in words."""
+    """A readable name of a section."""
     split, prompts = section
     return f"{SPLITS.get(split, split)}, {PROMPTS.get(prompts, prompts)}"
 
@@ -49,7 +49,11 @@ def _section(rows: pd.DataFrame, title: str) -> list[str]:
     counts = sorted(set(rows["n"]) - {0})
     images = f"; {' or '.join(map(str, counts))} images a task and run" if counts else ""
     psnr, ssim = (per_run(rows, score) for score in ("psnr", "ssim"))
-    seeds = rows[rows["method"] == "model"].groupby("configuration", observed=True)["seed"].agg(_listed)
+    seeds = (
+        rows[rows["method"] == "model"]
+        .groupby("configuration", observed=True)["seed"]
+        .agg(lambda seeds: ", ".join(sorted(set(map(str, seeds)))))
+    )
     head = ["configuration", "seeds", *psnr["model"].columns]
     similar = [[label, seeds[label], *texts] for label, texts in _texts(ssim["model"], ".3f").items()]
     return [
@@ -75,7 +79,7 @@ def _psnr_rows(tables: Mapping[str, pd.DataFrame], seeds: Mapping[str, str]) -> 
 
 
 def _texts(table: pd.DataFrame, form: str = ".2f") -> dict[str, list[str]]:
-    """The row of each configuration."""
+    """Per configuration, one text per column."""
     groups = table.groupby(level="configuration", observed=True)
     return {label: [_spread(group[task], form) for task in table] for label, group in groups}
 
@@ -99,7 +103,7 @@ def _best_in_bold(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _own_baseline(identity: pd.DataFrame) -> bool:
-    """Whether the configurations have different data: the identity baseline then scores differently in each."""
+    """Whether the identity baseline differs between configurations, because their data does."""
     means = identity.drop(columns=MEAN).groupby(level="configuration", observed=True).mean()
     return bool((means.max() - means.min()).max() > 0.005)
 
@@ -125,12 +129,12 @@ def _failed(runs: pd.DataFrame) -> list[str]:
 def _runs(runs: pd.DataFrame) -> list[str]:
     table = runs.assign(run="`" + runs["run"] + "`")[["run", "state", "seed", "step", "commit"]]
     blocks = ["### Runs", _table(list(table.columns), table.astype(object).fillna(NONE).values.tolist())]
-    commands = dict.fromkeys(typed(command) for command in runs["command"].dropna())
+    commands = dict.fromkeys(readable_command(command) for command in runs["command"].dropna())
     return [*blocks, "```sh\n" + "\n".join(commands) + "\n```"] if commands else blocks
 
 
-def typed(command: str) -> str:
-    """A job's command as a person would type it: without the launcher's absolute paths."""
+def readable_command(command: str) -> str:
+    """A job's command without the launcher's own overrides and absolute paths."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -147,17 +151,10 @@ def typed(command: str) -> str:
         if word == "train" and before == "--config-name":
             kept.pop()
             continue
-        kept.append(short.get(word, _from_here(word) if before == "--config-dir" else word))
+        if before == "--config-dir" and Path(word).is_relative_to(Path.cwd()):
+            word = str(Path(word).relative_to(Path.cwd()))
+        kept.append(short.get(word, word))
     return shlex.join(kept)
-
-
-def _from_here(path: str) -> str:
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
-
-
-def _listed(seeds: pd.Series) -> str:
-    return ", ".join(sorted(set(map(str, seeds))))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

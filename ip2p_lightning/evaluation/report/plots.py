@@ -1,4 +1,4 @@
-"""The report's picture: every configuration on every task, and what the gain costs."""
+"""The report's plot: every configuration on every task, and gain against cost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ INK, GREY, FAINT = "#1d1d20", "#77777d", "#e4e4e8"
 COLOURS = ("#1f6f8b", "#d1603d", "#5b8c3e", "#8a5a9e", "#c29b2b", "#3f5f9f", "#a84a6a", "#4d8f86")
 
 
-def draw(found: Comparison) -> bytes | None:
-    """A PNG for the strictest section that was scored, None without scores; the same runs give the same bytes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+def draw_plot(found: Comparison) -> bytes | None:
+    """A PNG of the strictest section that was scored, None without scores; the same runs give the same bytes."""
     from matplotlib.figure import Figure
 
     if not found.sections():
@@ -32,7 +29,8 @@ def draw(found: Comparison) -> bytes | None:
     height = 1.7 + 0.42 * len(labels)
     figure = Figure(figsize=(max(8.5, 2.3 * len(tasks) + 1.6), height + 3.3), dpi=130, layout="constrained")
     figure.patch.set_facecolor("white")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[height, 3.3])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[height, 3.3])
+    upper, lower = parts
     upper.suptitle(f"Gain in PSNR over the identity baseline: {where(section)}", color=INK)
     _dots(upper.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tables, labels, tasks)
     _pareto(lower.subplots(), tables["gain"][MEAN], found.runs.dropna(subset="configuration"))
@@ -50,7 +48,7 @@ def _dots(axes: Sequence[Any], tables: Mapping[str, pd.DataFrame], labels: Seque
     for axis, task in zip(axes, tasks, strict=True):
         axis.axvline(0, ls="--", color=GREY, lw=1.2)
         for row, label in enumerate(labels):
-            colour = _colour(row)
+            colour = COLOURS[row % len(COLOURS)]
             left, right = (list(_of(table, label)[task].dropna()) for table in (wrong, tables["gain"]))
             axis.plot(left, [row + 0.2] * len(left), "o", ms=5, mfc="white", mec=colour, mew=1.1)
             axis.plot(right, [row] * len(right), "o", ms=6, color=colour, alpha=0.8, mew=0)
@@ -83,23 +81,23 @@ def _legend(figure: Any, wrong: bool) -> None:
 
 
 def _pareto(axis: Any, gains: pd.Series, runs: pd.DataFrame) -> None:
-    """Mean gain against training time (images where no time is known), and the configurations none other dominates."""
+    """Mean gain against training time (or images, if no time is known), and the Pareto front."""
     timed = bool((runs["seconds"] > 0).all())
     costs = runs.set_index(["configuration", "run"])["seconds" if timed else "images"].astype(float)
     points = pd.DataFrame({"cost": costs, "gain": gains}).dropna().query("cost > 0")
     groups = points.groupby(level="configuration", observed=True)
     for row, label in enumerate(gains.index.unique("configuration")):
-        here = _of(points, label)
+        here, colour = _of(points, label), COLOURS[row % len(COLOURS)]
         if len(here):
-            axis.plot(here["cost"], here["gain"], "o", ms=4.5, color=_colour(row), alpha=0.45, mew=0)
-            axis.plot(*here.mean(), "D", ms=8, color=_colour(row), label=label)
+            axis.plot(here["cost"], here["gain"], "o", ms=4.5, color=colour, alpha=0.45, mew=0)
+            axis.plot(*here.mean(), "D", ms=8, color=colour, label=label)
     front = _front(groups.mean())
     if len(front) > 1:
         axis.step(front["cost"], front["gain"], where="post", color=GREY, lw=1, zorder=0)
     _clean(axis)
     axis.margins(x=0.12, y=0.18)
     axis.set_xlim(left=0)
-    axis.set_title("What the gain costs: diamonds are configurations, dots their runs", fontsize=11, color=INK)
+    axis.set_title("Gain against cost: diamonds are configurations, dots their runs", fontsize=11, color=INK)
     axis.set_xlabel("seconds of training, validation included" if timed else "images seen in training", fontsize=9)
     axis.set_ylabel("mean gain, dB", fontsize=9)
     if 0 < len(groups) <= 12:
@@ -107,13 +105,9 @@ def _pareto(axis: Any, gains: pd.Series, runs: pd.DataFrame) -> None:
 
 
 def _front(means: pd.DataFrame) -> pd.DataFrame:
-    """The configurations that cost less than any other of at least their gain, cheapest first."""
+    """The configurations that cost less than all others of at least their gain, cheapest first."""
     ordered = means.sort_values(["cost", "gain"], ascending=[True, False])
     return ordered[ordered["gain"] > ordered["gain"].cummax().shift(fill_value=float("-inf"))]
-
-
-def _colour(row: int) -> str:
-    return COLOURS[row % len(COLOURS)]
 
 
 def _clean(axis: Any) -> None:

@@ -15,12 +15,12 @@ from ip2p_lightning.runs.folder import CONFIG, LOCK, STATUS, read_config, read_s
 from ip2p_lightning.runs.metrics_log import read_metrics
 from ip2p_lightning.system.locks import is_held
 
-LOG = "log.txt"  # where a launcher keeps what a job printed
+LOG = "log.txt"  # a launcher writes a job's output there
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean scores of a method on a task; `n` is 0 where the number of images is not known."""
+    """Mean scores of a method on a task; `n` is 0 if the number of images is not known."""
 
     method: str
     task: str
@@ -36,10 +36,10 @@ class RunSummary:
     """A run.
 
     Args:
-        name: its folder, from the folder the report was asked for.
-        state: complete, running, preempted, failed, pruned; killed or not started where it could not say so itself.
+        name: its folder, relative to the root of the report.
+        state: complete, running, preempted, failed, pruned, killed or not started.
         reason: why it is not complete.
-        images, seconds: seen and taken in training, validation included; None where the log does not tell.
+        images, seconds: of training, validation included; None if the log does not have them.
         memory: peak, in MB.
     """
 
@@ -59,7 +59,7 @@ class RunSummary:
 
     @property
     def hyperparameters(self) -> dict[str, Scalar]:
-        """What its command line changed, but for the seed."""
+        """The overrides of its command line, without the seed."""
         return {key: value for key, value in hyperparameters(self.status).items() if key != "seed"}
 
 
@@ -68,13 +68,13 @@ def collect(roots: Sequence[Path]) -> list[RunSummary]:
 
     Raises:
         UserError: a root does not exist, or holds no run.
-        DamagedError: a config or a table of scores does not read.
+        DamagedError: a config or a table of scores cannot be read.
     """
     found: dict[Path, RunSummary] = {}
     for root in roots:
         folders = list(_folders(root))
         if not folders:
-            raise UserError(f"{root}: no runs in it; give a run's folder, or one that holds runs, such as runs/demo")
+            raise UserError(f"{root}: no runs in it; give a run's folder, or one that contains runs, such as runs/demo")
         for folder in folders:
             found.setdefault(folder.resolve(), _read(folder, _name(folder, root, len(roots) > 1)))
     return sorted(found.values(), key=lambda run: run.name)
@@ -82,11 +82,11 @@ def collect(roots: Sequence[Path]) -> list[RunSummary]:
 
 def _folders(root: Path) -> Iterator[Path]:
     if not root.is_dir():
-        raise UserError(f"{root} is no folder; give a run's folder, or one that holds runs")
+        raise UserError(f"{root} is not a folder; give a run's folder, or one that contains runs")
     for path in root.rglob(STATUS):
         if (path.parent / CONFIG).is_file():
             yield path.parent
-    for path in root.rglob(LOG):  # a job that ended before it could claim its folder left its log only
+    for path in root.rglob(LOG):  # a job that ended before it created its run has only a log
         if not (path.parent / STATUS).exists():
             yield path.parent
 
@@ -104,10 +104,10 @@ def _read(folder: Path, name: str) -> RunSummary:
         return RunSummary(name, "not started", _last_error(folder / LOG))
     state = str(status.get("state", "not started"))
     if state == "running" and not is_held(folder / LOCK):
-        state, status = "killed", status | {"reason": _last_error(folder / LOG) or "ended without a word"}
+        state, status = "killed", status | {"reason": _last_error(folder / LOG) or "no reason was recorded"}
     config, lines = read_config(folder), _metrics(folder)
     table = scores_file.read(folder / "scores.csv")
-    found = tuple(_as_score(row) for row in table) if table else tuple(_validation(lines))
+    found = tuple(_score(row) for row in table) or tuple(_validation(lines))
     images, seconds = _cost(lines, config)
     memory = max((line["train/peak_memory_mb"] for line in lines if "train/peak_memory_mb" in line), default=None)
     reason = "" if state == "complete" else str(status.get("reason") or "")
@@ -115,31 +115,31 @@ def _read(folder: Path, name: str) -> RunSummary:
 
 
 def _last_error(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
-    lines = [line for line in lines if line]
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ([line for line in lines if line.startswith("error:")] or lines or [""])[-1].removeprefix("error: ")[:300]
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log by step; what a resumed run repeated counts once."""
+    """The lines of a run's log by step; steps that a resumed run repeated count once."""
     found = {(line["step"], "train/loss" in line): line for line in read_metrics(folder)}
     return sorted(found.values(), key=lambda line: line["step"])
 
 
-def _as_score(row: Mapping[str, str]) -> Score:
-    numbers = float(row["psnr"]), float(row["ssim"]), int(row["n"])
-    return Score(row["method"], row["task"], row["split"], row["prompts"], *numbers)
+def _score(row: Mapping[str, str]) -> Score:
+    psnr, ssim, n = float(row["psnr"]), float(row["ssim"]), int(row["n"])
+    return Score(row["method"], row["task"], row["split"], row["prompts"], psnr, ssim, n)
 
 
 def _validation(lines: Sequence[Mapping[str, Any]]) -> Iterator[Score]:
     """The last validation, for a run that was not evaluated."""
-    last = next((line for line in reversed(lines) if "val/psnr" in line), {})
+    last: Mapping[str, Any] = next((line for line in reversed(lines) if "val/psnr" in line), {})
     for key in last:
         if key.startswith("val/psnr/"):
             task = key.removeprefix("val/psnr/")
             for method, ending in (("model", ""), ("identity", "_identity")):
-                values = (last.get(f"val/{name}{ending}/{task}", float("nan")) for name in ("psnr", "ssim"))
-                yield Score(method, task, "val", "seen", *values, n=0)
+                psnr, ssim = (last.get(f"val/{name}{ending}/{task}", float("nan")) for name in ("psnr", "ssim"))
+                yield Score(method, task, "val", "seen", psnr, ssim, n=0)
 
 
 def _cost(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> tuple[int | None, float | None]:

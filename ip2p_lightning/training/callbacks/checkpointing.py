@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from ip2p_lightning.runs.checkpoint import FOLDER, checkpoints, identify, load, save, sidecar
+from ip2p_lightning.runs.checkpoint import FOLDER, checkpoints, checksum_file, identify, load, save
 from ip2p_lightning.system.files import require_space, sweep_temporaries
 
 
@@ -22,7 +22,7 @@ class SafeCheckpointIO(CheckpointIO):
         return load(path, map_location or "cpu")
 
     def remove_checkpoint(self, path: Any) -> None:
-        sidecar(Path(path)).unlink(missing_ok=True)
+        checksum_file(Path(path)).unlink(missing_ok=True)
         Path(path).unlink(missing_ok=True)
 
 
@@ -42,13 +42,13 @@ class Checkpoints(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             sweep_temporaries(self.folder)
-            # parameters, two moments, gradients are not saved, the average: four times the weights, and one to spare
+            # parameters, the optimizer's two moments, EMA: four times the weights, and one to spare
             weights = sum(p.numel() * p.element_size() for p in pl_module.parameters() if p.requires_grad)
             require_space(self.folder, 5 * weights)
             identify(self.folder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved_step = trainer.global_step  # restored by now: what was loaded must not be saved again mid-window
+        self.saved_step = trainer.global_step  # restored by now: do not save it again between two optimizer steps
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step != self.saved_step and trainer.global_step % self.every == 0:
@@ -62,12 +62,9 @@ class Checkpoints(Callback):
         """Save now; only at the end of an optimizer step, where no gradient is half-accumulated."""
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
-            before = [path.stat().st_size for path in checkpoints(self.folder.parent)[:1] if path.is_file()]
-            require_space(self.folder, sum(before))
+            last = [path.stat().st_size for path in checkpoints(self.folder.parent)[:1] if path.is_file()]
+            require_space(self.folder, sum(last))
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
         if trainer.is_global_zero:
-            self._forget_old()
-
-    def _forget_old(self) -> None:
-        for path in checkpoints(self.folder.parent)[self.keep :]:
-            SafeCheckpointIO().remove_checkpoint(path)
+            for path in checkpoints(self.folder.parent)[self.keep :]:
+                SafeCheckpointIO().remove_checkpoint(path)

@@ -1,4 +1,4 @@
-"""A rank that stands still: after `timeout` seconds without a step, every rank writes down where it stands."""
+"""Hang detection: every rank dumps its threads' stacks if no step finishes within `timeout` seconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from lightning.pytorch import Callback, Trainer
 from ip2p_lightning.training.distributed.launch import STACKS
 
 
-class Watchdog(Callback):
+class HangDetector(Callback):
     """Dumps the stacks of this process's threads into the run's folder, from a thread that does not need the GIL.
 
-    It ends nothing: the ranks that wait for the one that hangs are ended by their collective's own timeout, which
-    begins later than this one's last step did, so that all stacks are on disk by then.
+    It stops nothing: the collective's own timeout ends the ranks that wait, later than all stacks are written.
 
     Args:
         folder: the run's.
@@ -29,21 +28,16 @@ class Watchdog(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if trainer.world_size > 1 and self.file is None:
             self.file = (self.folder / STACKS.format(rank=trainer.global_rank)).open("w")
-            self._alive()
+            self._restart_timer()
 
-    def _alive(self, *args: Any, **kwargs: Any) -> None:
+    def _restart_timer(self, *args: Any, **kwargs: Any) -> None:
         if self.file is not None:
             faulthandler.dump_traceback_later(self.timeout, repeat=False, file=self.file)
 
-    on_train_start = on_train_batch_end = on_validation_start = on_validation_batch_end = _alive
+    on_train_start = on_train_batch_end = on_validation_start = on_validation_batch_end = _restart_timer
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Stop the timer and delete an empty file."""
         if self.file is None:
             return
         faulthandler.cancel_dump_traceback_later()
@@ -51,3 +45,5 @@ class Watchdog(Callback):
         self.file, path = None, Path(self.file.name)
         if not path.stat().st_size:
             path.unlink()
+
+    on_exception = teardown

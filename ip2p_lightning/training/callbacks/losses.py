@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
 
 from ip2p_lightning.training.callbacks.throughput import WorkMeter
 
@@ -16,12 +15,12 @@ from ip2p_lightning.training.callbacks.throughput import WorkMeter
 class LossLog(Callback):
     """Loss in total, per task and per quartile of the noise range; learning rate, gradient norm, images/s.
 
-    Sums stay on the device; they are read every `every` optimizer steps, so that logging does not stop the GPU.
+    Sums stay on the device and are read every `every` optimizer steps, so that logging does not stall the GPU.
     """
 
     def __init__(self, every: int = 10) -> None:
         self.every = every
-        self.sums: Tensor | None = None
+        self.sums: Any = None
         self.images, self.since, self.logged_step = 0, time.perf_counter(), 0
         self.waited, self.ended = 0.0, self.since
         self.work: WorkMeter | None = None
@@ -38,7 +37,7 @@ class LossLog(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         now = time.perf_counter()
-        self.since, self.ended = self.since + now - self.ended, now  # validation is not training
+        self.since, self.ended = self.since + now - self.ended, now  # exclude validation from the training time
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         last = pl_module.last_losses
@@ -60,24 +59,25 @@ class LossLog(Callback):
         metrics = {"train/loss": float(sums[:tasks].sum() / counts[:tasks].sum())}
         names = [*(f"task/{name}" for name in module.tasks or ["all"]), *(f"noise/q{i + 1}" for i in range(4))]
         metrics |= {f"train/loss/{n}": float(s / c) for n, s, c in zip(names, sums, counts, strict=True) if c > 0}
-        metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        metrics["train/grad_norm"] = float(module.grad_norm)
-        metrics["train/images_per_s"] = self.images * trainer.world_size / (now - self.since)
-        metrics["train/data_wait"] = self.waited / (now - self.since)
-        if self.work is not None:
-            metrics |= self.work.rates(self.images / (now - self.since))
-        metrics["train/skipped_steps"] = module.skipped
-        metrics["train/peak_memory_mb"] = peak_memory_mb(module.device)
+        seconds = now - self.since
+        metrics |= {
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/grad_norm": float(module.grad_norm),
+            "train/images_per_s": self.images * trainer.world_size / seconds,
+            "train/data_wait": self.waited / seconds,
+            **(self.work.rates(self.images / seconds) if self.work is not None else {}),
+            "train/skipped_steps": module.skipped,
+            "train/peak_memory_mb": peak_memory_mb(module.device),
+        }
         for logger in trainer.loggers:
             logger.log_metrics(metrics, trainer.global_step)
         self.last = metrics
         self.sums.zero_()
-        self.images, self.since, self.logged_step = 0, now, trainer.global_step
-        self.waited = 0.0
+        self.images, self.waited, self.since, self.logged_step = 0, 0.0, now, trainer.global_step
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory this process has held so far: on its GPU, or of the machine's where it trains on the CPU."""
+    """Peak memory of this process so far, MiB: on its GPU, or resident where it trains on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

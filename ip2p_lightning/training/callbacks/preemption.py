@@ -1,4 +1,4 @@
-"""Being asked to stop: save at the end of the optimizer step, then leave with an exit code that says "continue me"."""
+"""Preemption: on a stop request save at the end of the optimizer step and exit with a code that means "continue"."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Preemption(Callback):
     """Saves and stops at the first optimizer step's end after a stop request on any rank.
 
     Args:
-        request: what the signal handlers write to.
-        checkpoints: does the saving.
-        agree_every: optimizer steps between questions to the other ranks; each one waits for the device.
+        request: set by the signal handlers.
+        checkpoints: saves.
+        agree_every: optimizer steps between all-reduces of the request; each waits for the device.
 
     Raises:
         PreemptedError: from within the fit, after the checkpoint is safe.
@@ -29,12 +29,12 @@ class Preemption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.request.listen()
-        self.request.patient = True
+        self.request.save_first = True
         self.step = trainer.global_step
         self._stop_if_asked(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        if trainer.global_step != self.step:  # inside an accumulation window gradients would be lost
+        if trainer.global_step != self.step:  # between micro-batches accumulated gradients would be lost
             self.step = trainer.global_step
             self._stop_if_asked(trainer)
 

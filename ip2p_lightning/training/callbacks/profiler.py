@@ -1,4 +1,4 @@
-"""A trace of a few training steps, for TensorBoard or Perfetto, and one page that says where their time went."""
+"""A trace of a few training steps, for TensorBoard or Perfetto, and a table of where their time went."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ WARM_UP = 2  # optimizer steps before the trace: allocations, compilation, the c
 
 
 class Profile(Callback):
-    """Traces `steps` optimizer steps, or as many as the run still takes after the warm-up, into
-    ``RUN/profile/trace.json`` and ``RUN/profile/breakdown.md``, on rank 0. Warns where the run ends before that.
+    """Traces up to `steps` optimizer steps after a warm-up on rank 0 into ``RUN/profile/trace.json`` and
+    ``RUN/profile/breakdown.md``. Warns if the run ends before the warm-up does.
 
     Args:
         folder: the run's.
@@ -45,7 +45,7 @@ class Profile(Callback):
                 self.profiler = None  # written; the schedule is over
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._stop()
+        self.on_exception()
         if trainer.is_global_zero and self.step <= self.begun + WARM_UP:
             warnings.warn(
                 f"callbacks.profiler.steps={self.steps}: nothing was traced, the run ended within the {WARM_UP} steps "
@@ -53,13 +53,10 @@ class Profile(Callback):
                 stacklevel=1,  # the caller is Lightning, which is kept quiet
             )
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
+    def on_exception(self, *_: Any) -> None:
         profiler, self.profiler = self.profiler, None
         if profiler is not None:
-            profiler.stop()  # calls `_write` where it was tracing
+            profiler.stop()  # calls `_write` if it is tracing
 
     def _write(self, profiler: profile) -> None:
         traced = min(self.step - self.begun - WARM_UP, self.steps)
@@ -70,12 +67,7 @@ class Profile(Callback):
 
 
 def breakdown(events: Any, device: str, steps: int, rows: int = 25) -> str:
-    """One page of Markdown: the operations (on a GPU its kernels and copies) that took most time by themselves.
-
-    Args:
-        events: averages of a profiler, `steps` (at least 1) optimizer steps together.
-        device: cpu or cuda.
-    """
+    """A Markdown table of the operations (on a GPU: kernels and copies) with most self time in `steps` >= 1 steps."""
     kind = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
     shown = filter(_on_device, events) if device == "cuda" else (e for e in events if not e.is_user_annotation)
     found = sorted(shown, key=lambda e: -getattr(e, kind))
@@ -96,6 +88,5 @@ def breakdown(events: Any, device: str, steps: int, rows: int = 25) -> str:
 
 
 def _on_device(event: Any) -> bool:
-    """Whether a GPU was busy with it. Operations of the host carry their kernels' time a second time, annotations a
-    third; torch's own table sums the same events."""
+    """Whether it ran on a GPU; host operations and annotations repeat their kernels' time."""
     return event.device_type == DeviceType.CUDA and not event.is_user_annotation

@@ -1,4 +1,4 @@
-"""The progress line of a run."""
+"""The progress bar of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Progress(ProgressBar):
 
         self.losses = next((c for c in trainer.callbacks if isinstance(c, LossLog)), None)
         if self._enabled and trainer.is_global_zero:
-            pause = 1 if sys.stderr.isatty() else 30  # seconds: a log file is read later, not watched
+            pause = 1 if sys.stderr.isatty() else 30  # seconds: few lines in a log file
             done = {"total": trainer.max_steps, "initial": trainer.global_step}
             self.bar = tqdm(**done, unit="step", desc="train", mininterval=pause, maxinterval=pause)
 
@@ -45,13 +45,9 @@ class Progress(ProgressBar):
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.close()
+        self.on_exception()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the finished bar on the screen."""
+    def on_exception(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None

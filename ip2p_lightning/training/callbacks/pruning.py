@@ -1,7 +1,7 @@
-"""A run as a trial of an Optuna study: it reports each validation, and stops when the study's pruner says so.
+"""A run as a trial of an Optuna study: reports each validation and stops when the study's pruner decides so.
 
-The environment names the study, the file ``trial.json`` in the run's folder the trial: the config does not change, so a
-trial's run is the run that the same overrides train by hand.
+The environment names the study and ``trial.json`` in the run's folder the trial, so that the config of a trial is that
+of the same overrides without a study.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Pruning(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.state.fn != "fit" or trainer.global_step >= trainer.max_steps:
-            return  # a run that has come to its end is kept
+            return  # a finished run is kept
         stop = self._report(trainer.global_step) if trainer.is_global_zero else False
         if trainer.world_size > 1:
             stop = trainer.strategy.broadcast(stop, src=0)
@@ -53,19 +53,16 @@ class Pruning(Callback):
             raise PrunedError(f"trial {self.number}: {metric} = {value:.4f} at step {trainer.global_step}")
 
     def _report(self, step: int) -> bool:
-        """Store the value once (a continued run validates a step again), ask the pruner."""
+        """Store the value once (a continued run may validate a step again) and ask the pruner."""
         value = self.scores.latest.get(self.study["metric"])
         if value is None:
             return False
         optuna = import_optuna()
         storage = open_storage(self.study["storage"])
-        study = optuna.load_study(
-            study_name=self.study["study"],
-            storage=storage,
-            pruner=make_pruner(self.study["pruner"], self.study["startup"], self.study["warmup"]),
-        )
+        pruner = make_pruner(self.study["pruner"], self.study["startup"], self.study["warmup"])
+        study = optuna.load_study(study_name=self.study["study"], storage=storage, pruner=pruner)
         trial = next(t for t in study.get_trials(deepcopy=False) if t.number == self.number)
-        if trial.state.is_finished():  # told already, e.g. by hand
+        if trial.state.is_finished():  # e.g. set by hand
             return False
         if step not in trial.intermediate_values:
             storage.set_trial_intermediate_value(trial._trial_id, step, value)

@@ -1,4 +1,4 @@
-"""Which examples each training step saw: proof that no kill loses or repeats one."""
+"""A log of the examples of each training step: shows that a resumed run loses and repeats none."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ip2p_lightning.system.files import append_line
 class SampleLog(Callback):
     """A line for each micro-batch in ``samples.jsonl`` (of rank r > 0: ``samples-rank{r}.jsonl``), as it begins.
 
-    ``step`` is the optimizer step it belongs to, from 1 as in ``metrics.jsonl``; ``micro_step`` counts from 1 over the
-    whole run. What a continued run does again it writes again: of lines with one ``micro_step`` any is right.
+    ``step`` is its optimizer step, from 1 as in ``metrics.jsonl``; ``micro_step`` counts from 1 over the whole run. A
+    continued run repeats the lines of the steps that it repeats.
 
     Args:
         folder: the run's.

@@ -1,4 +1,4 @@
-"""What TensorBoard needs to compare runs: the HPARAMS tab, charts per task, and the prompts in the projector."""
+"""TensorBoard's HPARAMS tab, charts per task, and the prompts in the projector."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from ip2p_lightning.config.overrides import Scalar, hyperparameters
 from ip2p_lightning.runs.folder import STATUS, read_status
 
-POINTS = 300  # prompts in the projector: as many as one can look at
+POINTS = 300  # prompts in the projector
 
 
-class Board(Callback):
-    """Writes, from rank 0, what belongs to a run as a whole.
+class TensorBoardSummary(Callback):
+    """Writes hyperparameters, chart layout and prompt embeddings from rank 0.
 
     Args:
-        folder: the run's; its status tells the overrides.
+        folder: the run's; the overrides are in its status.
         pools: the prompt pool of each task, for the projector; {} for none.
     """
 
@@ -35,12 +35,12 @@ class Board(Callback):
             for folder in siblings(self.folder):
                 known |= hyperparameters(read_status(folder))
             _write_session(writer, self.folder, known, metric_tags(tasks))
-            writer.add_custom_scalars(layout(tasks))
+            writer.add_custom_scalars(chart_layout(tasks))
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
             if self.pools and not _is_sharded(trainer):
-                prompts = list(spread(self.pools, POINTS))
+                prompts = list(prompt_sample(self.pools, POINTS))
                 states = pooled(pl_module, [row[2] for row in prompts])
                 words = {"metadata": [list(row) for row in prompts], "metadata_header": ["task", "pool", "prompt"]}
                 writer.add_embedding(states, **words, tag="prompts", global_step=trainer.global_step)
@@ -48,36 +48,33 @@ class Board(Callback):
 
 
 def siblings(folder: Path) -> list[Path]:
-    """The runs beside a run, itself included, by name."""
+    """The runs in the same parent folder, itself included, by name."""
     return sorted(path.parent for path in Path(folder).absolute().parent.glob(f"*/{STATUS}"))
 
 
 def metric_tags(tasks: Sequence[str]) -> list[str]:
-    """The columns of the HPARAMS tab, the most wanted first: it shows the first few unasked."""
+    """The columns of the HPARAMS tab; it shows only the first few by default."""
     each = [f"val/{name}/{task}" for name in ("psnr", "ssim") for task in tasks]
     costs = ["train/images_per_s", "train/peak_memory_mb"]
     return ["val/psnr", *each[: len(tasks)], *costs, "val/ssim", *each[len(tasks) :]]
 
 
-def layout(tasks: Sequence[str]) -> dict[str, Any]:
+def chart_layout(tasks: Sequence[str]) -> dict[str, Any]:
     """Custom scalars: per task its loss, and its PSNR and SSIM beside those of the identity baseline."""
 
-    def charts(loss: str, ending: str) -> dict[str, Any]:
-        found = {"training loss": ["Multiline", [f"{loss}$"]]}  # tags are patterns that need match the start only
-        for name in ("psnr", "ssim"):
-            found[f"{name.upper()}, model and identity"] = [
-                "Multiline",
-                [f"val/{name}{ending}$", f"val/{name}_identity{ending}$"],
-            ]
-        return found
+    def charts(loss: str, ending: str) -> dict[str, Any]:  # tags are patterns that match a prefix, hence the $
+        scores = {
+            f"{name.upper()}, model and identity": [f"val/{name}{ending}$", f"val/{name}_identity{ending}$"]
+            for name in ("psnr", "ssim")
+        }
+        return {title: ["Multiline", tags] for title, tags in {"training loss": [f"{loss}$"], **scores}.items()}
 
-    return {"all tasks": charts("train/loss", "")} | {
-        task: charts(f"train/loss/task/{task}", f"/{task}") for task in tasks
-    }
+    each = {task: charts(f"train/loss/task/{task}", f"/{task}") for task in tasks}
+    return {"all tasks": charts("train/loss", ""), **each}
 
 
-def spread(pools: Mapping[str, Any], limit: int) -> Iterator[tuple[str, str, str]]:
-    """(task, seen or held out, prompt): at most `limit`, as many of each task, the held-out ones included."""
+def prompt_sample(pools: Mapping[str, Any], limit: int) -> Iterator[tuple[str, str, str]]:
+    """(task, seen or held out, prompt): at most `limit`, equally many per task, at most half of them held out."""
     each = max(2, limit // max(1, len(pools)))
     for task, pool in pools.items():
         held_out = list(pool.held_out)[: each // 2]
@@ -87,12 +84,12 @@ def spread(pools: Mapping[str, Any], limit: int) -> Iterator[tuple[str, str, str
 
 @torch.no_grad()
 def pooled(module: Any, prompts: Sequence[str]) -> Tensor:  # -> [N D]
-    """The state of each prompt's end token, which is what CLIP pools; under the averaged weights."""
+    """The last state of each prompt, CLIP's end token or the tokens' mean; under the averaged weights."""
     encoder, rows = module.text_encoder, []
     with module.averaged():
         for prompt in prompts:  # one at a time: memory stays small, and it happens once a run
-            end = min(encoder.count(prompt), encoder.length) - 1
-            rows.append(encoder.encode([prompt])[0, end].float().cpu())
+            last = min(encoder.count(prompt), encoder.length) - 1
+            rows.append(encoder.encode([prompt])[0, last].float().cpu())
     return torch.stack(rows)
 
 
@@ -103,36 +100,35 @@ def _writers(trainer: Trainer) -> list[Any]:
 
 
 def _is_sharded(trainer: Trainer) -> bool:
-    """Whether no rank holds the whole model, so that rank 0 cannot encode on its own."""
+    """Whether the model is sharded over the ranks, so that rank 0 cannot encode alone."""
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     return isinstance(trainer.strategy, ModelParallelStrategy)
 
 
 def _write_session(writer: Any, folder: Path, known: Mapping[str, Scalar], metrics: Sequence[str]) -> None:
-    """Declare a run to the HPARAMS tab at its start, so that one that dies is listed too.
+    """Declare a run to the HPARAMS tab at its start, so that a run that dies is listed too.
 
-    Metrics are declared by tag and follow the live scalars. TensorBoard takes the columns from the first run it finds:
-    hence `known`, the hyperparameters of all runs so far in this folder. No domains are declared: those of the runs to
-    come are not known, and a value outside a domain would be hidden.
+    TensorBoard takes the columns from the first run it finds: hence `known`, the hyperparameters of all runs so far in
+    this folder. No domains are declared: a later run's value outside its domain would be hidden.
     """
     from tensorboard.plugins.hparams import summary_v2
     from torch.utils.tensorboard.summary import hparams
 
     chosen = hyperparameters(read_status(folder))
-    columns, _, _ = hparams(_typed(known | chosen), dict.fromkeys(metrics, 0.0))
+    columns, _, _ = hparams(_typed({**known, **chosen}), dict.fromkeys(metrics, 0.0))
     file = writer._get_file_writer()
     file.add_summary(columns)
     file.add_summary(summary_v2.hparams_pb(_typed(chosen), trial_id=folder.name))  # its name: a row for each run
 
 
 def _typed(values: Mapping[str, Scalar]) -> dict[str, Any]:
-    """Truth values as words: TensorBoard would plot them as 0 and 1."""
+    """Booleans as text: TensorBoard plots them as 0 and 1."""
     return {key: str(value).lower() if isinstance(value, bool) else value for key, value in values.items()}
 
 
 def _write_end(writer: Any) -> None:
-    """Mark the session as done; a failed run gets no mark, for it may go on, and TensorBoard keeps the first."""
+    """Mark the session as successful; a failed run gets no mark, as it may continue and TensorBoard keeps the first."""
     from torch.utils.tensorboard.summary import hparams
 
     _, _, success = hparams({}, {})

@@ -1,7 +1,4 @@
-"""How much work a training step is, counted on its first forward pass, and how fast devices can be.
-
-Shapes: B batch, C latent channels, h w latent size, L tokens, D text width.
-"""
+"""FLOPs of a training step, counted on its first forward pass, and model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 # Dense bf16 peaks with fp32 accumulation, TFLOP/s, from the vendors' data sheets, by words of the
-# device's name; the longest that fits counts.
+# device's name; the longest match counts.
 PEAKS = {
     "B200": 2250.0,
     "GH200": 989.0,
@@ -40,18 +37,16 @@ PEAKS = {
     "RTX 3090": 71.0,
     "RTX 3080": 60.0,
 }
-_OTHERS = {"Laptop", "Max", "Ti", "SUPER", "D", "MIG"}  # words of devices, or parts of them, with peaks of their own
+_OTHERS = {"Laptop", "Max", "Ti", "SUPER", "D", "MIG"}  # variants with other peaks
 
 
 def peak_tflops(device: torch.device) -> float | None:
-    """The device's bf16 peak; None where it is not in the table, and on a CPU."""
-    if device.type != "cuda":
-        return None
-    return named_peak(torch.cuda.get_device_name(device))
+    """The device's bf16 peak; None on a CPU and for a device that is not in the table."""
+    return named_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def named_peak(name: str) -> float | None:
-    """The peak of a device of this name, by whole words in their order: an RTX A4000 is no A40."""
+    """The peak of the device of this name, matched by whole words (an RTX A4000 is not an A40)."""
     words = re.split(r"[\s-]+", name)  # NVIDIA A100-SXM4-80GB
     whole = f" {' '.join(words)} "
     known = [key for key in PEAKS if f" {key} " in whole and not _OTHERS & set(words)]
@@ -59,38 +54,37 @@ def named_peak(name: str) -> float | None:
 
 
 class WorkMeter:
-    """A training module's work per image, counted on its UNet's first forward pass.
+    """A training module's FLOPs per image, counted on its UNet's first forward pass.
 
-    A compiled UNet, into which nobody can look, is counted on a twin without data. Gradient checkpointing's second
-    forward pass is no work that was asked for, and does not count.
+    A compiled UNet is counted on a copy on the meta device. Gradient checkpointing's recomputation does not count.
     """
 
     def __init__(self, module: Any) -> None:
         self.module, self.flops = module, 0.0  # per image, forward and backward
         if not any(part._compiled_call_impl is not None for part in module.unet.modules()):
-            count_next_pass(module.unet, self._told)
+            count_next_pass(module.unet, self._set_forward)
 
-    def _told(self, flops: float) -> None:
+    def _set_forward(self, flops: float) -> None:
         self.flops = flops * passes(self.module.unet)
 
     def rates(self, images_per_s: float) -> dict[str, float]:
-        """TFLOP/s on this device, and which part that is of the device's bf16 peak, where that is known."""
+        """TFLOP/s on this device, and its share of the device's bf16 peak (MFU) if that is known."""
         if not self.flops and self.module.latent_side:
             text = self.module.text_encoder
-            self._told(flops_of_shape(self.module.unet, self.module.latent_side, text.length, text.width))
+            self._set_forward(flops_of_shape(self.module.unet, self.module.latent_side, text.length, text.width))
         rate, peak = self.flops * images_per_s / 1e12, peak_tflops(self.module.device)
         return {"train/tflops_per_s": rate} | ({"train/mfu": rate / peak} if peak else {})
 
 
 def passes(unet: nn.Module) -> float:
-    """Forward and backward pass together, in forward passes: the inputs' gradients cost one, the weights' gradients
-    another, as far as the weights are trained."""
+    """Forward and backward pass together, in forward passes: one for the gradients of the inputs, one for those of the
+    weights, in proportion to the trained ones."""
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
     return 2 + trained / max(1, sum(p.numel() for p in unet.parameters()))
 
 
 class _Counting(TorchDispatchMode):
-    """Adds up the floating-point operations that pass; torch's FlopCounterMode without its tally by module."""
+    """Adds up floating-point operations, as torch's FlopCounterMode does but not by module, which slows a step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,8 +99,8 @@ class _Counting(TorchDispatchMode):
         return out
 
 
-def count_next_pass(unet: nn.Module, told: Callable[[float], None]) -> None:
-    """Call `told` with the operations per example of the UNet's next forward pass, whose results stay the same."""
+def count_next_pass(unet: nn.Module, report: Callable[[float], None]) -> None:
+    """Call `report` with the operations per example of the UNet's next forward pass, whose results stay the same."""
     counting = _Counting()
 
     def before(module: nn.Module, args: Any) -> None:
@@ -117,17 +111,17 @@ def count_next_pass(unet: nn.Module, told: Callable[[float], None]) -> None:
         for hook in hooks:
             hook.remove()
         if out is not None:  # else it failed
-            told(counting.flops / len(out[0]))
+            report(counting.flops / len(out[0]))
 
     hooks = [unet.register_forward_pre_hook(before), unet.register_forward_hook(after, always_call=True)]
 
 
 def flops_of_shape(unet: nn.Module, side: int, tokens: int, width: int) -> int:
-    """Operations of one example's forward pass through a UNet of this shape; nothing is computed."""
+    """Operations of one example's forward pass (latent [C side side], text [tokens width]), counted on meta tensors."""
     with torch.device("meta"):
-        twin = type(unet).from_config(unet.config)
+        copy = type(unet).from_config(unet.config)
         sample, text = torch.empty(1, unet.config.in_channels, side, side), torch.empty(1, tokens, width)
         t = torch.empty(1)
     with torch.no_grad(), _Counting() as counting:
-        twin(sample, t, encoder_hidden_states=text, return_dict=False)
+        copy(sample, t, encoder_hidden_states=text, return_dict=False)
     return counting.flops

@@ -1,4 +1,4 @@
-"""A validation that was due when its run was stopped or killed is made when the run goes on."""
+"""Validation scores, and the pending validation on resume."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, Trainer
 from ip2p_lightning.runs.metrics_log import has_scores
 
 
-class OwedValidation(Callback):
-    """Validates before the first step where the step that a run goes on from was due, and has no scores in the log.
+class PendingValidation(Callback):
+    """Runs the pending validation on resume if the last checkpointed step was due and has no scores in the log.
 
-    A checkpoint is saved before the validation of its step, so that a kill or a stop may come between the two.
+    A checkpoint is saved before the validation of its step: a run may be killed or stopped in between.
 
     Args:
         folder: the run's.
@@ -26,7 +26,7 @@ class OwedValidation(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
         due = trainer.global_step and trainer.enable_validation
-        if due and (loop.total_batch_idx + 1) % trainer.val_check_batch == 0 and self.owed(trainer):
+        if due and (loop.total_batch_idx + 1) % trainer.val_check_batch == 0 and self.is_pending(trainer):
             trainer.validating = True
             loop.val_loop.run()  # as Lightning does between two steps
             trainer.training = True
@@ -35,19 +35,19 @@ class OwedValidation(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.validated = trainer.global_step
 
-    def owed(self, trainer: Trainer) -> bool:
-        """Whether the weights of this step have no scores yet; every rank is told what rank 0 read."""
+    def is_pending(self, trainer: Trainer) -> bool:
+        """Whether the weights of this step have no scores yet; the same on every rank."""
         if self.validated == trainer.global_step:
             return False
-        if self.began:  # the log may hold this step from weights that the run went back from
+        if self.began:  # the log may hold this step's scores from before a resume at an earlier step
             return True
         return bool(trainer.strategy.broadcast(not has_scores(self.folder, trainer.global_step), src=0))
 
 
 class ValidationScores(Callback):
-    """PSNR and SSIM per task, for the averaged model and for the identity baseline: sums over all examples and ranks.
+    """PSNR and SSIM per task, for the EMA model and for the identity baseline: means over all examples and ranks.
 
-    They are logged when a validation is over, grids and all: a step that has scores in the log was wholly validated.
+    They are logged last, after the image grids: a step with scores in the log was validated completely.
     """
 
     NAMES = ("psnr", "ssim", "psnr_identity", "ssim_identity")
@@ -84,14 +84,12 @@ class ValidationScores(Callback):
         self.latest = metrics
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._restore()
+        self.on_exception()
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, trainer.global_step)
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
+    def on_exception(self, *_: Any) -> None:
+        """Put the raw weights back."""
         if self.swap is not None:
             self.swap.__exit__(None, None, None)
             self.swap = None

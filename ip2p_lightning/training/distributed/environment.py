@@ -1,4 +1,4 @@
-"""Which rank of which group this process is, and what launched it."""
+"""This process's rank, the number of ranks, and what launched them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.processes import die_with_parent
 
 PARALLEL = ("ddp", "fsdp2")
-LEADER = "IP2P_LEADER"  # in a rank's environment: pid of the process that started it and holds the run's folder
+LEADER = "IP2P_LEADER"  # environment variable of a rank: pid of the process that started it and holds the run's folder
 
 
 def size(trainer: Mapping[str, Any]) -> int:
-    """Processes of the run: as many as a launcher started, or as a ``trainer`` node asks for on this machine."""
+    """Processes of the run: as many as a launcher started, or as the ``trainer`` node asks for."""
     if place() != "single":
         return world()
     return _asked(trainer) if trainer.get("strategy", "auto") in PARALLEL else 1
@@ -24,14 +24,14 @@ def _asked(trainer: Mapping[str, Any]) -> int:
     devices = trainer.get("devices", 1)
     if isinstance(devices, list):
         return len(devices)
-    if _left_open(devices):
+    if _is_auto(devices):
         import torch
 
         return max(1, torch.cuda.device_count()) if trainer.get("accelerator") != "cpu" else 1
     return int(devices)
 
 
-def _left_open(devices: Any) -> bool:
+def _is_auto(devices: Any) -> bool:
     return devices in ("auto", -1, "-1")
 
 
@@ -39,7 +39,7 @@ def place() -> str:
     """What launched this process: nothing (``single``), ``torchrun`` (or `launch`, in its way) or ``srun``."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
-    # a step's own count of tasks: SLURM_NTASKS may be the whole allocation's
+    # the step's task count: SLURM_NTASKS may be that of the whole allocation
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks.isdigit() and int(tasks) > 1 and os.environ.get("SLURM_STEP_ID", "").isdigit():
         return "srun"
@@ -47,25 +47,25 @@ def place() -> str:
 
 
 def rank() -> int:
-    """This process's place in its group."""
+    """This process's rank."""
     return int(os.environ.get("RANK" if place() == "torchrun" else "SLURM_PROCID", "0")) if place() != "single" else 0
 
 
 def world() -> int:
-    """Processes of this run, over all machines."""
+    """Launched processes, over all machines."""
     name = {"torchrun": "WORLD_SIZE", "srun": "SLURM_STEP_NUM_TASKS"}.get(place())
     return int(os.environ[name]) if name else 1
 
 
 def nodes() -> int:
-    """Machines of this run."""
+    """Machines of the launched processes."""
     if place() == "torchrun":
         return max(1, world() // int(os.environ["LOCAL_WORLD_SIZE"]))
     return int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) if place() == "srun" else 1
 
 
 def supervised() -> bool:
-    """Whether this rank was started by `launch.supervise`, which holds the folder and words how the run ended."""
+    """Whether `launch.supervise` started this rank; then that process holds the folder and reports the outcome."""
     return LEADER in os.environ
 
 
@@ -75,47 +75,41 @@ def leads() -> bool:
 
 
 def end_with_launcher() -> None:
-    """A rank does not outlive torchrun, or the process that started it in torchrun's way."""
+    """Kill this rank when torchrun, or the process that started it in torchrun's way, ends."""
     if place() == "torchrun":
         die_with_parent(ancestor=int(os.environ[LEADER]) if supervised() else None)
 
 
 def check_launch(trainer: Mapping[str, Any]) -> None:
-    """Refuse a config that asks for other processes than a launcher has started, or leaves them open without one.
-
-    Raises:
-        UserError: each process would train a run of its own, or the counts differ.
-    """
+    """Raise UserError if the config asks for another number of processes than a launcher has started."""
     started = f"{place()} started {world()} processes"
     strategy, devices = trainer.get("strategy", "auto"), trainer.get("devices", 1)
     if world() == 1:
-        if strategy in PARALLEL and _left_open(devices) and trainer.get("accelerator") == "cpu":
-            raise UserError(
-                f"trainer.devices={devices} and trainer.strategy={strategy}: on a CPU say how many processes, "
-                "trainer.devices=2"
-            )
+        if strategy in PARALLEL and _is_auto(devices) and trainer.get("accelerator") == "cpu":
+            both = f"trainer.devices={devices} and trainer.strategy={strategy}"
+            raise UserError(f"{both}: on a CPU give the number of processes, trainer.devices=2")
         return
     if strategy not in PARALLEL:
         raise UserError(f"{started}, but trainer.strategy={strategy} is one process; use trainer=ddp, or start one")
     here, uneven = divmod(world(), nodes())
     if uneven:
         raise UserError(f"{started} on {nodes()} machines; start as many on each")
-    if not _left_open(devices) and _asked(trainer) != here:
+    if not _is_auto(devices) and _asked(trainer) != here:
         raise UserError(f"{started}, {here} on each machine, but trainer.devices={devices}; use trainer.devices=auto")
 
 
 def layout(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Lightning's words for the group: devices on each machine, and machines."""
+    """Lightning's ``devices`` and ``num_nodes``."""
     devices = trainer.get("devices", 1)
     if place() == "single":
         return {"devices": devices}
-    return {"devices": world() // nodes() if _left_open(devices) else devices, "num_nodes": nodes()}
+    return {"devices": world() // nodes() if _is_auto(devices) else devices, "num_nodes": nodes()}
 
 
 def environment() -> Any:
-    """Lightning's view of the group, named explicitly: its own guess mistakes one process in an sbatch for a group."""
+    """Lightning's cluster environment; its own guess takes one process in an sbatch for several."""
     from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
-    from ip2p_lightning.training.distributed.slurm_environment import Tasks
+    from ip2p_lightning.training.distributed.slurm_environment import SrunEnvironment
 
-    return {"torchrun": TorchElasticEnvironment, "srun": Tasks, "single": LightningEnvironment}[place()]()
+    return {"torchrun": TorchElasticEnvironment, "srun": SrunEnvironment, "single": LightningEnvironment}[place()]()

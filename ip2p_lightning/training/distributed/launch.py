@@ -1,8 +1,8 @@
-"""A run of several processes on this machine: this one holds the run's folder and starts the ranks.
+"""Start the ranks of a run on this machine; the starting process holds the run's folder.
 
-Each rank is the same command in the environment that torchrun would give it, so that ``trainer.devices=2`` and
-``torchrun --nproc-per-node=2`` are the same run. (Lightning's own launcher also repeats the command, but claims its
-folder anew, and under a sweep repeats the sweep: Lightning #11300. A sweep's jobs are commands that are no sweep.)
+Each rank is the same command in the environment that torchrun sets, so that ``trainer.devices=2`` and ``torchrun
+--nproc-per-node=2`` are the same run. Lightning's own launcher would claim a second folder, and repeat a whole sweep
+(Lightning #11300).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome, root
+from ip2p_lightning.errors import PreemptedError, PrunedError, UserError, outcome, user_error
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import SUPERVISOR
@@ -27,13 +27,13 @@ from ip2p_lightning.system.signals import ANOTHER, StopRequest
 from ip2p_lightning.training.distributed import rendezvous
 from ip2p_lightning.training.distributed.environment import LEADER, leads
 
-STACKS = "stacks-rank{rank}.txt"  # where a rank stood when it had not moved for `timeout` seconds
-PASSED_ON = signal.SIGTERM  # what a rank is told, whatever the run was
-REASON = "TORCHELASTIC_ERROR_FILE"  # where a rank leaves why it failed; torchrun reads the same file
+STACKS = "stacks-rank{rank}.txt"  # stacks of a rank without a step for `timeout` seconds
+FORWARDED = signal.SIGTERM  # sent to the ranks, whichever signal this process received
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which a rank writes why it failed; torchrun reads it too
 
 
 class RankError(UserError):
-    """A rank of the group failed; carries that rank's exit code."""
+    """A rank failed; carries its exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -42,13 +42,13 @@ class RankError(UserError):
 
 @dataclass
 class Rank:
-    """A rank as the process sees it that started it."""
+    """A rank, seen by the process that started it."""
 
     number: int
     process: subprocess.Popen[bytes]
-    reason_file: Path  # appears when it fails
-    ended: float = 0.0  # when it was seen to have ended, in seconds since the epoch
-    stopped: bool = False  # it did not end after another rank had failed, and was killed for that
+    reason_file: Path  # written when it fails
+    ended: float = 0.0  # when its end was noticed, in seconds since the epoch
+    stopped: bool = False  # killed because it did not end after another rank's failure
 
     @property
     def code(self) -> int | None:
@@ -60,37 +60,33 @@ class Rank:
 
     @property
     def failed_at(self) -> float:
-        """When: which rank was first shows which was the cause."""
+        """Seconds since the epoch; the first rank to fail is the cause."""
         return self.reason_file.stat().st_mtime if self.reason_file.exists() else self.ended
 
     @property
     def reason(self) -> str:
-        """Why, in a line."""
         if self.reason_file.exists():
             return str(json.loads(self.reason_file.read_text())["message"])
         return f"ended with exit code {self.code}"
 
 
 def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) -> int:
-    """Start the ranks of a run, pass a stop request on to them, wait for them.
+    """Start the ranks of a run, forward a stop request to them, wait for them; returns the last optimizer step.
 
     Args:
-        start: what `rendezvous.start_of` says to them.
-        processes: how many.
-        request: what this process's signal handlers write to.
-
-    Returns:
-        The last optimizer step.
+        start: see `rendezvous.start_of`.
+        processes: how many ranks.
+        request: set by this process's signal handlers.
 
     Raises:
-        PreemptedError: the group was asked to stop and saved.
-        PrunedError: its study stopped it.
+        PreemptedError: the ranks were asked to stop, and saved.
+        PrunedError: the study stopped the run.
         RankError: the first rank's failure.
     """
     folder = Path(start["run"])
     for old in folder.glob(STACKS.format(rank="*")):
         old.unlink()
-    request.patient = True  # the ranks are told, and this process waits for them
+    request.save_first = True  # a signal does not end this process: it waits for its ranks
     store = rendezvous.host(start)
     with TemporaryDirectory(prefix="ip2p-ranks-") as reasons:
         ranks: list[Rank] = []
@@ -102,86 +98,90 @@ def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) ->
             for rank in ranks:
                 rank.process.kill()
                 rank.process.wait()
-        return _judge(ranks, folder, request.received)
+        return _result(ranks, folder, request.received)
 
 
 def _start(number: int, processes: int, port: int, reason_file: Path) -> Rank:
-    ours = {"RANK": number, "LOCAL_RANK": number, "GROUP_RANK": 0, "WORLD_SIZE": processes, LEADER: os.getpid()}
-    ours |= {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, REASON: reason_file}
+    ours: dict[str, Any] = {
+        "RANK": number,
+        "LOCAL_RANK": number,
+        "GROUP_RANK": 0,
+        "WORLD_SIZE": processes,
+        LEADER: os.getpid(),
+    }
+    ours |= {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, ERROR_FILE: reason_file}
     ours |= {"TORCHELASTIC_RUN_ID": os.getpid(), "TORCHELASTIC_USE_AGENT_STORE": True}
     ours |= {"PYTHONSAFEPATH": 1}  # no imports from the current folder, also not in a loader's workers
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **{name: str(value) for name, value in ours.items()}}
-    environment.pop(SUPERVISOR, None)  # a sweep's controller is this process's, not the rank's
+    environment.pop(SUPERVISOR, None)  # a sweep's controller watches this process, not the rank
     command = [sys.executable, "-m", "ip2p_lightning.cli.train", *sys.argv[1:]]
-    # a session of its own: Ctrl-C comes to this process, which passes it on
+    # a session of its own: Ctrl-C reaches this process only, which forwards it
     return Rank(number, subprocess.Popen(command, start_new_session=True, env=environment), reason_file)
 
 
 def _wait(ranks: Sequence[Rank], request: StopRequest) -> None:
-    """Until all have ended, or some have not although another failed a while ago."""
-    patience = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))  # torchrun's
-    told = False
+    """Wait until all ranks have ended, or torchrun's shutdown timeout after the first failure."""
+    timeout = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+    forwarded = False
     while running := [rank for rank in ranks if rank.code is None]:
-        if request.received and not told:
-            told = True
+        if request.received and not forwarded:
+            forwarded = True
             for rank in running:
-                rank.process.send_signal(PASSED_ON)
+                rank.process.send_signal(FORWARDED)
         failed = [rank.ended for rank in ranks if rank.code]
-        if failed and time.time() > min(failed) + patience:
+        if failed and time.time() > min(failed) + timeout:
             for rank in running:
                 rank.stopped = True
             return
         time.sleep(0.1)
 
 
-def _judge(ranks: Sequence[Rank], folder: Path, told: signal.Signals | None) -> int:
-    """The last step, or what `supervise` raises; `told` is the signal that was passed on."""
+def _result(ranks: Sequence[Rank], folder: Path, received: signal.Signals | None) -> int:
+    """The last step, or what `supervise` raises; `received` is the signal of a stop request."""
     failed = sorted((rank for rank in ranks if rank.code), key=lambda rank: rank.failed_at)
     if not failed:
         return int(read_status(folder)["step"])
     codes, first = {rank.code for rank in failed}, failed[0]
-    if codes == {PreemptedError.code} or (told and first.code in (PreemptedError.code, -PASSED_ON)):
-        raise PreemptedError(_stop_reason(first, told))  # whoever fails after it lost its partner
+    if codes == {PreemptedError.code} or (received and first.code in (PreemptedError.code, -FORWARDED)):
+        raise PreemptedError(_stop_reason(first, received))  # later failures are its consequence
     if codes == {PrunedError.code}:
         raise PrunedError(first.reason.partition(": ")[2])
-    worded = [rank for rank in failed if (rank.code or 0) > 0 and rank.code != PreemptedError.code]
-    killed = [rank for rank in failed if (rank.code or 0) < 0 and not rank.stopped]  # by a user, or for memory
+    raised = [rank for rank in failed if (rank.code or 0) > 0 and rank.code != PreemptedError.code]
+    killed = [rank for rank in failed if (rank.code or 0) < 0 and not rank.stopped]  # by a user, or out of memory
     parts = [f"rank {rank.number} was killed by signal {-(rank.code or 0)}" for rank in killed]
-    parts += [f"rank {rank.number} did not answer" for rank in failed if rank.stopped]
-    if stood := tell_stacks(folder):
-        parts.append(f"{STACKS.format(rank='*')} say where rank {', '.join(map(str, stood))} stood")
-    parts += [f"rank {rank.number}: {rank.reason}" for rank in worded[:1]]
-    raise RankError("; ".join(parts), int(worded[0].code or 1) if worded else 1)
+    parts += [f"rank {rank.number} did not respond" for rank in failed if rank.stopped]
+    if dumped := print_stacks(folder):
+        parts.append(f"{STACKS.format(rank='*')} hold the stacks of rank {', '.join(map(str, dumped))}")
+    parts += [f"rank {rank.number}: {rank.reason}" for rank in raised[:1]]
+    raise RankError("; ".join(parts), int(raised[0].code or 1) if raised else 1)
 
 
-def _stop_reason(rank: Rank, told: signal.Signals | None) -> str:
-    """A rank's reason for stopping, with the signal that the run was `told` in place of the one it was passed on as."""
+def _stop_reason(rank: Rank, received: signal.Signals | None) -> str:
+    """A rank's reason for stopping, with the signal that this process received in place of the forwarded one."""
     if not rank.reason_file.exists():
-        return f"{told.name if told else ANOTHER} before the first step; the same command continues"
+        return f"{received.name if received else ANOTHER} before the first step; the same command continues"
     reason = rank.reason.partition(": ")[2]
-    return reason.replace(PASSED_ON.name, told.name, 1).replace(ANOTHER, told.name, 1) if told else reason
+    return reason.replace(FORWARDED.name, received.name, 1).replace(ANOTHER, received.name, 1) if received else reason
 
 
-def tell_stacks(folder: Path) -> list[int]:
-    """Ranks that wrote down where they stood; their stacks go to stderr, one rank after the other."""
-    ranks = []
-    for path in sorted(folder.glob(STACKS.format(rank="*"))):
-        text = path.read_text(errors="replace")
-        if text:
-            rank = int(path.stem.rpartition("rank")[2])
-            print(f"where rank {rank} stood:\n{text}", file=sys.stderr, flush=True)
-            ranks.append(rank)
-    return sorted(ranks)
+def print_stacks(folder: Path) -> list[int]:
+    """Print to stderr the stacks that hanging ranks have dumped; returns these ranks."""
+    paths = folder.glob(STACKS.format(rank="*"))
+    stacks = {int(path.stem.rpartition("rank")[2]): path.read_text(errors="replace") for path in paths}
+    dumped = sorted(rank for rank, text in stacks.items() if text)
+    for rank in dumped:
+        print(f"stacks of rank {rank}:\n{stacks[rank]}", file=sys.stderr, flush=True)
+    return dumped
 
 
 def as_rank(action: Callable[[], int]) -> int:
-    """Do `action`, and leave for the launcher why it failed; a refusal is worded once, by whoever leads."""
+    """Run `action` and write for the launcher why it failed; only the leading process prints a UserError."""
     try:
         return action()
     except BaseException as error:
-        if place := os.environ.get(REASON):
-            write_json(Path(place), {"message": outcome(error)[1], "timestamp": int(time.time())})
-        known = root(error)
-        if not leads() and isinstance(known, UserError):
+        if path := os.environ.get(ERROR_FILE):
+            write_json(Path(path), {"message": outcome(error)[1], "timestamp": int(time.time())})
+        known = user_error(error)
+        if known is not None and not leads():
             return known.code
         raise

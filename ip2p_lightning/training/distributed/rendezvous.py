@@ -1,7 +1,7 @@
-"""Rank 0's announcement to the other ranks: which folder it claimed, where the run goes on, with which config.
+"""Rank 0's announcement to the other ranks: the run's folder, its checkpoint and config.
 
-Under ``torchrun`` it lies in the launcher's store. The tasks of an ``srun`` have none: there it is a file beside the
-run's folder, which also says where they meet.
+Under ``torchrun`` it is in the launcher's store, under ``srun`` in a file beside the run's folder, with the main
+address.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ip2p_lightning.system.files import write_json
 from ip2p_lightning.training.distributed.environment import nodes, place
 
 START, KEY = ".start-{token}.json", "ip2p/start"
-LEAST_WAIT = 60  # seconds: rank 0 checks the data first, and a short `timeout` is about steps
+LEAST_WAIT = 60  # seconds: rank 0 checks the data first, which can take longer than `timeout` allows for a step
 
 
 @contextmanager
 def leading(folder: Path) -> Iterator[None]:
-    """The other ranks leave with rank 0 where it ends before it could announce the run."""
+    """End the other ranks if rank 0 ends before it has announced the run."""
     code = 0
     try:
         yield
@@ -40,24 +40,24 @@ def leading(folder: Path) -> Iterator[None]:
 
 
 def start_of(run: Path, checkpoint: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What all ranks are told."""
+    """The announcement."""
     return {"run": str(run), "checkpoint": checkpoint, "config": dict(config)}
 
 
 def announce(folder: Path, start: Mapping[str, Any]) -> None:
-    """Rank 0 tells the others."""
+    """Announce the run to the other ranks; called by rank 0."""
     if place() == "srun":
-        with socket.socket() as free:  # the kernel's choice, so that jobs side by side never clash
+        with socket.socket() as free:  # a free port of the kernel's choice: concurrent jobs do not clash
             free.bind(("", 0))
             port = free.getsockname()[1]
-        meeting = {"MASTER_ADDR": "127.0.0.1" if nodes() == 1 else platform.node(), "MASTER_PORT": str(port)}
-        os.environ.update(meeting)
-        start = {**start, "meeting": meeting}
-    _tell(folder, start)
+        address = {"MASTER_ADDR": "127.0.0.1" if nodes() == 1 else platform.node(), "MASTER_PORT": str(port)}
+        os.environ.update(address)
+        start = {**start, "address": address}
+    _write(folder, start)
 
 
 def host(start: Mapping[str, Any]) -> Any:
-    """A store on this machine, with the announcement in it, for ranks that this process starts."""
+    """A store on this machine with the announcement, for ranks that this process starts."""
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -66,42 +66,42 @@ def host(start: Mapping[str, Any]) -> Any:
 
 
 def await_start(folder: Path, timeout: float) -> dict[str, Any]:
-    """What rank 0 announced; ``run`` is None, and ``code`` an exit code, where there is nothing to do.
+    """Rank 0's announcement; where there is nothing to do, ``run`` is None and ``code`` an exit code.
 
     Raises:
-        UserError: no word from rank 0 for `timeout` seconds.
+        UserError: no announcement within `timeout` seconds.
     """
     timeout = max(timeout, LEAST_WAIT)
     for _ in range(int(timeout * 5)):
-        if told := _told(folder):
-            os.environ.update(told.get("meeting", {}))
-            return told
+        if start := _read(folder):
+            os.environ.update(start.get("address", {}))
+            return start
         time.sleep(0.2)
     raise UserError(f"rank 0 did not claim a run's folder within {timeout:g} s ({folder})")
 
 
 def _conclude(folder: Path, code: int) -> None:
-    """Rank 0 has ended: ranks that still wait leave with `code`; those that train have read the announcement."""
-    if code or not _told(folder):
+    """Rank 0 has ended: make ranks that still wait exit with `code`."""
+    if code or not _read(folder):
         with suppress(RuntimeError):  # the launcher, and its store, may have ended first
-            _tell(folder, {"run": None, "code": code})
+            _write(folder, {"run": None, "code": code})
     elif place() == "srun":
         _path(folder).unlink(missing_ok=True)
 
 
-def _told(folder: Path) -> dict[str, Any] | None:
+def _read(folder: Path) -> dict[str, Any] | None:
     if place() == "torchrun":
         store = _store()
         return json.loads(store.get(_key())) if store.check([_key()]) else None
     return json.loads(_path(folder).read_text()) if _path(folder).exists() else None
 
 
-def _tell(folder: Path, content: Mapping[str, Any]) -> None:
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
     if place() == "torchrun":
         _store().set(_key(), json.dumps(content))
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for old in folder.parent.glob(START.format(token="*")):  # of steps that were killed
+    for old in folder.parent.glob(START.format(token="*")):  # left by killed steps
         if time.time() - old.stat().st_mtime > 86_400:
             old.unlink(missing_ok=True)
     write_json(_path(folder), content)
@@ -115,11 +115,11 @@ def _store() -> Any:
 
 
 def _key() -> str:
-    """Every restart of the ranks by torchrun has an announcement of its own."""
+    """The store's key; each restart by torchrun has its own."""
     return f"{KEY}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _path(folder: Path) -> Path:
-    """Where rank 0 of an srun leaves it; no other srun, earlier or later, has the same name for it."""
+    """The file of rank 0's announcement under srun; the name is unique to the srun."""
     names = ("JOB_ID", "STEP_ID", "RESTART_COUNT", "SRUN_COMM_PORT")
     return folder.parent / START.format(token="-".join(os.environ.get(f"SLURM_{name}", "0") for name in names))

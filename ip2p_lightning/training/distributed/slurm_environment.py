@@ -9,11 +9,11 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment
 from ip2p_lightning.training.distributed.environment import rank, world
 
 
-class Tasks(ClusterEnvironment):
-    """Ranks from SLURM's variables, the meeting point from rank 0's announcement.
+class SrunEnvironment(ClusterEnvironment):
+    """Ranks from SLURM's variables, the main address from rank 0's announcement.
 
     Lightning's own takes the port from the last digits of the job id, so that two jobs on a node can clash, and refuses
-    ``srun -n 2`` where ``--ntasks-per-node`` was not given.
+    ``srun -n 2`` without ``--ntasks-per-node``.
     """
 
     creates_processes_externally = True

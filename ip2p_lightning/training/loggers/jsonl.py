@@ -12,7 +12,7 @@ from ip2p_lightning.system.files import append_line
 
 
 class JsonLines(Logger):
-    """One JSON object a line, appended: readable while the run goes on, whatever happens to TensorBoard's file."""
+    """One JSON object a line, appended: readable during training."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

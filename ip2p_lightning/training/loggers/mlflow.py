@@ -1,4 +1,4 @@
-"""MLflow. The server comes from MLFLOW_TRACKING_URI, never from a config; without one a file beside the runs serves."""
+"""MLflow. The server comes from MLFLOW_TRACKING_URI, never from a config; by default it is a file beside the runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow  # noqa: F401  what is missing shows where the config is checked
+import mlflow  # noqa: F401  a missing package is an error when the config is checked
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -17,12 +17,7 @@ SERVER, STORE = "MLFLOW_TRACKING_URI", "mlflow.db"
 
 
 class Mlflow(MLFlowLogger):
-    """A run of an experiment; a continued run continues it.
-
-    Args:
-        folder: the run's.
-        experiment_name: the experiment; runs are compared within one.
-    """
+    """Logs `folder`'s run to an experiment; a resumed run resumes its MLflow run."""
 
     def __init__(self, folder: Path, experiment_name: str = "ip2p-lightning") -> None:
         self.folder = Path(folder).absolute()
@@ -38,7 +33,7 @@ class Mlflow(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """As the run began: MLflow lets nobody change them, but a run may be continued with a few others."""
+        """Log them at the first start only: MLflow does not allow changes, a resumed run may have some."""
         if not self.continued:
             super().log_hyperparams(params)
 

@@ -12,11 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes its events beside the run's metrics; ``callbacks.tensorboard`` adds the HPARAMS tab.
-
-    Args:
-        folder: the run's.
-    """
+    """Event files in `folder`, the run's; ``callbacks.tensorboard`` adds the HPARAMS tab."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(save_dir=str(folder), name="", version="", default_hp_metric=False)
@@ -28,11 +24,8 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any], shares: Mapping[str, float]) -> None:
-        self.experiment.add_text("config", _as_markdown(config))
+        import yaml
+
+        text = yaml.safe_dump(dict(config), sort_keys=False, width=1000)
+        self.experiment.add_text("config", f"```yaml\n{text}```")
         self.experiment.add_text("data/shares", "\n".join(f"- {k}: {v:.3f}" for k, v in shares.items()))
-
-
-def _as_markdown(config: Mapping[str, Any]) -> str:
-    import yaml
-
-    return "```yaml\n" + yaml.safe_dump(dict(config), sort_keys=False, width=1000) + "```"

@@ -16,13 +16,8 @@ from ip2p_lightning.runs.folder import note, read_status
 
 
 class Wandb(WandbLogger):
-    """A run of a project; a continued run continues it.
-
-    Args:
-        folder: the run's.
-        project: its project.
-        offline: write to ``RUN/wandb`` only; ``wandb sync`` sends it later.
-    """
+    """Logs `folder`'s run to a project; a resumed run resumes its W&B run. `offline`: to ``RUN/wandb``, without network
+    (``wandb sync`` uploads it)."""
 
     def __init__(self, folder: Path, project: str = "ip2p-lightning", offline: bool = False) -> None:
         self.folder, known = Path(folder), read_status(folder).get("wandb")
@@ -31,14 +26,13 @@ class Wandb(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run at Weights & Biases, begun when it is first asked for."""
+        """The W&B run, started at first use."""
         if self._experiment is None:
             try:
                 note(self.folder, wandb=super().experiment.id)
             except wandb.errors.Error as error:
-                raise UserError(
-                    f"logger=wandb: {error}; log in with `wandb login`, or logger.wandb.offline=true"
-                ) from None
+                remedy = "log in with `wandb login`, or use logger.wandb.offline=true"
+                raise UserError(f"logger=wandb: {error}; {remedy}") from None
         return self._experiment
 
     @rank_zero_only

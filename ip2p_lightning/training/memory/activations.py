@@ -1,132 +1,98 @@
-"""What autograd keeps for the backward pass, counted on a UNet without data, typed as a GPU's autocast types it.
+"""Bytes that autograd keeps for the backward pass, counted on a UNet without data.
 
 Shapes: h w latent size, L tokens, D text width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-# torch's lists (ATen/autocast_mode.h) as far as a UNet meets them.
-_LOWERED = {F.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
-_RAISED = {F.group_norm, F.layer_norm, F.softmax}
+# Activations under 16-bit autocast, as a fraction of those in float32 (norms stay in float32), counted on SD 1.5 at
+# 256 pixels with torch's autocast lists; by gradient checkpointing.
+HALF = {False: 0.66, True: 0.59}
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Bytes that live until the backward pass: of each image, and 16-bit copies of weights."""
+class Kept(NamedTuple):
+    """Bytes kept until the backward pass: activations of each image, and 16-bit copies of weights."""
 
     image: int
     copies: int
 
 
 class _Attention(torch.autograd.Function):
-    """What a fused kernel keeps: its inputs, its output and a number per row, but not the attention map."""
+    """Saves what a fused kernel saves: inputs, output and one number per row, not the attention map."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
-        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1]))
         return out
 
 
-class Device(TorchFunctionMode):
-    """What a device does with tensors that have no data and are on none: fused attention and, to 16 bits, autocast.
-
-    Autocast lowers matrix products and raises norms. The copy of a trained weight is made once and lives as long as the
-    forward pass; that of a frozen one is made anew.
-    """
-
-    def __init__(self, half: bool) -> None:
-        super().__init__()
-        self.half = half
-        self.trained: dict[int, Tensor] = {}
-        self.copies: dict[int, Tensor] = {}  # by storage, held: the number of one that is let go is given to another
+class _FusedAttention(TorchFunctionMode):
+    """Fused attention on the meta device, where torch has none."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.half and (func in _LOWERED or func in _RAISED):
-            wanted = torch.bfloat16 if func in _LOWERED else torch.float32
-            args = [self._cast(x, wanted) for x in args]
-            kwargs = {name: self._cast(x, wanted) for name, x in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             return _Attention.apply(*args[:3])
-        return func(*args, **kwargs)
-
-    def _cast(self, x: Any, wanted: torch.dtype) -> Any:
-        if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype == wanted:
-            return x
-        if id(x) in self.trained:
-            return self.trained[id(x)]
-        copy = x.to(wanted)
-        if isinstance(x, nn.Parameter):
-            self.copies[_storage(copy)] = copy
-            if x.requires_grad:
-                self.trained[id(x)] = copy
-        return copy
-
-
-class _Keeper:
-    """Takes what autograd saves, but for the weights themselves."""
-
-    def __init__(self, own: set[int]) -> None:
-        self.own = own
-        self.held: dict[int, Tensor] = {}  # by storage: a freed storage's number may be used again
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if _storage(x) not in self.own:
-            self.held[_storage(x)] = x
-        return x
+        return func(*args, **(kwargs or {}))
 
 
 def kept(unet: Any, side: int, tokens: int, width: int, half: bool = False, checkpointing: bool = False) -> Kept:
-    """Count one image's forward pass.
+    """Count the forward pass of one image.
 
     Args:
-        unet: a diffusers model on the meta device; its blocks' checkpointing is switched on if asked.
+        unet: a diffusers model on the meta device; becomes float32, with `checkpointing` switched on.
         side: h = w.
         tokens, width: L and D.
-        half: under autocast to 16 bits.
-        checkpointing: keep the inputs of each block, and what the largest block keeps while it is computed again.
+        half: under autocast to 16 bits; the copies of frozen weights are not kept with `checkpointing`.
+        checkpointing: keep the inputs of each block, and the activations of the largest block while it is recomputed.
     """
-    device, own = Device(half), {_storage(p) for p in unet.parameters()}
-    keeper, blocks = _Keeper(own), [0]
+    copied = [p for p in unet.parameters() if p.ndim > 1 and p.element_size() > 2]
+    copies = sum(2 * p.numel() for p in copied if p.requires_grad or not checkpointing)
+    own = {_storage(p) for p in unet.float().parameters()}
+    held: dict[int, Tensor] = {}  # by storage; tensors, because the id of a freed storage is used again
+    blocks = [0]  # bytes
 
-    def again(block: nn.Module, *args: Any) -> Any:
-        inside = _Keeper(own)
-        for x in args:
-            if isinstance(x, Tensor):
-                keeper(x)
-        with torch.autograd.graph.saved_tensors_hooks(inside, _same):
+    def checkpoint(block: nn.Module, *args: Any) -> Any:
+        inside: dict[int, Tensor] = {}
+        held.update({_storage(x): x for x in args if isinstance(x, Tensor)})
+        with _saved_to(inside):
             out = block(*args)
-        blocks.append(_bytes({s: x for s, x in inside.held.items() if s not in device.copies}))
+        blocks.append(_bytes(inside, own))
         return out
 
     if checkpointing:
-        unet.enable_gradient_checkpointing(again)
+        unet.enable_gradient_checkpointing(checkpoint)
     with torch.device("meta"):
         sample, text = torch.empty(1, unet.config.in_channels, side, side), torch.empty(1, tokens, width)
         t = torch.empty(1)
-    with torch.autograd.graph.saved_tensors_hooks(keeper, _same), device:
+    with _saved_to(held), _FusedAttention():
         unet.train()(sample, t, encoder_hidden_states=text, return_dict=False)
-    copies = {s: x for s, x in keeper.held.items() if s in device.copies}
-    images = {s: x for s, x in keeper.held.items() if s not in copies}
-    return Kept(_bytes(images) + max(blocks), _bytes(copies | {_storage(x): x for x in device.trained.values()}))
+    image = _bytes(held, own) + max(blocks)
+    return Kept(int(HALF[checkpointing] * image), copies) if half else Kept(image, 0)
 
 
-def _same(x: Tensor) -> Tensor:
-    return x
+def _saved_to(held: dict[int, Tensor]) -> Any:
+    """Put tensors that autograd saves into `held`, by storage."""
+
+    def save(x: Tensor) -> Tensor:
+        held[_storage(x)] = x
+        return x
+
+    return saved_tensors_hooks(save, lambda x: x)
 
 
 def _storage(x: Tensor) -> int:
     return x.untyped_storage()._cdata
 
 
-def _bytes(held: dict[int, Tensor]) -> int:
-    return sum(x.untyped_storage().nbytes() for x in held.values())
+def _bytes(held: dict[int, Tensor], own: set[int]) -> int:
+    """Of the tensors whose storages are not `own`, the weights'."""
+    return sum(x.untyped_storage().nbytes() for storage, x in held.items() if storage not in own)

@@ -1,4 +1,4 @@
-"""How much memory a run will need, before any weights are read; and advice where that is more than there is."""
+"""Estimate of a run's memory, before any weights are read, and advice if it does not fit."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ip2p_lightning.config.build import build
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.training.distributed.environment import size
 from ip2p_lightning.training.memory.activations import kept
-from ip2p_lightning.training.memory.meta_unet import unet_outline
+from ip2p_lightning.training.memory.meta_unet import meta_unet
 
 GIB = 2**30
 BASE = {"cpu": 0.7, "cuda": 1.2}  # GiB of libraries and workspaces, measured on the CPU, usual on a GPU
-SPARE = 0.1  # part of a device that is left free where a choice is made by the estimate
-_MUCH = 2.0  # GiB above which it pays to name a part
+SPARE = 0.1  # fraction of the device left free where the estimate decides
+_MUCH = 2.0  # GiB from which on advice names a part
 ENCODE, DECODE = 2560, 4600  # bytes a pixel in float32: the peak of SD 1.5's autoencoder, measured on a CPU
 FROZEN = {"KLAutoencoder": 335e6, "TAESD": 10e6, "ClipText": 492e6}  # bytes of SD 1.5's parts in float32
 
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB a run needs, by what for."""
+    """Memory of a run by purpose, GiB."""
 
     weights: float
     gradients: float
     optimizer: float
     average: float
-    copies: float  # of weights in 16 bits, which autocast makes
+    copies: float  # autocast's 16-bit copies of weights
     activations: float
     base: float
 
     @property
     def total(self) -> float:
-        """All of it at once: the peak, in the backward pass."""
+        """The peak, in the backward pass."""
         return sum(vars(self).values())
 
     def __str__(self) -> str:
@@ -48,12 +48,11 @@ class Memory:
 
 
 def estimate(config: Mapping[str, Any]) -> Memory | None:
-    """Of a checked config; None where the UNet's shape is not known without a download.
+    """The memory of a checked config without ``auto``; None if the UNet's shape needs a download.
 
-    Weights are counted, what the optimizer keeps is asked of it, activations are counted on tensors without data. A
-    compiled step is counted as an eager one, which keeps more. What is left to the memory has been `decided`.
+    A compiled step is counted as an eager one, which keeps more.
     """
-    unet = unet_outline(config["unet"])
+    unet = meta_unet(config["unet"])
     if unet is None:
         return None
     loader, model = config["loader"], config["model"]
@@ -74,19 +73,18 @@ def estimate(config: Mapping[str, Any]) -> Memory | None:
 
 
 def _frozen_bytes(config: Mapping[str, Any]) -> float:
-    """Autoencoder and text encoder: the size of their files, or of SD 1.5's where they are not here."""
+    """Autoencoder and text encoder: the size of their files, or of SD 1.5's if there are none yet."""
     total = 0.0
-    for name, default in (("autoencoder", "vae"), ("text_encoder", "text_encoder")):
-        path = config[name].get("path")
-        if path:
-            folder = Path(str(path)).expanduser() / (config[name].get("subfolder", default) or "")
+    for node, default in ((config["autoencoder"], "vae"), (config["text_encoder"], "text_encoder")):
+        if node.get("path"):
+            folder = Path(str(node["path"])).expanduser() / (node.get("subfolder", default) or "")
             sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
-            total += max(sizes, default=FROZEN.get(config[name]["_target_"].rpartition(".")[2], 0))
+            total += max(sizes, default=FROZEN.get(node["_target_"].rpartition(".")[2], 0))
     return total
 
 
 def _pictures(config: Mapping[str, Any]) -> float:
-    """Bytes that SD's autoencoder needs to encode a batch or decode one of a validation; soon let go."""
+    """Peak bytes of SD's autoencoder while it encodes a batch or decodes one of a validation."""
     loader = config["loader"]
     if not config["autoencoder"]["_target_"].endswith("KLAutoencoder"):
         return 0.0
@@ -96,7 +94,7 @@ def _pictures(config: Mapping[str, Any]) -> float:
 
 
 def _optimizer_share(node: Mapping[str, Any]) -> float:
-    """Bytes that an optimizer keeps for each byte of float32 weights: asked of it, with one matrix."""
+    """Bytes of an optimizer's state for each byte of float32 weights, measured on one matrix."""
     weight = nn.Parameter(torch.zeros(256, 256))
     optimizer = build(node)([weight])
     weight.grad = torch.ones_like(weight)
@@ -106,43 +104,31 @@ def _optimizer_share(node: Mapping[str, Any]) -> float:
 
 
 def room(config: Mapping[str, Any]) -> float | None:
-    """GiB of the device that one process of the run wants; None where it is not in this machine."""
+    """GiB of the device for each process of the run; None if it is not in this machine."""
     if config["trainer"].get("accelerator") == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / size(config["trainer"])
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else None
 
 
-def decided(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with what it leaves to the memory: model.gradient_checkpointing=auto is true where one micro-batch
-    would not fit otherwise."""
+def resolve_checkpointing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with model.gradient_checkpointing=auto set: true if the run is known not to fit without, with `SPARE`
+    of the device left."""
     if config["model"].get("gradient_checkpointing") != "auto":
         return dict(config)
-    fits = _fits(_checkpointing(config, False))
-    return _checkpointing(config, fits is False)
+    without, there = {**config, "model": {**config["model"], "gradient_checkpointing": False}}, room(config)
+    memory = None if there is None else estimate(without)
+    if memory is None or there is None or memory.total <= (1 - SPARE) * there:
+        return without
+    return {**config, "model": {**config["model"], "gradient_checkpointing": True}}
 
 
-def _checkpointing(config: Mapping[str, Any], on: bool) -> dict[str, Any]:
-    return {**config, "model": {**config["model"], "gradient_checkpointing": on}}
-
-
-def _fits(config: Mapping[str, Any]) -> bool | None:
-    """Whether the device would hold it, with some left over; None where that is not known."""
-    there = room(config)
-    memory = None if there is None else estimate(config)
-    return None if memory is None or there is None else memory.total <= (1 - SPARE) * there
-
-
-def told(config: Mapping[str, Any]) -> str:
-    """The estimate in a line.
-
-    Raises:
-        UserError: the run cannot fit; with advice.
-    """
+def describe_memory(config: Mapping[str, Any]) -> str:
+    """The estimate in a line. Raises UserError with advice if the run does not fit."""
     asked = config["model"].get("gradient_checkpointing")
-    config = decided(config)
+    config = resolve_checkpointing(config)
     memory, there = estimate(config), room(config)
     if memory is None:
-        return "memory: not known before the weights are here"
+        return "memory: not known before the weights are downloaded"
     if there is not None and memory.total > there:
         raise UserError(f"{memory}, but there are {there:.1f} GiB; {advice(config, memory)}")
     chosen = config["model"].get("gradient_checkpointing")
@@ -151,18 +137,17 @@ def told(config: Mapping[str, Any]) -> str:
 
 
 def advice(config: Mapping[str, Any], memory: Memory) -> str:
-    """What would need less, the most harmless first."""
-    model, unet = config["model"], config["unet"]
+    """Settings that need less memory, those with the smallest effect on the result first."""
+    model, unet, lora = config["model"], config["unet"], config["unet"].get("lora")
     cpu = config["trainer"].get("accelerator") == "cpu"
-    whole = not unet["_target_"].endswith("PixelEditor") and not unet.get("lora")
     words = {
         "a smaller loader.batch_size with a larger trainer.accumulate_grad_batches": config["loader"]["batch_size"] > 1,
         "loader.eval_batch_size=1": _pictures(config) > GIB,
         "model.gradient_checkpointing=true": not model.get("gradient_checkpointing"),
         "optimizer=adamw8bit": memory.optimizer > _MUCH,
         "model.ema=null": memory.average > _MUCH,
-        "unet=sd_lora": whole,
-        "unet.lora.dtype=bfloat16": bool(unet.get("lora")) and unet["lora"].get("dtype") != "bfloat16" and not cpu,
+        "unet=sd_lora": not lora and not unet["_target_"].endswith("PixelEditor"),
+        "unet.lora.dtype=bfloat16": lora and lora.get("dtype") != "bfloat16" and not cpu,
         "a smaller loader.size": config["loader"]["size"] > 256,
     }
     found = [word for word, applies in words.items() if applies]

@@ -1,4 +1,4 @@
-"""A run's UNet without data: its layers and shapes, before any weights are read."""
+"""A run's UNet on the meta device: layers and shapes, without weights."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ import torch
 from ip2p_lightning.config.build import build
 from ip2p_lightning.networks.pretrained import is_hub_id
 
-SD15_SHAPED = {  # where the class's own defaults are not SD 1.5's
+SD15_SHAPED = {  # where the class's defaults are not SD 1.5's
     "stable-diffusion-v1-5/stable-diffusion-v1-5": {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768},
     "timbrooks/instruct-pix2pix": {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 768},
 }
 
 
-def unet_outline(node: Mapping[str, Any]) -> Any:
-    """The UNet of a checked config's node, frozen where the run's is; None: its shape is not known here."""
-    settings = {k: v for k, v in node.items() if not k.startswith("_")}
+def meta_unet(node: Mapping[str, Any]) -> Any:
+    """The UNet of a checked config's node, frozen where the run's is; None if its shape is not known here."""
     with torch.device("meta"):
         if node["_target_"].endswith("PixelEditor"):
-            from ip2p_lightning.networks import PixelEditor
-
-            return PixelEditor(**settings)
+            return build(node)
         from diffusers import UNet2DConditionModel
 
-        shape = part_config(str(settings["path"]), settings.get("subfolder", "unet"))
+        shape = part_config(str(node["path"]), node.get("subfolder", "unet"))
         if shape is None:
             return None
         inputs = 2 * shape["out_channels"]
         unet = UNet2DConditionModel.from_config({**shape, "in_channels": inputs})
-        if settings.get("lora"):
-            build(settings["lora"]).apply(unet, widened=shape["in_channels"] != inputs)
+        if node.get("lora"):
+            build(node["lora"]).apply(unet, widened=shape["in_channels"] != inputs)
         return unet
 
 

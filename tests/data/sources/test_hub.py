@@ -2,6 +2,7 @@
 
 import io
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,17 +27,10 @@ def png(seed: int) -> dict[str, bytes]:
 
 
 def table(count: int, names: tuple[str, str, str] = ("original", "edited", "prompt"), offset: int = 0):
-    import datasets
-
-    features = datasets.Features(
-        {names[0]: datasets.Image(), names[1]: datasets.Image(), names[2]: datasets.Value("string")}
-    )
-    rows = {
-        names[0]: [png(offset + n) for n in range(count)],
-        names[1]: [png(offset + n + 1000) for n in range(count)],
-        names[2]: [f"say {n // 2}" for n in range(count)],
-    }
-    return datasets.Dataset.from_dict(rows, features=features)
+    rows = [(png(offset + n), png(offset + n + 1000), f"say {n // 2}") for n in range(count)]
+    kinds = (datasets.Image(), datasets.Image(), datasets.Value("string"))
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(zip(names, kinds, strict=True)))
 
 
 def ids(source: HubDataset, split: str) -> list[str]:
@@ -66,10 +60,7 @@ def test_a_group_stays_together(tmp_path) -> None:
 
 
 def test_own_splits_are_used(tmp_path) -> None:
-    import datasets
-
-    parts = {"train": table(8), "validation": table(3, offset=50)}
-    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "d"))
+    datasets.DatasetDict({"train": table(8), "validation": table(3, offset=50)}).save_to_disk(str(tmp_path / "d"))
     source = HubDataset(str(tmp_path / "d"))
     assert ids(source, "val") == ["validation/0", "validation/1", "validation/2"]
     assert len(ids(source, "train")) + len(ids(source, "test")) == 8 and ids(source, "test")
@@ -86,12 +77,10 @@ def test_parquet_folder(tmp_path) -> None:
     assert len(ids(source, "train")) == 6 and ids(source, "test") == ["test/0", "test/1"]
 
 
-def test_refusals(tmp_path, monkeypatch) -> None:
+def test_refusals(tmp_path) -> None:
     table(6).save_to_disk(str(tmp_path / "d"))
-    where = str(tmp_path / "d")
-    with pytest.raises(
-        DataError, match=r"no column 'orignal', it has original, edited, prompt; did you mean 'original'"
-    ):
+    where, known = str(tmp_path / "d"), "it has original, edited, prompt; did you mean 'original'"
+    with pytest.raises(DataError, match=f"no column 'orignal', {known}"):
         HubDataset(where, original="orignal").pairs("train")
     with pytest.raises(DataError, match="no column 'say'"):
         HubDataset(where, prompt="say").pairs("train")
@@ -107,8 +96,6 @@ def test_refusals(tmp_path, monkeypatch) -> None:
 
 
 def test_offline_says_how(monkeypatch) -> None:
-    import datasets
-
     def offline(*args: object, **kwargs: object) -> None:
         raise ConnectionError("Couldn't reach the Hub\n(offline)")
 
@@ -119,12 +106,8 @@ def test_offline_says_how(monkeypatch) -> None:
 
 
 def test_a_bad_image_is_named(tmp_path) -> None:
-    import datasets
-
-    good = table(3)
     rows = {"original": [png(0), {"bytes": b"no image"}, png(2)], "edited": [png(5)] * 3, "prompt": ["x"] * 3}
-    bad = datasets.Dataset.from_dict(rows, features=good.features)
-    bad.save_to_disk(str(tmp_path / "d"))
+    datasets.Dataset.from_dict(rows, features=table(3).features).save_to_disk(str(tmp_path / "d"))
     pairs = HubDataset(str(tmp_path / "d"), val=0, test=0).pairs("train")
     pairs.pair(0, numpy_rng(0), View(8))
     with pytest.raises(DataError, match=r"train/1, column 'original': not an image"):

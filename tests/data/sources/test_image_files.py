@@ -13,6 +13,7 @@ from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, SecurityError, UserError
 from ip2p_lightning.rng import numpy_rng
 
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 SPLITS = ("train", "val", "test")
 
 
@@ -53,7 +54,7 @@ def test_inputs_with_the_same_target_stay_together(tmp_path) -> None:
         write(tmp_path / "input" / f"{n}.png", n)
         write(tmp_path / "target" / f"{n}.png", 100 + n // 2)  # two rains on each scene
     scenes = [{int(name) // 2 for name in ids(Folder(str(tmp_path), val=0.3, test=0.3), s)} for s in SPLITS]
-    assert not (scenes[0] & scenes[1] or scenes[0] & scenes[2] or scenes[1] & scenes[2]) and all(scenes)
+    assert sum(map(len, scenes)) == len(set.union(*scenes)) and all(scenes)
 
 
 def test_folder_with_split_folders(tmp_path) -> None:
@@ -94,11 +95,9 @@ def test_manifest_in_both_formats(tmp_path) -> None:
         {"original": f"input/{n}.png", "edited": f"target/{n}.bmp", "prompt": p, "split": s, "id": f"p{n}"}
         for n, (p, s) in enumerate([("make, it", "train"), ("", "val"), ("do", "test")])
     ]
-    jsonl = lines(tmp_path / "m.jsonl", *rows)
-    csv = tmp_path / "m.csv"
     cells = [",".join(f'"{v}"' for v in row.values()) for row in rows]
-    csv.write_bytes(("\ufeff" + "\r\n".join([",".join(rows[0]), *cells])).encode())
-    for path in (jsonl, str(csv)):
+    (tmp_path / "m.csv").write_bytes(("\ufeff" + "\r\n".join([",".join(rows[0]), *cells])).encode())
+    for path in (lines(tmp_path / "m.jsonl", *rows), str(tmp_path / "m.csv")):
         source = Manifest(path)
         assert [ids(source, s) for s in SPLITS] == [["p0"], ["p1"], ["p2"]]
         assert [source.pairs(s).prompt(0) for s in SPLITS] == ["make, it", None, "do"]
@@ -111,10 +110,8 @@ def test_manifest_keeps_shared_images_in_one_split(tmp_path) -> None:
         write(tmp_path / f"{n}.png", n)
     rows = [{"original": f"{n}.png", "edited": f"{n - n % 3}.png", "id": str(n)} for n in range(60)]
     source = Manifest(lines(tmp_path / "m.jsonl", *rows), prompt=None, val=0.3, test=0.3)
-    used = []
-    for split in SPLITS:
-        used.append({image for i in ids(source, split) for image in (int(i), int(i) - int(i) % 3)})
-    assert not (used[0] & used[1] or used[0] & used[2] or used[1] & used[2]) and all(used)
+    used = [{image for i in map(int, ids(source, split)) for image in (i, i - i % 3)} for split in SPLITS]
+    assert sum(map(len, used)) == len(set.union(*used)) and all(used)
 
 
 def test_manifest_of_one_task(tmp_path) -> None:
@@ -128,29 +125,22 @@ def test_manifest_of_one_task(tmp_path) -> None:
 
 
 GOOD = {"original": "input/0.png", "edited": "target/0.bmp", "prompt": "x"}
+UNSAFE = {"climbs out": ["../secret.png", "input/../../secret.png"], "link out": ["link.png", "linked/secret.png"]}
+UNSAFE |= {"relative": ["/etc/passwd", "~/x.png", "input/0.png\0.txt"], "forward slashes": ["input\\0.png"]}
+UNSAFE |= {"pipe": ["pipe.png"]}
+BAD_ROWS = [({**GOOD, "original": path}, SecurityError, words) for words, paths in UNSAFE.items() for path in paths]
+BAD_ROWS += [
+    ({**GOOD, "original": "input/9.png"}, DataError, "no such file"),
+    ({**GOOD, "original": "input"}, DataError, "is a folder"),
+    ({**GOOD, "original": ""}, DataError, "'original' is empty"),
+    ({**GOOD, "edited": ["a"]}, DataError, "'edited' is not text"),
+    ({"original": "input/0.png", "target": "x"}, DataError, "no field 'edited', it has original, target"),
+    ({"original": "input/0.png", "edited": "target/0.bmp"}, DataError, "no field 'prompt'"),
+    ({**GOOD, "split": "dev"}, DataError, "split 'dev'"),
+]
 
 
-@pytest.mark.parametrize(
-    ("row", "error", "words"),
-    [
-        ({**GOOD, "original": "input/9.png"}, DataError, "no such file"),
-        ({**GOOD, "original": "input"}, DataError, "is a folder"),
-        ({**GOOD, "original": ""}, DataError, "'original' is empty"),
-        ({**GOOD, "edited": ["a"]}, DataError, "'edited' is not text"),
-        ({"original": "input/0.png", "target": "x"}, DataError, "no field 'edited', it has original, target"),
-        ({"original": "input/0.png", "edited": "target/0.bmp"}, DataError, "no field 'prompt'"),
-        ({**GOOD, "split": "dev"}, DataError, "split 'dev'"),
-        ({**GOOD, "original": "../secret.png"}, SecurityError, "climbs out"),
-        ({**GOOD, "original": "input/../../secret.png"}, SecurityError, "climbs out"),
-        ({**GOOD, "original": "/etc/passwd"}, SecurityError, "relative"),
-        ({**GOOD, "original": "~/x.png"}, SecurityError, "relative"),
-        ({**GOOD, "original": "input\\0.png"}, SecurityError, "forward slashes"),
-        ({**GOOD, "original": "input/0.png\0.txt"}, SecurityError, "relative"),
-        ({**GOOD, "original": "link.png"}, SecurityError, "link out"),
-        ({**GOOD, "original": "linked/secret.png"}, SecurityError, "link out"),
-        ({**GOOD, "original": "pipe.png"}, SecurityError, "pipe"),
-    ],
-)
+@pytest.mark.parametrize(("row", "error", "words"), BAD_ROWS)
 def test_manifest_refusals_name_the_line(tmp_path, row: dict, error: type, words: str) -> None:
     root = tmp_path / "root"
     write_folder(root, 2)
@@ -158,9 +148,8 @@ def test_manifest_refusals_name_the_line(tmp_path, row: dict, error: type, words
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     (root / "linked").symlink_to(tmp_path)
     os.mkfifo(root / "pipe.png")
-    first = {"original": "input/1.png", "edited": "target/1.bmp", "prompt": "y"}
     with pytest.raises(error, match="line 2") as caught:
-        Manifest(lines(root / "m.jsonl", first, row)).pairs("train")
+        Manifest(lines(root / "m.jsonl", {**GOOD, "original": "input/1.png"}, row)).pairs("train")
     assert words in str(caught.value) and "\n" not in str(caught.value) and type(caught.value) is error
 
 
@@ -175,8 +164,8 @@ def test_broken_lines(tmp_path, text: str) -> None:
 def test_broken_tables(tmp_path) -> None:
     write_folder(tmp_path, 2)
     table = tmp_path / "m.csv"
-    for body in ("input/0.png,target/0.bmp", "input/0.png,target/0.bmp,x,y", 'input/0.png,target/0.bmp,"x"y'):
-        table.write_text("original,edited,prompt\n" + body + "\n")
+    for rest in ("", ",x,y", ',"x"y'):
+        table.write_text(f"original,edited,prompt\ninput/0.png,target/0.bmp{rest}\n")
         with pytest.raises(DataError, match="line 2"):
             Manifest(str(table)).pairs("train")
     table.write_bytes(b"original,edited,prompt\n\xff\xfe\n")
@@ -192,3 +181,13 @@ def test_an_id_twice(tmp_path) -> None:
     write_folder(tmp_path, 2)
     with pytest.raises(DataError, match=r"line 2: field 'id': .* line 1"):
         Manifest(lines(tmp_path / "m.jsonl", GOOD, GOOD)).pairs("train")
+
+
+@pytest.mark.skipif(not (SHARED / "pairs.jsonl").is_file(), reason="no shared data")
+def test_real_pairs() -> None:
+    source = Manifest(str(SHARED / "pairs.jsonl"), None, "input", "target", None, task="derain")
+    assert all(len(source.pairs(split)) for split in SPLITS)
+    original, edited = source.pairs("test").pair(0, numpy_rng(0), View(64))
+    assert original.shape == edited.shape == (64, 64, 3) and 0 < np.abs(original - edited).mean() < 0.3
+    folder = Folder(str(SHARED / "derain" / "rain100l"))
+    assert sum(len(folder.pairs(split)) for split in SPLITS) > 5

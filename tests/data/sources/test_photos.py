@@ -1,5 +1,7 @@
 """Photos: fixed splits of the installed ones, hashed splits of a folder's, and which side is made."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +45,6 @@ def test_installed_photos_have_fixed_disjoint_splits() -> None:
 
 
 def test_scikit_image_is_not_imported() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys, ip2p_lightning.data as d; assert 'numpy' not in dir(d)\n"
         "d.Photos().pairs('val', abs).id(0); d.HubDataset\n"
@@ -61,13 +60,6 @@ def test_degradations_make_the_original_and_teachers_the_edited() -> None:
     assert np.array_equal(a, d) and np.array_equal(b, c) and np.allclose(a, 1 - b) and not np.array_equal(a, b)
 
 
-def test_a_maker_is_needed() -> None:
-    with pytest.raises(UserError, match="one side of a pair only"):
-        Photos().pairs("train")
-    with pytest.raises(UserError, match="unknown split"):
-        Photos().pairs("trian", Negative())
-
-
 def test_a_folder_is_split_by_content(tmp_path) -> None:
     write_photos(tmp_path / "a", 60)
     splits = {split: ids(Photos(str(tmp_path / "a")), split) for split in ("train", "val", "test")}
@@ -76,15 +68,14 @@ def test_a_folder_is_split_by_content(tmp_path) -> None:
     (tmp_path / "a" / "0.png").symlink_to(tmp_path / "a" / "sub0" / "0.png")  # a copy under another name
     (tmp_path / "a" / "notes.txt").write_text("not a photo")
     again = {split: ids(Photos(str(tmp_path / "a")), split) for split in ("train", "val", "test")}
-    for split in splits:
-        assert set(splits[split]) <= set(again[split])
-        assert ("0.png" in again[split]) == ("sub0/0.png" in again[split])
+    for split, names in again.items():
+        assert set(splits[split]) <= set(names) and ("0.png" in names) == ("sub0/0.png" in names)
 
 
-@pytest.mark.parametrize("count", [3, 4, 10])
-def test_few_photos_still_give_every_split(tmp_path, count: int) -> None:
-    write_photos(tmp_path, count)
-    assert all(ids(Photos(str(tmp_path)), split) for split in ("train", "val", "test"))
+def test_few_photos_still_give_every_split(tmp_path) -> None:
+    for count in (3, 4, 10):
+        write_photos(tmp_path / str(count), count)
+        assert all(ids(Photos(str(tmp_path / str(count))), split) for split in ("train", "val", "test"))
 
 
 def test_split_folders_are_honoured(tmp_path) -> None:
@@ -97,6 +88,10 @@ def test_split_folders_are_honoured(tmp_path) -> None:
 
 
 def test_refusals(tmp_path) -> None:
+    with pytest.raises(UserError, match="one side of a pair only"):
+        Photos().pairs("train")
+    with pytest.raises(UserError, match="unknown split"):
+        Photos().pairs("trian", Negative())
     with pytest.raises(UserError, match="no such folder"):
         Photos(str(tmp_path / "none")).pairs("train", Negative())
     with pytest.raises(DataError, match="no photo"):

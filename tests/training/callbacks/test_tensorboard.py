@@ -11,33 +11,32 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ip2p_lightning.config.overrides import hyperparameters
-from ip2p_lightning.training.callbacks.tensorboard import layout, metric_tags, pooled, siblings, spread
+from ip2p_lightning.runs.open import open_run
+from ip2p_lightning.training.callbacks.tensorboard import metric_tags, pooled, prompt_sample, siblings
 from tests.support.trained import train_run
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
-ARMS = (("name", 0), ("name", 1), ("paraphrase", 0))
+ARMS = {"prompts-name+seed-0": ("name", 0), "prompts-name+seed-1": ("name", 1)}
+ARMS |= {"prompts-paraphrase+seed-0": ("paraphrase", 0)}
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
     """Three runs of a sweep, validated at their end."""
     folder = tmp_path_factory.mktemp("board") / "sweep"
-    for prompts, seed in ARMS:
-        settings = [
-            "val_every=2",
-            "~callbacks.image_grids",
-            "log_every=1",
-            "loader.eval_size=32",
-            "optimizer.lr=1e-3",
-        ]
-        train_run(folder / f"prompts-{prompts}+seed-{seed}", f"prompts={prompts}", f"seed={seed}", *settings)
+    for name, (prompts, seed) in ARMS.items():
+        settings = ["val_every=2", "~callbacks.image_grids", "log_every=1", "loader.eval_size=32", "optimizer.lr=1e-3"]
+        train_run(folder / name, f"prompts={prompts}", f"seed={seed}", *settings)
     return folder
 
 
@@ -51,9 +50,8 @@ class Board:
         words = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(self.port), "--reload_interval", "1"]
         # the Python loader: in this process group, and without a second server to wait for
         command = [sys.executable, "-m", "tensorboard.main", *words, "--load_fast", "false"]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, **quiet, start_new_session=True)
 
     def ask(self, route: str, body: dict | None = None) -> dict:
         url = f"http://127.0.0.1:{self.port}/data/plugin/{route}"
@@ -66,11 +64,9 @@ class Board:
         """Until it has read `tag` of so many runs."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            try:
+            with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
                 if sum(tag in tags for tags in self.ask("scalars/tags").values()) == runs:
                     return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                pass
             time.sleep(0.3)
         raise AssertionError("TensorBoard did not read the runs")
 
@@ -81,12 +77,9 @@ class Board:
 
 @pytest.fixture(scope="module")
 def board(sweep):
-    served = Board(sweep)
-    try:
+    with closing(Board(sweep)) as served:
         served.wait(len(ARMS))
         yield served
-    finally:
-        served.close()
 
 
 def session_groups(board) -> list[dict]:
@@ -100,17 +93,16 @@ def session_groups(board) -> list[dict]:
 
 def test_hparams_lists_every_job_with_its_overrides_and_metrics(board, sweep):
     groups = {group["name"]: group for group in session_groups(board)}
-    assert set(groups) == {f"prompts-{prompts}+seed-{seed}" for prompts, seed in ARMS}
-    for prompts, seed in ARMS:
-        name = f"prompts-{prompts}+seed-{seed}"
+    assert set(groups) == set(ARMS)
+    for name, (prompts, seed) in ARMS.items():
         told = groups[name]["hparams"]
         assert (told["prompts"], told["seed"], told["optimizer.lr"]) == (prompts, seed, 0.001)
         lines = [json.loads(line) for line in (sweep / name / "metrics.jsonl").read_text().splitlines()]
         values = {v["name"]["tag"]: v["value"] for v in groups[name]["metricValues"]}
         assert set(values) == set(metric_tags(TASKS))
-        for tag in values:
+        for tag, value in values.items():
             last = [line[tag] for line in lines if tag in line][-1]
-            assert values[tag] == pytest.approx(last, rel=1e-5) and last > 0
+            assert value == pytest.approx(last, rel=1e-5) and last > 0
         assert groups[name]["sessions"][0]["status"] == "STATUS_SUCCESS"
 
 
@@ -120,13 +112,12 @@ def test_columns_are_the_overrides_and_the_declared_metrics(board):
     assert {"prompts", "seed", "optimizer.lr"} <= names
     assert not names & {"log_every", "hydra.run.dir"}  # they do not change what is learnt
     assert [info["name"]["tag"] for info in experiment["metricInfos"]] == metric_tags(TASKS)
+    assert metric_tags(["a"])[:2] == ["val/psnr", "val/psnr/a"]
 
 
 def test_a_run_that_died_is_listed(sweep, tmp_path):
     killed = shutil.copytree(sweep / "prompts-name+seed-0", tmp_path / "sweep" / "killed")
     shutil.copytree(sweep / "prompts-name+seed-1", tmp_path / "sweep" / "lived")
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.summary.writer.record_writer import RecordWriter
 
     [path] = killed.glob("events.out.tfevents.*")
     events = list(RawEventFileLoader(str(path)).Load())
@@ -136,12 +127,9 @@ def test_a_run_that_died_is_listed(sweep, tmp_path):
         for event in events[: keep + 1]:
             writer.write(event)
         writer.flush()
-    served = Board(tmp_path / "sweep")
-    try:
+    with closing(Board(tmp_path / "sweep")) as served:
         served.wait(2, "train/loss")
         groups = {group["name"]: group for group in session_groups(served)}
-    finally:
-        served.close()
     assert set(groups) == {"prompts-name+seed-0", "prompts-name+seed-1"}
     assert groups["prompts-name+seed-0"]["sessions"][0].get("status", "STATUS_UNKNOWN") != "STATUS_SUCCESS"
 
@@ -168,27 +156,20 @@ def test_prompts_are_in_the_projector(board, sweep):
     assert {row[0] for row in rows[1:]} == set(TASKS) and {row[1] for row in rows[1:]} == {"seen", "held out"}
 
 
-def test_spread_is_limited_and_fair():
+def test_prompt_sample_is_limited_and_fair():
     pools = {t: SimpleNamespace(prompts=[f"{t}{i}" for i in range(500)], held_out=[f"{t}h"] * 9) for t in TASKS}
-    rows = list(spread(pools, 300))
+    rows = list(prompt_sample(pools, 300))
     assert len(rows) == 300 and {task: sum(r[0] == task for r in rows) for task in TASKS} == dict.fromkeys(TASKS, 75)
     assert sum(row[1] == "held out" for row in rows) == 36
 
 
 def test_pooled_is_the_state_of_the_end_token(tiny_run):
-    from ip2p_lightning.runs.open import open_run
-
     module = open_run(tiny_run).module
     prompts = ["derain", "remove the rain from this photo, please", "rain " * 100]
     tokens = module.text_encoder.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
     with torch.no_grad():
         wanted = module.text_encoder.model(tokens.input_ids).pooler_output
     torch.testing.assert_close(pooled(module, prompts), wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_tags_and_layout_name_the_same_tasks():
-    assert metric_tags(["a"])[:2] == ["val/psnr", "val/psnr/a"]
-    assert list(layout(["a"])) == ["all tasks", "a"]
 
 
 def test_hyperparameters_are_scalars_of_what_matters():
@@ -199,6 +180,4 @@ def test_hyperparameters_are_scalars_of_what_matters():
 
 
 def test_siblings_are_the_runs_beside(sweep):
-    assert [path.name for path in siblings(sweep / "prompts-name+seed-0")] == sorted(
-        f"prompts-{prompts}+seed-{seed}" for prompts, seed in ARMS
-    )
+    assert [path.name for path in siblings(sweep / "prompts-name+seed-0")] == sorted(ARMS)

@@ -60,8 +60,7 @@ def test_a_stop_at_a_step_that_is_validated_loses_none(whole, tmp_path):
 
 
 def test_a_run_whose_last_step_is_no_multiple_is_scored_once(tmp_path):
-    folder = tmp_path / "run"
-    words = ("trainer.max_steps=3",)
+    folder, words = tmp_path / "run", ("trainer.max_steps=3",)
     assert go(folder, *words, "fault=kill@val=2")[0] == -signal.SIGKILL  # the one after the last step
     assert final_score(folder) == validations(folder)[0]["val/psnr"]
     assert go(folder, *words)[0] == 0

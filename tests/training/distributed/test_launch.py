@@ -148,7 +148,7 @@ def test_a_rank_that_hangs_ends_the_run(tmp_path):
     code, said = run([*words, f"hydra.run.dir={folder}"], tmp_path / "log", LIMIT, **grace)
     assert code != 0 and read_status(folder)["state"] == "failed", said
     assert not processes_of(folder)
-    waiting, _, hanging = said.partition("where rank 0 stood")[2].partition("where rank 1 stood")
+    waiting, _, hanging = said.partition("stacks of rank 0")[2].partition("stacks of rank 1")
     assert "in training_step" in waiting and "in _hang" in hanging, said
 
 
@@ -169,10 +169,10 @@ def test_under_srun_too_a_killed_rank_ends_the_others_and_is_resumed_exactly(who
     assert digest(tmp_path / "run") == digest(whole)
 
 
-def test_under_srun_rank_0_tells_where_all_ranks_stood(tmp_path):
+def test_under_srun_rank_0_prints_the_stacks_of_all_ranks(tmp_path):
     words = ("timeout=8", "val_every=0", "fault=hang@step=1,rank=1")
     first, hanging = step(tmp_path / "run", *words)
     assert first.wait(LIMIT) == 1
     hanging.kill_group()  # as srun does
-    waiting, _, stood = first.said().partition("where rank 0 stood")[2].partition("where rank 1 stood")
-    assert "in training_step" in waiting and "in _hang" in stood, first.said()
+    waiting, _, other = first.said().partition("stacks of rank 0")[2].partition("stacks of rank 1")
+    assert "in training_step" in waiting and "in _hang" in other, first.said()

@@ -187,7 +187,7 @@ def trained(folder, step=STEPS):
 
 
 HALVES = ["loader.batch_size=2", "trainer.accumulate_grad_batches=2"]
-RANKS = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.accumulate_grad_batches=2"]
+RANKS = ["+trainer.strategy=ddp", "trainer.devices=2", "trainer.accumulate_grad_batches=2"]
 
 
 @pytest.mark.parametrize("split", [HALVES, RANKS], ids=["micro-batches", "ranks"])

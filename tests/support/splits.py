@@ -55,8 +55,10 @@ class Recorder(Callback):
         def told(batch: Any, draws: Any) -> torch.Tensor:
             losses = loss(batch, draws)
             first = place(pl_module.micro_step - 1, trainer.global_rank, trainer.world_size, self.split.batch)
+            shown = batch.original  # of moments the mean: what a cache keeps of it
+            shown = pl_module.autoencoder.mode(shown) if pl_module._is_encoded(shown) else shown
             for i in range(len(losses)):
-                drawn = [x[i].double().sum().item() for x in (batch.original, batch.edited, *draws)]
+                drawn = [x[i].contiguous().double().sum().item() for x in (shown, batch.edited, *draws)]
                 names = batch.task[i], batch.id[i], batch.prompt[i]
                 self.seen[first + i] = (*names, *drawn, losses[i].item())
             return losses

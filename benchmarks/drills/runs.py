@@ -32,7 +32,12 @@ def recipe(work: Path, steps: int, save_every: int = 10) -> list[str]:
     """A tiny SD checkpoint on four tasks: workers, accumulation, flips, dropout of the conditions, EMA, mixture."""
     words = ["model=local", f"model.path={write_sd_checkpoint(work / 'sd')}", "loader.size=64", "loader.resize=null"]
     words += ["loader.batch_size=2", "loader.workers=2", "trainer.accumulate_grad_batches=4", "model.drop=0.05"]
-    words += ["model.ema=0.99", "log_samples=true", f"trainer.max_steps={steps}", f"save_every={save_every}"]
+    words += [
+        "model.ema=0.99",
+        "callbacks=[default,sample_log]",
+        f"trainer.max_steps={steps}",
+        f"save_every={save_every}",
+    ]
     return [*words, "val_every=0", "log_every=1", "optimizer.lr=1e-4"]
 
 

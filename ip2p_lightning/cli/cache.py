@@ -41,21 +41,14 @@ def _config(words: list[str]) -> dict[str, Any]:
             )
     run = _run(words)
     if run is not None:
-        from ip2p_lightning.config.train_config import TrainConfig
-        from ip2p_lightning.config.validate import check
-        from ip2p_lightning.runs.folder import read_config
+        from ip2p_lightning.runs.open import model_config
 
-        config = read_config(run)
-        check(config, TrainConfig)
-        return config
-    from hydra import compose, initialize_config_dir
-
+        return model_config(run)
     from ip2p_lightning.config.build import checked
-    from ip2p_lightning.config.compose import CONF
+    from ip2p_lightning.config.compose import composed
 
     try:
-        with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            return checked(compose("train", overrides=[w for w in words if not w.startswith("hydra.")]))
+        return checked(composed(word for word in words if not word.startswith("hydra.")))
     except Exception as error:
         raise explain(error, words) from None
 

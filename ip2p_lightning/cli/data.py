@@ -77,7 +77,9 @@ def _composed(words: list[str]) -> int:
     import hydra
 
     from ip2p_lightning.config.compose import CONF
+    from ip2p_lightning.config.hydra_guard import guard_hydra
 
+    guard_hydra()
     swept = any(word.startswith("hydra/launcher=") for word in words)
     if swept:  # each shard as a job of its own, on this machine or on a cluster
         from ip2p_lightning.sweeps import local_launcher, plugins

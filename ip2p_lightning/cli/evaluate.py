@@ -74,15 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from ip2p_lightning.config.build import build_data
-    from ip2p_lightning.config.train_config import TrainConfig
-    from ip2p_lightning.config.validate import check
     from ip2p_lightning.evaluation.scoring import scored, wrong_pools
-    from ip2p_lightning.runs.folder import read_config
-    from ip2p_lightning.runs.open import open_run
+    from ip2p_lightning.runs.open import model_config, open_run
 
-    config = read_config(args.run)
-    check(config, TrainConfig)
-    data = build_data(config)
+    data = build_data(model_config(args.run))
     batches = _batches(data, args)  # what is wrong with the data shows before any weights are read
     quiet_libraries()
     opened = open_run(args.run, args.weights)

@@ -54,15 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ip2p_lightning.config.train_config import TrainConfig
-    from ip2p_lightning.config.validate import check
-    from ip2p_lightning.runs.folder import read_config
-    from ip2p_lightning.runs.open import open_run
+    from ip2p_lightning.runs.open import model_config, open_run
     from ip2p_lightning.system.checksums import write_sums
     from ip2p_lightning.system.files import require_space
 
-    config = read_config(args.run)
-    check(config, TrainConfig)
+    config = model_config(args.run)
     _refuse(config, args.run)
     if args.adapter and not config["unet"].get("lora"):
         raise UserError(f"{args.run} has no adapters: all of its unet was trained; export it without --adapter")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ip2p_lightning.cli.parser import Parser, run, shown
-from ip2p_lightning.curation.paraphrase.pool import _file, _pool, _source
+from ip2p_lightning.curation.paraphrase.pool import pool_file, sentence_source, task_pool
 from ip2p_lightning.curation.paraphrase.settings import HELP, checked, read_settings
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.files import write_atomic
@@ -27,9 +27,9 @@ def _prompts(args: argparse.Namespace) -> int:
     out = Path(settings.out or f"{'-'.join(names)}-paraphrases.yaml").expanduser()
     if out.exists() and not settings.force:
         raise UserError(f"{out} is there already; give another out=FILE.yaml, or force=true")
-    ask = _source(settings)
-    pools = {name: _pool(name, settings, ask) for name in names}
-    write_atomic(out, _file(pools, settings).encode())
+    ask = sentence_source(settings)
+    pools = {name: task_pool(name, settings, ask) for name in names}
+    write_atomic(out, pool_file(pools, settings).encode())
     for name, (pool, note) in pools.items():
         print(f"{name}: {len(pool.prompts)} prompts, {len(pool.held_out)} held out ({note})")
     print(f"written: {shown(out)}")

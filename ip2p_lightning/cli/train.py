@@ -36,12 +36,14 @@ def _main() -> int:
 
         from ip2p_lightning.cli.parser import one_line_warnings
         from ip2p_lightning.config.compose import CONF
+        from ip2p_lightning.config.hydra_guard import guard_hydra
         from ip2p_lightning.sweeps import local_launcher, plugins
 
     one_line_warnings()
     heed_supervisor()
     environment.end_with_launcher()
     plugins.register()
+    guard_hydra()
     # Hydra would print its own account of an error and exit with 1: let errors through, `explain` words them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = _as_hydra_reads_them(sys.argv[1:])
@@ -56,15 +58,8 @@ def _main() -> int:
 
 def _as_hydra_reads_them(words: list[str]) -> list[str]:
     """Words as typed, wherever among them a sweep is asked for: Hydra takes no override before and after ``-m``."""
-    return [_as_hydra_reads_it(word) for word in sorted(words, key=lambda word: word not in ("-m", "--multirun"))]
-
-
-def _as_hydra_reads_it(word: str) -> str:
-    if word == "--dry-run":
-        return "dry_run=true"
-    if word.startswith("fault=") and "=" in word[6:] and word[6] not in "'\"":  # Hydra takes no bare = in a value
-        return f"fault='{word[6:]}'"
-    return word
+    ordered = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
+    return ["dry_run=true" if word == "--dry-run" else word for word in ordered]
 
 
 def _job(composed: Any) -> int:

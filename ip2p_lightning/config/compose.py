@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from ip2p_lightning.config.walk import scalars
 from ip2p_lightning.errors import SecurityError, UserError
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
-
-
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 
 
@@ -29,6 +27,16 @@ def run_name(overrides: str, limit: int = 120) -> str:
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def composed(words: Iterable[str], name: str = "train", **more: Any) -> Any:
+    """Hydra's config of ``GROUP=MEMBER`` and ``KEY=VALUE`` words. Raises Hydra's exceptions (see `hydra_errors`)."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return compose(name, overrides=list(words), **more)
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -57,20 +57,11 @@ def _to_be_quoted(found: re.Match[str], words: Sequence[str]) -> str:
     return f"{key}={value} cannot be read as it is; quote the value, once more for the shell: \"{key}='{value}'\""
 
 
-def _bad_value(found: re.Match[str], words: Sequence[str]) -> str:
-    return found.group(0)
-
-
 _WORDINGS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
-    (r"Could not override '([^']+)'", _unknown_key),
-    (r"Could not append to config\. An item is already at '([^']+)'", _unknown_key),
-    (r"Could not delete from config\. '([^']+)'", _unknown_key),
-    (r"Could not find '([^']+)'", _unknown_member),
-    (r"Cannot find primary config '([^']+)'", _unknown_member),
+    (r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']+)'", _unknown_key),
+    (r"(?:Could not find|Cannot find primary config) '([^']+)'", _unknown_member),
     (r"Config group override must be a string.*", _not_a_member),
-    (r"Error parsing override '[^']*'", _bad_value),
     (r"LexerNoViableAltException: (\S*)", _to_be_quoted),
-    (r"Error merging override[^\n]*", _bad_value),
 )
 
 
@@ -90,17 +81,13 @@ def _keys(words: Sequence[str]) -> list[str]:
 @functools.cache
 def _keys_of(groups: tuple[str, ...]) -> list[str]:
     """Every dotted key and group of the default config: what a typo may have meant."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from ip2p_lightning.config.compose import CONF
+    from ip2p_lightning.config.compose import CONF, composed
 
-    GlobalHydra.instance().clear()
-    for chosen in (list(groups), []):
+    for chosen in (groups, ()):
         try:
-            with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-                config = OmegaConf.to_container(compose("train", chosen, return_hydra_config=True), resolve=False)
+            config = OmegaConf.to_container(composed(chosen, return_hydra_config=True), resolve=False)
             keys = [path for path, _ in walk(config) if "[" not in path]
             return [p.name for p in CONF.iterdir() if p.is_dir()] + keys
         except Exception:  # the groups may hold the mistake themselves

@@ -18,9 +18,14 @@ def hyperparameters(status: Mapping[str, Any]) -> dict[str, Scalar]:
     """
     found = {}
     for key, value in _pairs(status.get("overrides") or ()):
-        if key not in FREE_KEYS and not key.startswith("hydra"):
+        if not is_free(key) and not key.startswith("hydra"):
             found[key] = scalar(value)
     return found
+
+
+def is_free(key: str, free: Iterable[str] = ()) -> bool:
+    """Whether a dotted key is one of FREE_KEYS or of `free`, or lies within one."""
+    return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in (*FREE_KEYS, *free))
 
 
 def _pairs(overrides: Iterable[Any]) -> Iterable[tuple[str, str]]:
@@ -45,16 +50,15 @@ def scalar(text: str) -> Scalar:
 
 # Keys that do not change what is learnt: they may differ when a run is continued.
 FREE_KEYS = (
-    "fault",
+    "callbacks",
+    "logger",
     "timeout",
     "trainer.devices",
     "resume",
     "resume_allow",
     "dry_run",
     "cache_dir",
-    "profile_steps",
     "log_every",
-    "log_samples",
     "keep",
     "loader.workers",
     "loader.pin_memory",

@@ -17,6 +17,9 @@ DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule Built"""
 _TEXT = ("ClipText", "TinyText")
 _MAKERS = """degradations.noise.GaussianNoise degradations.noise.PoissonGaussianNoise degradations.noise.SensorNoise
 degradations.rain.Rain degradations.low_light.LowLight"""
+_CALLBACKS = "progress.Progress image_grids.ImageGrids sample_log.SampleLog profiler.Profile"
+_LOGGERS = "tensorboard.TensorBoard wandb.Wandb mlflow.Mlflow"
+_EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "bitsandbytes": "gpu"}  # library to the extra that brings it
 
 # Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
 ALLOWED_TARGETS = frozenset(
@@ -37,20 +40,26 @@ ALLOWED_TARGETS = frozenset(
         "ip2p_lightning.training.lr_schedule.LearningRate",
         "lightning.pytorch.Trainer",
     ]
+    + [f"ip2p_lightning.training.callbacks.{name}" for name in _CALLBACKS.split()]
+    + [f"ip2p_lightning.training.loggers.{name}" for name in _LOGGERS.split()]
     + ["torch.optim.AdamW", "timm.optim.create_optimizer_v2", "bitsandbytes.optim.AdamW8bit"]
 )
 
 
-def import_target(name: str) -> Callable[..., Any]:
-    """The class or function that an allowed ``_target_`` names. Raises UserError for an optional library not there."""
+def import_target(name: str, asked: str = "") -> Callable[..., Any]:
+    """The class or function that an allowed ``_target_`` names, `asked` for by a key. Raises UserError without it."""
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        library = name.partition(".")[0]
-        if str(error.name).partition(".")[0] != library:
+        library = str(error.name).partition(".")[0]
+        if library in _EXTRAS:
+            remedy = f"pip install 'ip2p-lightning[{_EXTRAS[library]}]'"
+        elif library == name.partition(".")[0]:
+            remedy = f"pip install {library}, or set PYTHONPATH to where it is"
+        else:
             raise
-        raise UserError(f"{name} needs the library {library}, which is not installed: pip install {library}") from None
+        raise UserError(f"{asked or name} needs {library}: {remedy}") from None
 
 
 def conforms(value: Any, hint: Any) -> bool:

@@ -23,14 +23,14 @@ class TrainConfig:
     loader: dict[str, Any]
     model: dict[str, Any]
     trainer: dict[str, Any]
+    callbacks: dict[str, Any] | None = None
+    logger: dict[str, Any] | None = None
     seed: int = 0
     val_every: int = 200
     val_examples: int | None = 4
-    grid_examples: int = 3
     save_every: int = 200
     keep: int = 2
     log_every: int = 10
-    log_samples: bool = False
     max_skips: int = 3
     resume: Literal["auto", "never"] = "auto"
     resume_allow: list[str] = field(default_factory=list)
@@ -41,6 +41,4 @@ class TrainConfig:
     cache_draws: int = 0
     cache_dtype: Literal["float32", "bfloat16"] = "float32"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    profile_steps: int = 0
-    fault: str | None = None
     timeout: int = 600

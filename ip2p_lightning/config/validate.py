@@ -1,7 +1,8 @@
 """From the command line to checked, plain data: a wrong key, type or target is refused before anything is built.
 
 The schema of a node is the signature of its ``_target_``; nothing is written down twice. The targets themselves are an
-exact list: a config can name the classes below and nothing else, wherever it came from.
+exact list: a config can name the classes of ``schema`` and nothing else, wherever it came from. Callbacks and loggers
+of one's own are the exception, by permission of the environment: see ``extensions``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.config.extensions import check_entries, is_entry, permit
 from ip2p_lightning.config.schema import ALLOWED_TARGETS, class_of, conforms, describe, import_target
 from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError, UserError, suggest
@@ -34,10 +36,13 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
         UserError: an unknown key or a value of the wrong type; the line names key and value and suggests a mend.
     """
     for path, value in walk(config):
-        if path.rpartition(".")[2] in _NAMES_CODE and str(value) not in ALLOWED_TARGETS:
+        if is_entry(path):
+            permit(path, value)
+        elif path.rpartition(".")[2] in _NAMES_CODE and str(value) not in ALLOWED_TARGETS:
             raise SecurityError(
                 f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
             )
+    check_entries(config)
     try:
         check_node(config, root, "")
     except _Fragment as fragment:

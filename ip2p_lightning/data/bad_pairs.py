@@ -26,7 +26,9 @@ _TRIES = 1000  # replacements of one example: all of them bad, and known to be
 _SLOT = 512  # bytes in which a worker says which example it is at
 
 Place = tuple[int, int]
-on_example: Callable[[Key], None] | None = None  # for tests (see faults.py): called before an example is read
+on_example: Callable[[Key], None] | None = (
+    None  # for tests (see tests.support.fault_injection): called before an example is read
+)
 
 
 class BadPairs:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config.build import build_module
+from ip2p_lightning.config.extensions import without
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError
@@ -26,6 +27,13 @@ class Run:
     weights: str
 
 
+def model_config(folder: str | Path) -> dict[str, Any]:
+    """A run's checked config without its callbacks and loggers, which are neither read nor imported to use a model."""
+    config = without(read_config(Path(folder)))
+    check(config, TrainConfig)
+    return config
+
+
 def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> Run:
     """Rebuild a run's model from its config and its newest intact checkpoint.
 
@@ -39,8 +47,7 @@ def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> R
         DamagedError, SecurityError: see `checkpoint.load`.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    check(config, TrainConfig)
+    config = model_config(folder)
     path = newest_intact(folder)
     if path is None:
         raise UserError(f"{folder} has no checkpoint yet; continue it with the command in its {STATUS}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config.compose import differences
-from ip2p_lightning.config.overrides import FREE_KEYS
+from ip2p_lightning.config.overrides import is_free
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.checkpoint import checkpoints, newest_intact
 from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
@@ -51,8 +51,8 @@ def free_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
     """What differs between two configs, but for keys that are free to: key to (old, new)."""
-    free, changed = (*FREE_KEYS, *allow), differences(old, new)
-    named = {key for key in changed if any(key == n or key.startswith((f"{n}.", f"{n}[")) for n in free)}
+    changed = differences(old, new)
+    named = {key for key in changed if is_free(key, allow)}
     # loader.workers shows in task.loader.workers and data.root in task.source.root: one change, one name
     twins = {(key.rpartition(".")[2], repr(changed[key])) for key in named}
     left = {k: v for k, v in changed.items() if k not in named and (k.rpartition(".")[2], repr(v)) not in twins}

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.files import storage_errors
 from ip2p_lightning.system.signals import StopRequest
 from ip2p_lightning.training.distributed import environment
@@ -14,7 +15,8 @@ from ip2p_lightning.training.distributed import environment
 
 def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest, last: Any) -> Any:
     """The Trainer of a config: its own keys, plus what every run has, and a `last` callback."""
-    from ip2p_lightning.config.build import build
+    from lightning.pytorch.callbacks import ProgressBar
+
     from ip2p_lightning.training.callbacks.checkpointing import Checkpoints, SafeCheckpointIO
 
     node = dict(config["trainer"])
@@ -25,10 +27,12 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     node["inference_mode"] = node.get("inference_mode", True) and node.get("strategy") != "fsdp2"  # it reuses tensors
     node["strategy"] = _strategy(node, config["timeout"])
     node |= environment.layout(node)
-    return build(
+    callbacks = [*_callbacks(config, folder, data, checkpoints, request), last]
+    return _constructed(
         node,
         logger=_loggers(config, folder, data),
-        callbacks=[*_callbacks(config, folder, data, checkpoints, request), last],
+        callbacks=callbacks,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         plugins=[SafeCheckpointIO(), environment.environment()],
         default_root_dir=str(folder),
         enable_checkpointing=False,
@@ -42,51 +46,59 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
     )
 
 
-def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
-    from lightning.pytorch.loggers import TensorBoardLogger
+def _constructed(node: Mapping[str, Any], **parts: Any) -> Any:
+    """The Trainer, or in one line why Lightning takes no such callbacks together."""
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    from ip2p_lightning.runs.folder import METRICS
-    from ip2p_lightning.training.callbacks.jsonl_logger import JsonLines
+    from ip2p_lightning.config.build import build
+
+    try:
+        return build(node, **parts)
+    except Exception as error:
+        if isinstance(error.__cause__, MisconfigurationException):
+            raise UserError(str(error.__cause__)) from None
+        raise
+
+
+def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
+    """The config's loggers, told what the run is, and ``metrics.jsonl``."""
+    from ip2p_lightning.config.extensions import make_entries
+    from ip2p_lightning.config.overrides import hyperparameters
+    from ip2p_lightning.runs.folder import METRICS, read_status
+    from ip2p_lightning.training.loggers.jsonl import JsonLines
 
     metrics = folder / METRICS
     if metrics.exists():  # an earlier start's: may it be gone on with?
         with storage_errors(metrics):
             metrics.open("a").close()
-    board = TensorBoardLogger(save_dir=str(folder), name="", version="", default_hp_metric=False)
-    if environment.rank() == 0:
-        board.experiment.add_text("config", _as_markdown(config))
-        board.experiment.add_text("data/shares", "\n".join(f"- {k}: {v:.3f}" for k, v in data.shares.items()))
-    return [board, JsonLines(metrics)]
+    loggers = make_entries(config, "logger", folder)
+    for logger in loggers if environment.rank() == 0 else ():
+        if hasattr(logger, "log_config"):
+            logger.log_config(config, data.shares)
+        logger.log_hyperparams(hyperparameters(read_status(folder)))
+    return [*loggers, JsonLines(metrics)]
 
 
 def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: Any, request: StopRequest) -> list[Any]:
-    from ip2p_lightning.training.callbacks.fault_injection import Faults, parse
+    """What keeps every run safe and logged, around the callbacks that the config chooses."""
+    from ip2p_lightning.config.extensions import make_entries
     from ip2p_lightning.training.callbacks.hang_detector import Watchdog
-    from ip2p_lightning.training.callbacks.image_grids import ImageGrids
     from ip2p_lightning.training.callbacks.losses import LossLog
     from ip2p_lightning.training.callbacks.preemption import Preemption
-    from ip2p_lightning.training.callbacks.profiler import Profile
-    from ip2p_lightning.training.callbacks.progress import Progress
     from ip2p_lightning.training.callbacks.pruning import pruning
-    from ip2p_lightning.training.callbacks.sample_log import SampleLog
     from ip2p_lightning.training.callbacks.tensorboard import Board
     from ip2p_lightning.training.callbacks.validation import ValidationScores
 
-    losses, scores = LossLog(config["log_every"]), ValidationScores()
-    grids = config["grid_examples"] if config["val_every"] > 0 and environment.rank() == 0 else 0
+    scores = ValidationScores()
     return [
         Watchdog(folder, config["timeout"]),  # first: what the others do in a hook counts as work
-        losses,
-        Progress(losses),
+        LossLog(config["log_every"]),
         scores,
-        ImageGrids(folder / "samples", data.fixed_examples(grids) if grids else []),
         Board(folder, {name: task.prompts for name, task in data.active.items()}),
-        *([SampleLog(folder)] if config.get("log_samples") else []),
-        *map(Faults, parse(config["fault"], config["seed"]) if config["fault"] else []),
+        *make_entries(config, "callbacks", folder),
         checkpoints,
         Preemption(request, checkpoints, agree_every=1 if config["trainer"].get("accelerator") == "cpu" else 10),
         *pruning(folder, scores),
-        *([Profile(folder / "profile", config["profile_steps"])] if config.get("profile_steps") else []),
     ]
 
 
@@ -108,9 +120,3 @@ def _strategy(node: Mapping[str, Any], timeout: int) -> Any:
         }
         return ModelParallelStrategy(timeout=timedelta(seconds=timeout), **parts)
     return name
-
-
-def _as_markdown(config: Mapping[str, Any]) -> str:
-    import yaml
-
-    return "```yaml\n" + yaml.safe_dump(dict(config), sort_keys=False, width=1000) + "```"

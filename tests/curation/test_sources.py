@@ -9,133 +9,63 @@ from tests.support.material import rained, save, scene
 
 CONF = Path(__file__).parents[2] / "conf"
 
-# source: the paths of its packings (as published), and how many pairs or photos per split are to come of them.
-# A path with " | " is an original and its edited image.
-HASHED = {"train": 4, "val": 1, "test": 1}
-SIDD = "Data/{i:04d}_{s:03d}_S6_00100_00060_3200_L"
-LAYOUTS = {
-    "imagenette": [
-        (
-            ["imagenette2/train/n01440764/a{i}.JPEG", "imagenette2/val/n01440764/b{i}.JPEG"],
-            {"train": 5, "val": 1, "test": 6},
-        ),
-        (
-            ["imagenette2-320/train/n01440764/a{i}.JPEG", "imagenette2-320/val/n1/b{i}.JPEG"],
-            {"train": 5, "val": 1, "test": 6},
-        ),
-    ],
-    "rain13k": [
-        (
-            [
-                "train/Rain13K/input/{i}.jpg | train/Rain13K/target/{i}.jpg",
-                "test/Rain100L/input/{i}.png | test/Rain100L/target/{i}.png",
-            ],
-            {"train": 5, "val": 1, "test": 6},
-        )
-    ],
-    "rain100l": [
-        (
-            [
-                "rain_data_train_Light/rain/norain-{i}x2.png | rain_data_train_Light/norain/norain-{i}.png",
-                "rain_data_test_Light/rain/X2/norain-{i:03d}x2.png | rain_data_test_Light/norain/norain-{i:03d}.png",
-            ],
-            {"train": 5, "val": 1, "test": 6},
-        ),
-        (["input/{i}.png | target/{i}.png"], {"train": 4, "val": 1, "test": 1}),
-        (["rainy/rain-{i:03d}.png | norain-{i:03d}.png"], {"test": 6}),
-    ],
-    "rain100h": [
-        (
-            [
-                "rain_data_train_Heavy/rain/X2/norain-{i}x2.png | rain_data_train_Heavy/norain/norain-{i}.png",
-                "rain_data_test_Heavy/rain/X2/norain-{i:03d}x2.png | rain_data_test_Heavy/norain/norain-{i:03d}.png",
-            ],
-            {"train": 5, "val": 1, "test": 6},
-        )
-    ],
-    "sidd_small": [
-        (
-            [f"SIDD_Small_sRGB_Only/{SIDD}/NOISY_SRGB_010.PNG | SIDD_Small_sRGB_Only/{SIDD}/GT_SRGB_010.PNG"],
-            {"train": 4, "val": 1, "test": 1},
-        ),
-    ],
-    "sidd_medium": [
-        (
-            [f"{SIDD}/{{i:04d}}_NOISY_SRGB_010.PNG | {SIDD}/{{i:04d}}_GT_SRGB_010.PNG"],
-            {"train": 4, "val": 1, "test": 1},
-        ),
-    ],
-    "lol_v1": [
-        (
-            ["our485/low/{i}.png | our485/high/{i}.png", "eval15/low/{i}.png | eval15/high/{i}.png"],
-            {"train": 5, "val": 1, "test": 6},
-        ),
-    ],
-    "lol_v2_real": [
-        (
-            [
-                "Real_captured/Train/Low/low{i:05d}.png | Real_captured/Train/Normal/normal{i:05d}.png",
-                "Real_captured/Test/Low/low{i:05d}.png | Real_captured/Test/Normal/normal{i:05d}.png",
-            ],
-            {"train": 5, "val": 1, "test": 6},
-        )
-    ],
-    "reds": [
-        (
-            [
-                "train/train_blur/{i:03d}/00000000.png | train/train_sharp/{i:03d}/00000000.png",
-                "val/val_blur/{i:03d}/00000000.png | val/val_sharp/{i:03d}/00000000.png",
-            ],
-            {"train": 5, "val": 1, "test": 6},
-        )
-    ],
-    "gopro": [
-        (
-            [
-                "train/GOPR0372_07_{i:02d}/blur/000047.png | train/GOPR0372_07_{i:02d}/sharp/000047.png",
-                "test/GOPR0384_11_{i:02d}/blur/000001.png | test/GOPR0384_11_{i:02d}/sharp/000001.png",
-            ],
-            {"train": 5, "val": 1, "test": 6},
-        )
-    ],
-    "bsd": [
-        (
-            [f"BSR/BSDS500/data/images/{s}/{{i}}.jpg" for s in ("train", "val", "test")],
-            {"train": 6, "val": 6, "test": 6},
-        )
-    ],
-    "wed": [(["exploration_database_and_code/pristine_images/{i:05d}.bmp"], {"train": 4, "val": 1, "test": 1})],
-    "kodak": [(["kodim{i:02d}.png"], {"test": 6})],
-    "cbsd68": [(["CBSD68/original_png/{i:04d}.png"], {"test": 6})],
-    "urban100": [(["image_SRF_4/img_{i:03d}_SRF_4_HR.png"], {"test": 6}), (["img_{i:03d}.png"], {"test": 6})],
-    "photos": [(["holiday/{i}.jpg"], {"train": 4, "val": 1, "test": 1})],
-    "folder": [(["input/{i}.png | target/{i}.png"], {"train": 4, "val": 1, "test": 1})],
+SIDD = "Data/{i:04d}_{i:03d}_S6_00100_00060_3200_L"
+# Source, what its pairs are divided into, and the paths of one packing (as published). " | ": an original and its
+# edited image; " ; ": another part. published: training and test parts, a sixth of the first for validation.
+LAYOUTS = f"""
+imagenette: published: imagenette2/train/n01440764/a{{i}}.JPEG ; imagenette2/val/n01440764/b{{i}}.JPEG
+imagenette: published: imagenette2-320/train/n01440764/a{{i}}.JPEG ; imagenette2-320/val/n1/b{{i}}.JPEG
+rain13k: published: train/Rain13K/input/{{i}}.jpg | train/Rain13K/target/{{i}}.jpg ; \
+    test/Rain100L/input/{{i}}.png | test/Rain100L/target/{{i}}.png
+rain100l: published: rain_data_train_Light/rain/norain-{{i}}x2.png | rain_data_train_Light/norain/norain-{{i}}.png ; \
+    rain_data_test_Light/rain/X2/norain-{{i:03d}}x2.png | rain_data_test_Light/norain/norain-{{i:03d}}.png
+rain100l: hashed: input/{{i}}.png | target/{{i}}.png
+rain100l: test: rainy/rain-{{i:03d}}.png | norain-{{i:03d}}.png
+rain100h: published: rain_data_train_Heavy/rain/X2/norain-{{i}}x2.png | \
+    rain_data_train_Heavy/norain/norain-{{i}}.png ; \
+    rain_data_test_Heavy/rain/X2/norain-{{i:03d}}x2.png | rain_data_test_Heavy/norain/norain-{{i:03d}}.png
+sidd_small: hashed: SIDD_Small_sRGB_Only/{SIDD}/NOISY_SRGB_010.PNG | SIDD_Small_sRGB_Only/{SIDD}/GT_SRGB_010.PNG
+sidd_medium: hashed: {SIDD}/{{i:04d}}_NOISY_SRGB_010.PNG | {SIDD}/{{i:04d}}_GT_SRGB_010.PNG
+lol_v1: published: our485/low/{{i}}.png | our485/high/{{i}}.png ; eval15/low/{{i}}.png | eval15/high/{{i}}.png
+lol_v2_real: published: Real_captured/Train/Low/low{{i:05d}}.png | Real_captured/Train/Normal/normal{{i:05d}}.png ; \
+    Real_captured/Test/Low/low{{i:05d}}.png | Real_captured/Test/Normal/normal{{i:05d}}.png
+reds: published: train/train_blur/{{i:03d}}/00000000.png | train/train_sharp/{{i:03d}}/00000000.png ; \
+    val/val_blur/{{i:03d}}/00000000.png | val/val_sharp/{{i:03d}}/00000000.png
+gopro: published: train/GOPR0372_07_{{i:02d}}/blur/000047.png | train/GOPR0372_07_{{i:02d}}/sharp/000047.png ; \
+    test/GOPR0384_11_{{i:02d}}/blur/000001.png | test/GOPR0384_11_{{i:02d}}/sharp/000001.png
+bsd: all: BSR/BSDS500/data/images/train/{{i}}.jpg ; BSR/BSDS500/data/images/val/{{i}}.jpg ; \
+    BSR/BSDS500/data/images/test/{{i}}.jpg
+wed: hashed: exploration_database_and_code/pristine_images/{{i:05d}}.bmp
+kodak: test: kodim{{i:02d}}.png
+cbsd68: test: CBSD68/original_png/{{i:04d}}.png
+urban100: test: image_SRF_4/img_{{i:03d}}_SRF_4_HR.png
+urban100: test: img_{{i:03d}}.png
+photos: hashed: holiday/{{i}}.jpg
+folder: hashed: input/{{i}}.png | target/{{i}}.png
+"""
+CASES = [tuple(line.split(": ")) for line in LAYOUTS.strip().splitlines()]
+SPLITS = {
+    "published": {"train": 5, "val": 1, "test": 6},
+    "all": {"train": 6, "val": 6, "test": 6},
+    "test": {"test": 6},
 }
-TASKS = {
-    "sidd_small": "denoise",
-    "sidd_medium": "denoise",
-    "lol_v1": "lowlight",
-    "lol_v2_real": "lowlight",
-    "reds": "deblur",
-}
-TASKS |= {"gopro": "deblur", "imagenette": "cartoon", "rain100l": "derain", "rain100h": "derain", "rain13k": "derain"}
-CASES = [(name, k) for name, packings in LAYOUTS.items() for k in range(len(packings))]
+TASKS = {"sidd_small": "denoise", "sidd_medium": "denoise", "lol_v1": "lowlight", "lol_v2_real": "lowlight"}
+TASKS |= {"reds": "deblur", "gopro": "deblur", "imagenette": "cartoon"}
+TASKS |= dict.fromkeys(("rain100l", "rain100h", "rain13k"), "derain")
 
 
-def grow(root: Path, patterns: list[str]) -> None:
-    for number, pattern in enumerate(patterns):
+def grow(root: Path, patterns: str) -> None:
+    for number, pattern in enumerate(patterns.split(";")):
         for i in range(1, 7):
             clean = scene("source", number, i, size=(48, 48))
-            sides = [side.strip().format(i=i, s=i) for side in pattern.split("|")]
+            sides = [side.strip().format(i=i) for side in pattern.split("|")]
             for path, image in zip(sides, (rained(clean, i), clean) if len(sides) > 1 else (clean,), strict=True):
                 target = root / path
-                save(target.with_suffix(".png"), image).rename(target) if target.suffix == ".PNG" else save(
-                    target, image
-                )
+                save(target.with_suffix(target.suffix.lower()), image).rename(target)
 
 
-@pytest.mark.parametrize(("name", "packing"), CASES, ids=[f"{n}-{k}" for n, k in CASES])
-def test_a_published_layout_is_found_and_divided(tmp_path, name, packing):
+@pytest.mark.parametrize(("name", "divided", "patterns"), CASES)
+def test_a_published_layout_is_found_and_divided(tmp_path, name, divided, patterns):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -147,7 +77,6 @@ def test_a_published_layout_is_found_and_divided(tmp_path, name, packing):
     from ip2p_lightning.data.degradations.noise import GaussianNoise
     from ip2p_lightning.data.prompts import PromptPool
 
-    patterns, splits = LAYOUTS[name][packing]
     grow(tmp_path / "in", patterns)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("build", [f"source={name}", f"source.root={tmp_path / 'in'}", "out=x"])
@@ -157,10 +86,10 @@ def test_a_published_layout_is_found_and_divided(tmp_path, name, packing):
     assert building.build(building.Order([part], Audit()), tmp_path / "out") == 0
     mark = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert mark["rejected"] == 0
-    if splits == HASHED:  # six photos or scenes: how many go where is their hashes' affair
-        assert set(mark["splits"]) == set(splits) and sum(mark["splits"].values()) == 6
+    if divided == "hashed":  # six photos or scenes: how many go where is their hashes' affair
+        assert set(mark["splits"]) == {"train", "val", "test"} and sum(mark["splits"].values()) == 6
     else:
-        assert mark["splits"] == splits
+        assert mark["splits"] == SPLITS[divided]
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "source").glob("*.yaml")))
@@ -194,26 +123,10 @@ def test_recipes_compose_with_the_counts_of_the_original_experiment():
 
 
 def test_a_recipe_builds_several_tasks_into_one_dataset(tmp_path, build):
-    grow(
-        tmp_path / "reds",
-        [
-            "train/train_blur/{i:03d}/0.png | train/train_sharp/{i:03d}/0.png",
-            "val/val_blur/{i:03d}/0.png | val/val_sharp/{i:03d}/0.png",
-        ],
-    )
-    grow(
-        tmp_path / "rain",
-        [
-            "train/Rain13K/input/a{i}.png | train/Rain13K/target/a{i}.png",
-            "test/T/input/{i}.png | test/T/target/{i}.png",
-        ],
-    )
-    grow(
-        tmp_path / "sidd",
-        [f"SIDD_Small_sRGB_Only/{SIDD}/NOISY_SRGB_010.png | SIDD_Small_sRGB_Only/{SIDD}/GT_SRGB_010.png"],
-    )
-    grow(tmp_path / "lol", ["our485/low/{i}.png | our485/high/{i}.png", "eval15/low/{i}.png | eval15/high/{i}.png"])
-    roots = {"deblur": "reds", "derain": "rain", "denoise": "sidd", "lowlight": "lol"}
+    roots = {"deblur": "reds", "derain": "rain13k", "denoise": "sidd_small", "lowlight": "lol_v1"}
+    for name, _, patterns in CASES:
+        if name in roots.values():
+            grow(tmp_path / name, patterns)
     counts = {"deblur": 4, "derain": 3, "denoise": 2, "lowlight": 1}
     words = [f"parts.{task}.source.root={tmp_path / folder}" for task, folder in roots.items()]
     words += [f"parts.{task}.limit={count}" for task, count in counts.items()]

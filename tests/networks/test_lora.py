@@ -303,7 +303,11 @@ def test_the_pixel_model_has_no_base_to_adapt():
 def half(bases, tmp_path_factory):
     """Frozen weights in bfloat16 beside a trained conv_in in float32; validated, with a grid."""
     words = ["model=local", f"model.path={bases[4]}", *WORDS, "optimizer.lr=1e-2", "sampler.steps=4"]
-    words += ["unet.lora.dtype=bfloat16", "trainer.precision=bf16-mixed", "val_examples=1", "grid_examples=1"]
+    words += [
+        "unet.lora.dtype=bfloat16",
+        "trainer.precision=bf16-mixed",
+        "val_examples=1",
+    ]
     return train_run(tmp_path_factory.mktemp("half") / "run", *words, "val_every=2")
 
 

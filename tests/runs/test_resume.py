@@ -30,7 +30,7 @@ def words(sd_folder):
         "loader.workers=2",
     ]
     recipe += [f"trainer.max_steps={STEPS}", f"trainer.accumulate_grad_batches={WINDOW}", "save_every=2", "log_every=1"]
-    return [*recipe, "optimizer.lr=1e-3", "loader.batch_size=1", "log_samples=true"]
+    return [*recipe, "optimizer.lr=1e-3", "loader.batch_size=1", "callbacks=[default,sample_log]"]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_exceptions_are_recorded_and_survived(tmp_path):
         *SMALL,
         "model=tiny",
         "task=denoise",
-        "grid_examples=0",
+        "callbacks.image_grids.examples=0",
         "trainer.max_steps=5",
         "save_every=2",
         "val_every=2",

@@ -65,51 +65,26 @@ def _nothing(records: Records, row: int, rng: np.random.Generator) -> str:
     return ""
 
 
-def _wrong_type(records: Records, row: int, rng: np.random.Generator) -> str:
-    field = str(rng.choice(["original", "edited", "prompt", "split", "id"]))
-    wrong = [["a"], {"a": 1}, True, 2.5, [], 1e300]
-    records[row][field] = wrong[int(rng.integers(4 if field in ("prompt", "split") else 6))]
-    return field
-
-
 def _missing_key(records: Records, row: int, rng: np.random.Generator) -> str:
     field = str(rng.choice(["original", "edited"]))
     del records[row][field]
     return field
 
 
-def _empty(records: Records, row: int, rng: np.random.Generator) -> str:
-    field = str(rng.choice(["original", "edited"]))
-    records[row][field] = str(rng.choice(["", " ", "\t  "]))
-    return field
+def _put(fields: str, *values: Any) -> Callable[[Records, int, np.random.Generator], str]:
+    """One of the values in one of the fields."""
+
+    def put(records: Records, row: int, rng: np.random.Generator) -> str:
+        field = str(rng.choice(fields.split()))
+        records[row][field] = values[int(rng.integers(len(values)))]
+        return field
+
+    return put
 
 
-def _no_file(records: Records, row: int, rng: np.random.Generator) -> str:
-    field = str(rng.choice(["original", "edited"]))
-    records[row][field] = str(rng.choice(["none.png", "no/such.png", "x" * 5000, ".", "in0.png/", "ä\u0301.png"]))
-    return field
-
-
-def _outside(records: Records, row: int, rng: np.random.Generator) -> str:
-    field = str(rng.choice(["original", "edited"]))
-    outside = ["../in0.png", "/dev/zero", "~/x.png", "C:\\x.png", "a/../../b.png", "in\0.png"]
-    records[row][field] = str(rng.choice(outside))
-    return field
-
-
-def _split(records: Records, row: int, rng: np.random.Generator) -> str:
-    records[row]["split"] = str(rng.choice(["Train", "dev", "validation", "0"]))
-    return "split"
-
-
-def _hash(records: Records, row: int, rng: np.random.Generator) -> str:
-    records[row]["original_sha256"] = str(rng.choice(["0" * 63, "g" * 64, "md5"]))
-    return "original_sha256"
-
-
-def _hash_type(records: Records, row: int, rng: np.random.Generator) -> str:
-    records[row]["edited_sha256"] = [5, ["0" * 64], True][int(rng.integers(3))]
-    return "edited_sha256"
+def _strange(records: Records, row: int, rng: np.random.Generator) -> str:
+    _put("prompt", "{braces} %s {{ jinja }}", "اجعلها كرتونا", "🎨🖌️ paint", "a,b;c'd", "e\u0301")(records, row, rng)
+    return ""
 
 
 def _twin(records: Records, row: int, rng: np.random.Generator) -> str:
@@ -133,23 +108,7 @@ def _pair_twice(records: Records, row: int, rng: np.random.Generator) -> str:
     return "id"
 
 
-def _control(records: Records, row: int, rng: np.random.Generator) -> str:
-    records[row]["prompt"] = "take\0 it"
-    return "prompt"
-
-
-def _surrogate(records: Records, row: int, rng: np.random.Generator) -> str:
-    field = str(rng.choice(["original", "prompt", "id"]))
-    records[row][field] = "half \ud83d"
-    return field
-
-
-def _strange(records: Records, row: int, rng: np.random.Generator) -> str:
-    strange = ["{braces} %s {{ jinja }}", "اجعلها كرتونا", "🎨🖌️ paint", "a,b;c'd", "e\u0301"]
-    records[row]["prompt"] = str(rng.choice(strange))
-    return ""
-
-
+_SIDES = "original edited"
 _BOTH = (".jsonl", ".csv")
 KINDS: dict[str, tuple[Callable[[Records, int, np.random.Generator], str], tuple[str, ...]]] = {
     "good": (_nothing, _BOTH),
@@ -169,19 +128,22 @@ KINDS: dict[str, tuple[Callable[[Records, int, np.random.Generator], str], tuple
     "not UTF-8": (_nothing, _BOTH),
     "quote left open": (_nothing, (".csv",)),
     "a field too many": (_nothing, (".csv",)),
-    "wrong type": (_wrong_type, (".jsonl",)),
+    "wrong type": (_put("original edited prompt split id", ["a"], {"a": 1}, True, 2.5), (".jsonl",)),
     "missing key": (_missing_key, (".jsonl",)),
-    "empty field": (_empty, _BOTH),
-    "no such file": (_no_file, _BOTH),
-    "path outside": (_outside, _BOTH),
-    "no such split": (_split, _BOTH),
-    "no sha256": (_hash, _BOTH),
-    "sha256 of another type": (_hash_type, (".jsonl",)),
+    "empty field": (_put(_SIDES, "", " ", "\t  "), _BOTH),
+    "no such file": (_put(_SIDES, "none.png", "no/such.png", "x" * 5000, ".", "in0.png/", "ä\u0301.png"), _BOTH),
+    "path outside": (
+        _put(_SIDES, "../in0.png", "/dev/zero", "~/x.png", "C:\\x.png", "a/../../b.png", "in\0.png"),
+        _BOTH,
+    ),
+    "no such split": (_put("split", "Train", "dev", "validation", "0"), _BOTH),
+    "no sha256": (_put("original_sha256", "0" * 63, "g" * 64, "md5"), _BOTH),
+    "sha256 of another type": (_put("edited_sha256", 5, ["0" * 64], True), (".jsonl",)),
     "id twice": (_twin, _BOTH),
     "id twice in NFC and NFD": (_accents, _BOTH),
     "pair twice": (_pair_twice, _BOTH),
-    "NUL in a prompt": (_control, _BOTH),
-    "half a character": (_surrogate, (".jsonl",)),
+    "NUL in a prompt": (_put("prompt", "take\0 it"), _BOTH),
+    "half a character": (_put("original prompt id", "half \ud83d"), (".jsonl",)),
 }
 HARMLESS = ("good", "byte order mark", "CRLF", "blank lines", "strange prompts")
 TWINS = ("id twice", "id twice in NFC and NFD", "pair twice")

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from ip2p_lightning.config import build
-from ip2p_lightning.config.build import checked
-from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.data import EditExample
+from tests.support import configs
 
 SMALL = ("loader.size=16", "loader.resize=null", "loader.eval_size=32", "loader.batch_size=2")
 
 
 def config_of(*words: str) -> dict:
     """The checked config of ``ip2p-train WORDS``."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return checked(compose("train", overrides=[*SMALL, *words]))
+    return configs.config_of(*SMALL, *words)
 
 
 def module_of(*words: str):

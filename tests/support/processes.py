@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from tests.support.disks import obey_permissions
+from tests.support.fault_injection import with_fault
 
 PRELOAD = [
     "ip2p_lightning",
@@ -48,7 +49,8 @@ class Process:
         self.output = Path(output)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self._begin = self.output.stat().st_size if self.output.exists() else 0
-        settings = {"IP2P_FAULTS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
+        words, permission = with_fault(words)
+        settings = {**permission, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
         _forks.set_forkserver_preload(PRELOAD)
         self._process = _forks.Process(target=_train, args=(words, str(self.output), settings))
         self._process.start()

@@ -13,7 +13,12 @@ from tests.support.processes import SMALL, Process, run
 
 GROUP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 WORDS = [*GROUP, *SMALL[1:], "model=tiny", "task.weights={cartoon: 0}", "trainer.max_steps=4", "save_every=2"]
-WORDS += ["log_every=1", "trainer.accumulate_grad_batches=2", "grid_examples=1", "val_every=4", "val_examples=1"]
+WORDS += [
+    "log_every=1",
+    "trainer.accumulate_grad_batches=2",
+    "val_every=4",
+    "val_examples=1",
+]
 WORDS += ["loader.eval_draws=1", "timeout=60"]
 LIMIT = 300  # seconds
 _jobs = itertools.count(1)

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ip2p_lightning.runs.folder import read_status
+from tests.support.fault_injection import with_fault
 from tests.support.processes import Process, digest
 
-TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.eval_size=32", "loader.batch_size=2", "grid_examples=0"]
+TINY = ["model=tiny", "task=denoise", "loader.size=32", "loader.eval_size=32", "loader.batch_size=2"]
 SMALL = [*TINY, "trainer=fast", "val_examples=1", "trainer.max_steps=4", "val_every=0", "save_every=2"]
 CPU = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 DDP = [*TINY, *CPU, "trainer.accumulate_grad_batches=1", "trainer.max_steps=3", "val_every=0", "save_every=2"]
@@ -21,7 +22,7 @@ TRAIN = [sys.executable, "-m", "ip2p_lightning.cli.train"]
 
 
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "IP2P_FAULTS": "1", "HF_HUB_OFFLINE": "1"} | more
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | more
 
 
 @contextmanager
@@ -36,9 +37,10 @@ def started(folder: Path, *words: str) -> Iterator[subprocess.Popen]:
 
 def start(folder: Path, *words: str, command: list[str] | None = None) -> subprocess.Popen:
     """``ip2p-train`` in a process of its own."""
+    words, permission = with_fault(list(words))
     line = [*(command or TRAIN), *words, f"hydra.sweep.dir={folder}"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(line, cwd=folder.parent, env=environment(), **streams)
+    return subprocess.Popen(line, cwd=folder.parent, env=environment(**permission), **streams)
 
 
 def sweep(folder: Path, *words: str, timeout: float = 900) -> tuple[int, str]:

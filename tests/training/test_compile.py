@@ -13,7 +13,12 @@ from tests.support.trained import train_run
 
 # one kind of block, so that one is compiled
 SMALL = ["model=tiny", "task=denoise", "unet.widths=[16]", "unet.encoder_blocks=[2]", "unet.decoder_blocks=[]"]
-SMALL += ["val_every=2", "grid_examples=1", "log_every=1", "trainer.max_steps=4", "loader.eval_batch_size=1"]
+SMALL += [
+    "val_every=2",
+    "log_every=1",
+    "trainer.max_steps=4",
+    "loader.eval_batch_size=1",
+]
 
 
 def logged(run, key):

@@ -103,7 +103,7 @@ def test_the_average_is_that_of_diffusers():
 
 
 def test_a_profiled_run_leaves_a_trace_a_page_and_meters(tmp_path):
-    words = ["trainer=profile", "trainer.max_steps=4", "profile_steps=1", "val_every=0", "log_every=1"]
+    words = ["trainer=profile", "trainer.max_steps=4", "callbacks.profiler.steps=1", "val_every=0", "log_every=1"]
     run = train_run(tmp_path / "run", "model=tiny", "task=denoise", *words)
     assert json.loads((run / "profile" / "trace.json").read_text())["traceEvents"]
     page = (run / "profile" / "breakdown.md").read_text()
@@ -119,8 +119,8 @@ class Profiled:
         self.global_step, self.is_global_zero, self.device = 0, True, torch.device("cpu")
 
     def run(self, callback, steps):
+        callback.on_train_start(self, self)
         for _ in range(steps):
-            callback.on_train_batch_start(self, self, None, 0)
             self.global_step += 1
             callback.on_train_batch_end(self, self)
         callback.on_train_end(self, self)
@@ -128,7 +128,7 @@ class Profiled:
 
 def test_a_profile_divides_by_the_steps_it_traced(tmp_path):
     Profiled().run(Profile(tmp_path, steps=4), steps=WARM_UP + 3)
-    assert (tmp_path / "breakdown.md").read_text().startswith("# 3 optimizer steps")
+    assert (tmp_path / "profile" / "breakdown.md").read_text().startswith("# 3 optimizer steps")
 
 
 def test_a_profile_that_traced_nothing_says_so(tmp_path):

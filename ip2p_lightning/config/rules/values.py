@@ -14,34 +14,14 @@ def contradictions(config: Config) -> None:
     apply_rules(_VALUES, config)
 
 
-# Keys of Lightning's Trainer that a run sets itself, and what to use in their place.
-_OWNED = {
-    "logger": "a run logs to TensorBoard and metrics.jsonl",
-    "callbacks": "a run brings its own",
-    "plugins": "a run brings its own",
-    "default_root_dir": "use hydra.run.dir",
-    "enable_checkpointing": "use save_every and keep",
-    "enable_model_summary": "it is always off",
-    "num_sanity_val_steps": "use trainer=fast",
-    "use_distributed_sampler": "the data knows its rank",
-    "check_val_every_n_epoch": "use val_every",
-    "val_check_interval": "use val_every",
-    "limit_val_batches": "use val_examples",
-    "limit_train_batches": "use max_steps",
-    "log_every_n_steps": "use the top-level log_every",
-    "max_epochs": "use max_steps",
-    "min_epochs": "use max_steps",
-    "min_steps": "use max_steps",
-    "max_time": "use the scheduler's time limit: a run that is stopped continues",
-    "enable_progress_bar": "it is always on",
-    "fast_dev_run": "use trainer=fast",
-    "reload_dataloaders_every_n_epochs": "a run has one loader",
-    "num_nodes": "srun says how many machines there are",
-    "barebones": "a run logs and saves",
-    "gradient_clip_algorithm": "a run clips the norm of the whole gradient, to gradient_clip_val",
-    "limit_test_batches": "a run tests nothing; use ip2p-evaluate",
-    "limit_predict_batches": "a run predicts nothing; use ip2p-edit",
-}
+# Keys of Lightning's Trainer that a run sets itself.
+_OWNED = frozenset(
+    """logger callbacks plugins default_root_dir enable_checkpointing enable_model_summary num_sanity_val_steps
+    use_distributed_sampler check_val_every_n_epoch val_check_interval limit_val_batches limit_train_batches
+    log_every_n_steps max_epochs min_epochs min_steps max_time enable_progress_bar fast_dev_run
+    reload_dataloaders_every_n_epochs num_nodes barebones gradient_clip_algorithm limit_test_batches
+    limit_predict_batches""".split()  # noqa: SIM905  names read better as a text
+)
 
 
 def _one_process(config: Config) -> bool:
@@ -63,7 +43,10 @@ def _stray_prompts(config: Config) -> list[str]:
 _VALUES: Rules = (
     (
         _owned,
-        lambda c: f"trainer.{_owned(c)[0]}={get(c, 'trainer')[_owned(c)[0]]} is set by the run: {_OWNED[_owned(c)[0]]}",
+        lambda c: (
+            f"trainer.{_owned(c)[0]}={get(c, 'trainer')[_owned(c)[0]]} is set by the run: give trainer.max_steps, "
+            "val_every, save_every, log_every, or choose from the groups callbacks and logger"
+        ),
     ),
     (
         _stray_prompts,

@@ -18,7 +18,7 @@ from ip2p_lightning.errors import DataError, UserError, suggest
 from ip2p_lightning.rng import seed_of
 
 
-def _source(settings: Settings) -> sources.Ask:
+def sentence_source(settings: Settings) -> sources.Ask:
     """What answers a request; a file answers every request with all it has."""
     if settings.source == "file":
         text = sources.text_file(str(settings.file))
@@ -27,7 +27,7 @@ def _source(settings: Settings) -> sources.Ask:
     return sources.endpoint(str(settings.url), str(settings.model), settings.seed, decoding, settings.key)
 
 
-def _pool(name: str, settings: Settings, ask: sources.Ask) -> tuple[PromptPool, str]:
+def task_pool(name: str, settings: Settings, ask: sources.Ask) -> tuple[PromptPool, str]:
     """The pool of one task, and what was left out of it, in words. Raises DataError if too few survive."""
     about, keywords = _meaning(name, settings)
     label, count = token_count.counter(settings.tokenizer and str(_tokenizer(settings.tokenizer)))
@@ -82,7 +82,7 @@ def _shared(name: str) -> list[str]:
     return list((read_yaml(CONF / "prompts" / "parts" / "held_out.yaml").get(name) or {}).get("held_out", []))
 
 
-def _file(pools: Mapping[str, tuple[PromptPool, str]], settings: Settings) -> str:
+def pool_file(pools: Mapping[str, tuple[PromptPool, str]], settings: Settings) -> str:
     """A member of conf/prompts: a function of the settings and the sentences, without date or path."""
     origin = settings.model if settings.source != "file" else Path(str(settings.file)).name
     lines = ["# Written by ip2p-data prompts. Read it before training on it.", f"# origin: {settings.source}: {origin}"]

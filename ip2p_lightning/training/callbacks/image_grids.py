@@ -12,17 +12,24 @@ from ip2p_lightning.rng import seed_of
 
 
 class ImageGrids(Callback):
-    """[original | edit | ground truth] with the prompt, for the same examples each time: TensorBoard and PNG."""
+    """[original | edit | ground truth] with the prompt, for the same examples each time: as PNG, and in every logger.
 
-    def __init__(self, folder: Path, examples: list[Any]) -> None:
-        self.folder, self.examples = Path(folder), examples
+    Args:
+        folder: the run's.
+        examples: of each task; at most as many as are validated.
+    """
+
+    def __init__(self, folder: Path, examples: int = 3) -> None:
+        self.folder, self.count = Path(folder) / "samples", examples
+        self.examples: list[Any] | None = None
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking or not self.examples:
+        if self.examples is None:
+            data = trainer.datamodule
+            self.examples = data.fixed_examples(min(self.count, data.val_examples or self.count))
+        if not self.examples:
             return
-        import numpy as np
-
         from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
 
         rows = []
@@ -36,6 +43,5 @@ class ImageGrids(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         sheet.save(self.folder / f"step-{trainer.global_step:06d}.png")
         for logger in trainer.loggers:
-            board = getattr(logger, "experiment", None)
-            if hasattr(board, "add_image"):
-                board.add_image("val/grid", np.asarray(sheet), trainer.global_step, dataformats="HWC")
+            if hasattr(logger, "log_image"):
+                logger.log_image("val/grid", [sheet], step=trainer.global_step)

@@ -8,57 +8,65 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, schedule
 
 WARM_UP = 2  # optimizer steps before the trace: allocations, compilation, the cache's first entries
 
 
 class Profile(Callback):
-    """Traces `steps` optimizer steps, or as many as the run still takes after the warm-up, into ``folder/trace.json``
-    and ``folder/breakdown.md``, on rank 0. Warns where the run ends before there is anything to trace.
+    """Traces `steps` optimizer steps, or as many as the run still takes after the warm-up, into
+    ``RUN/profile/trace.json`` and ``RUN/profile/breakdown.md``, on rank 0. Warns where the run ends before that.
+
+    Args:
+        folder: the run's.
+        steps: to trace.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
-        self.folder, self.steps = Path(folder), steps
-        self.profiler: Any = None
-        self.begin: int | None = None  # the first step to trace
+        self.folder, self.steps = Path(folder) / "profile", steps
+        self.profiler: profile | None = None
+        self.begun, self.step, self.device = 0, 0, "cpu"
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.begin = trainer.global_step + WARM_UP if self.begin is None else self.begin
-        if self.profiler is None and trainer.is_global_zero and trainer.global_step == self.begin:
-            activities = [ProfilerActivity.CPU]
-            activities += [ProfilerActivity.CUDA] if pl_module.device.type == "cuda" else []
-            self.profiler = profile(activities=activities, profile_memory=True)
-            self.profiler.__enter__()
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.begun = self.step = trainer.global_step
+        self.device = pl_module.device.type
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device == "cuda" else [])]
+        plan = schedule(wait=0, warmup=WARM_UP, active=self.steps, repeat=1)
+        self.profiler = profile(activities=activities, schedule=plan, on_trace_ready=self._write, profile_memory=True)
+        self.profiler.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        if self.begin is not None and trainer.global_step >= self.begin + self.steps:
-            self._write(trainer, pl_module)
+        if self.profiler is not None and trainer.global_step != self.step:
+            self.step = trainer.global_step
+            self.profiler.step()
+            if self.step >= self.begun + WARM_UP + self.steps:
+                self.profiler = None  # written; the schedule is over
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._write(trainer, pl_module)
-        if self.profiler is None and trainer.is_global_zero and self.begin is not None:
-            told = (
-                f"profile_steps={self.steps}: nothing was traced, the run ended within the {WARM_UP} steps to warm up"
-            )
+        self._stop()
+        if trainer.is_global_zero and self.step <= self.begun + WARM_UP:
             warnings.warn(
-                f"{told}; give trainer.max_steps={self.begin + self.steps} or more", stacklevel=1
-            )  # the caller is Lightning, which is kept quiet
+                f"callbacks.profiler.steps={self.steps}: nothing was traced, the run ended within the {WARM_UP} steps "
+                f"to warm up; give trainer.max_steps={self.begun + WARM_UP + self.steps} or more",
+                stacklevel=1,  # the caller is Lightning, which is kept quiet
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._write(trainer, pl_module)
+        self._stop()
 
-    def _write(self, trainer: Trainer, pl_module: Any) -> None:
-        profiler, self.profiler = self.profiler, False if self.profiler else self.profiler
-        if not profiler or self.begin is None:
-            return
-        profiler.__exit__(None, None, None)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        profiler.export_chrome_trace(str(self.folder / "trace.json"))
-        traced = trainer.global_step - self.begin
-        if traced:  # else the run was stopped within the first of them
-            page = breakdown(profiler.key_averages(), pl_module.device.type, traced)
-            (self.folder / "breakdown.md").write_text(page)
+    def _stop(self) -> None:
+        profiler, self.profiler = self.profiler, None
+        if profiler is not None:
+            profiler.stop()  # calls `_write` where it was tracing
+
+    def _write(self, profiler: profile) -> None:
+        traced = min(self.step - self.begun - WARM_UP, self.steps)
+        if traced > 0:  # else the run ended within the first of them
+            self.folder.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(self.folder / "trace.json"))
+            (self.folder / "breakdown.md").write_text(breakdown(profiler.key_averages(), self.device, traced))
 
 
 def breakdown(events: Any, device: str, steps: int, rows: int = 25) -> str:
@@ -69,7 +77,8 @@ def breakdown(events: Any, device: str, steps: int, rows: int = 25) -> str:
         device: cpu or cuda.
     """
     kind = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    found = sorted(filter(_on_device, events) if device == "cuda" else events, key=lambda e: -getattr(e, kind))
+    shown = filter(_on_device, events) if device == "cuda" else (e for e in events if not e.is_user_annotation)
+    found = sorted(shown, key=lambda e: -getattr(e, kind))
     whole = sum(getattr(e, kind) for e in found) or 1
     lines = [
         f"# {steps} optimizer steps: {whole / 1e6 / steps:.3f} s of {device} time each",

@@ -14,9 +14,10 @@ from ip2p_lightning.training.callbacks.losses import LossLog
 class Progress(ProgressBar):
     """One bar over the run's optimizer steps, with loss, images/s and time left; off a terminal, twice a minute."""
 
-    def __init__(self, losses: LossLog) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.losses, self.bar = losses, None
+        self.losses: LossLog | None = None
+        self.bar: Any = None
         self._enabled = True
 
     def disable(self) -> None:
@@ -28,6 +29,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         from tqdm.auto import tqdm
 
+        self.losses = next((c for c in trainer.callbacks if isinstance(c, LossLog)), None)
         if self._enabled and trainer.is_global_zero:
             pause = 1 if sys.stderr.isatty() else 30  # seconds: a log file is read later, not watched
             done = {"total": trainer.max_steps, "initial": trainer.global_step}

@@ -14,7 +14,7 @@ from ip2p_lightning.data import Loader, Photos
 from ip2p_lightning.data.degradations.noise import GaussianNoise
 from ip2p_lightning.data.degradations.rain import Rain
 from ip2p_lightning.data.latent_cache import cache, version
-from ip2p_lightning.data.latent_cache.content_key import Contents, described
+from ip2p_lightning.data.latent_cache.content_key import described
 from ip2p_lightning.data.latent_cache.examples import Variant, collate
 from ip2p_lightning.data.sources.image_files import image_store
 from ip2p_lightning.data.teachers.generator import GeneratorTeacher
@@ -169,40 +169,6 @@ def test_more_crops_add_what_they_need(pairs, tmp_path, autoencoder):
     assert counts == [12, 6, 0]
 
 
-def test_number_format(full):
-    assert full(dtype="bfloat16") == ALL and full() == 0
-
-
-def test_precision(full):
-    assert full(precision="high") == ALL and full(precision="highest") == 0
-
-
-def test_code_version(full, monkeypatch):
-    monkeypatch.setattr(cache, "VERSION", 2)
-    assert full() == ALL
-
-
-@pytest.mark.parametrize("prompts", [("another",), ("another", "template")], ids=["prompt", "template"])
-def test_words_touch_no_image(full, prompts):
-    assert full(prompts=prompts) == 0
-
-
-def test_text_is_remembered_by_its_encoder_alone(sd_folder, tmp_path):
-    """Text encoder and tokenizer: what is remembered of a prompt lives and dies with the object that encoded it."""
-    from ip2p_lightning.networks import ClipText
-
-    first, second = ClipText(str(sd_folder)), ClipText(str(sd_folder))
-    first.encode(["a", "", "a"])
-    assert set(first._memory) == {"a", ""} and not second._memory
-
-
-def test_changed_sources_are_counted(full, pairs, tmp_path, autoencoder):
-    path = pairs / "train" / "target" / "0003.png"
-    shutil.copy(pairs / "train" / "target" / "0004.png", path)
-    _, cache = open_cache(pairs, tmp_path / "cache", autoencoder)
-    assert fill(cache) == 2 and cache.state()["changed_sources"] == 1
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("small", [0, 1 << 26], ids=["remembered", "hashed anew"])
 def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeypatch, workers, small):
@@ -221,19 +187,6 @@ def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeyp
         assert state["changed_sources"] == len(changed)
         if small:
             assert state["sources_read"] == (len(changed) or 12)
-
-
-def test_a_remembered_digest_spares_the_reading(pairs, tmp_path, monkeypatch):
-    path = pairs / "train" / "input" / "0000.png"
-
-    class OnePair:
-        def sources(self, i):
-            return (path,)
-
-    monkeypatch.setattr("ip2p_lightning.system.file_digests._SETTLED", 0)
-    digest = Contents(Digests(tmp_path / "memo")).of(OnePair(), 0)
-    monkeypatch.setattr("hashlib.file_digest", None)
-    assert Contents(Digests(tmp_path / "memo")).of(OnePair(), 0) == digest
 
 
 def test_degradations_are_fresh_unless_frozen(tmp_path):
@@ -255,6 +208,24 @@ def test_a_teacher_is_described_by_its_weights_and_not_by_what_it_loaded(tmp_pat
     (tmp_path / "weights").write_bytes(b"one")
     teacher._loaded["cpu"] = torch.nn.Linear(1, 1)
     assert described(teacher) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ({"dtype": "bfloat16"}, ALL),
+        ({"precision": "high"}, ALL),
+        ({"prompts": ("another",)}, 0),
+        ({"prompts": ("another", "template")}, 0),
+    ],
+)
+def test_settings_that_count_and_words_that_do_not(full, more, count):
+    assert full(**more) == count and full() == 0
+
+
+def test_the_version_of_the_code(full, monkeypatch):
+    monkeypatch.setattr(cache, "VERSION", version.VERSION + 1)
+    assert full() == ALL
 
 
 @pytest.mark.parametrize("library", version.LIBRARIES)

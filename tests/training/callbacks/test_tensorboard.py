@@ -30,7 +30,13 @@ def sweep(tmp_path_factory) -> Path:
     """Three runs of a sweep, validated at their end."""
     folder = tmp_path_factory.mktemp("board") / "sweep"
     for prompts, seed in ARMS:
-        settings = ["val_every=2", "grid_examples=0", "log_every=1", "loader.eval_size=32", "optimizer.lr=1e-3"]
+        settings = [
+            "val_every=2",
+            "~callbacks.image_grids",
+            "log_every=1",
+            "loader.eval_size=32",
+            "optimizer.lr=1e-3",
+        ]
         train_run(folder / f"prompts-{prompts}+seed-{seed}", f"prompts={prompts}", f"seed={seed}", *settings)
     return folder
 

@@ -10,7 +10,13 @@ from ip2p_lightning.runs.metrics_log import final_score, has_scores
 from tests.support.processes import SMALL, digest, run
 from tests.support.ranks import ended, step
 
-WORDS = [*SMALL, "model=tiny", "task=denoise", "grid_examples=1", "val_examples=2", "loader.eval_draws=1"]
+WORDS = [
+    *SMALL,
+    "model=tiny",
+    "task=denoise",
+    "val_examples=2",
+    "loader.eval_draws=1",
+]
 WORDS += ["trainer.max_steps=6", "val_every=2", "save_every=2", "log_every=1", "trainer.accumulate_grad_batches=2"]
 
 

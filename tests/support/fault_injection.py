@@ -1,6 +1,6 @@
-"""Faults on demand, so that what should survive them can be tested. Off unless ``IP2P_FAULTS=1``.
+"""Faults on demand, so that what should survive them can be tested: a callback of one's own, permitted like any other.
 
-``fault=KIND@WHERE=VALUE[,rank=R][,seed=S]``, several divided by ``;``, with
+``with_fault`` puts it into a command: ``fault=KIND@WHERE=VALUE[,rank=R][,seed=S]``, several divided by ``;``, with
 
 =======  ====================================================================================
 kill     ``kill@step=50``: SIGKILL before that step; ``kill@micro_step=7``: inside that step of a window;
@@ -27,15 +27,18 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from ip2p_lightning.config.extensions import PERMISSION
 from ip2p_lightning.data import bad_pairs
-from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs import checkpoint
 
+ROOT = Path(__file__).parents[2]
+CONF = Path(__file__).parent / "conf"
 _PLACES = {
     "kill": ("step", "micro_step", "ckpt_write", "pair", "val"),
     "term": ("step", "micro_step", "ckpt_write"),
@@ -60,26 +63,39 @@ class Fault:
     seed: int | None = None
 
 
-def parse(text: str, seed: int) -> list[Fault]:
-    """The faults in `text` that the run with this seed has.
+def with_fault(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """A command's words, with ``fault=...`` among them, as ``ip2p-train`` takes them, and the environment they need."""
+    found = [word.removeprefix("fault=").strip("'") for word in words if word.startswith("fault=")]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {PERMISSION: f"{__name__}.Faults", "PYTHONPATH": os.pathsep.join(paths)}
+    kept = [word for word in words if not word.startswith("fault=")]
+    if not found or found[-1] == "null":
+        return kept, environment
+    chosen = next((word for word in kept if word.startswith("callbacks=[")), "callbacks=[default]")
+    kept = [word for word in kept if word != chosen]
+    return [f"--config-dir={CONF}", *kept, f"{chosen[:-1]},fault]"], environment | {"IP2P_FAULT": found[-1]}
 
-    Raises:
-        UserError: not ``kind@where=value[,rank=R][,seed=S]``, or faults are switched off.
-    """
-    if os.environ.get("IP2P_FAULTS") != "1":
-        raise UserError(f"fault={text}: faults are for tests; set IP2P_FAULTS=1 to allow them")
-    return [fault for fault in map(_parse_one, text.split(";")) if fault.seed in (None, seed)]
+
+class Faults(Callback):
+    """The faults of the environment's IP2P_FAULT, each once in a process's life."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            found = map(_parse_one, os.environ["IP2P_FAULT"].split(";"))
+            mine = [OneFault(fault) for fault in found if fault.seed in (None, pl_module.seed)]
+            place = trainer.callbacks.index(self) + 1
+            trainer.callbacks[place:place] = mine  # Lightning sets up those after this one in the same loop
 
 
 def _parse_one(text: str) -> Fault:
     found = re.fullmatch(r"(\w+)@(\w+)=([\d.]+)(?:,rank=(\d+))?(?:,seed=(\d+))?", text.strip())
     if not found or found[2] not in _PLACES.get(found[1], ()):
         known = ", ".join(f"{kind}@{place}=N" for kind, places in _PLACES.items() for place in places)
-        raise UserError(f"fault={text} is not understood; known: {known}")
+        raise ValueError(f"fault={text} is not understood; known: {known}")
     return Fault(found[1], found[2], float(found[3]), int(found[4] or 0), int(found[5]) if found[5] else None)
 
 
-class Faults(Callback):
+class OneFault(Callback):
     """Makes one fault happen, once in a process's life."""
 
     def __init__(self, fault: Fault) -> None:

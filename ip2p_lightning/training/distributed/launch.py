@@ -102,14 +102,9 @@ def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) ->
 
 
 def _start(number: int, processes: int, port: int, reason_file: Path) -> Rank:
-    ours: dict[str, Any] = {
-        "RANK": number,
-        "LOCAL_RANK": number,
-        "GROUP_RANK": 0,
-        "WORLD_SIZE": processes,
-        LEADER: os.getpid(),
-    }
+    ours: dict[str, Any] = {"RANK": number, "LOCAL_RANK": number, "GROUP_RANK": 0, "WORLD_SIZE": processes}
     ours |= {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, ERROR_FILE: reason_file}
+    ours[LEADER] = os.getpid()
     ours |= {"TORCHELASTIC_RUN_ID": os.getpid(), "TORCHELASTIC_USE_AGENT_STORE": True}
     ours |= {"PYTHONSAFEPATH": 1}  # no imports from the current folder, also not in a loader's workers
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **{name: str(value) for name, value in ours.items()}}

@@ -173,7 +173,6 @@ def test_bad_words_are_one_line_and_leave_nothing(words, code, told, tmp_path):
     [
         (["model=sd15"], ["stable-diffusion-v1-5/stable-diffusion-v1-5", "hf download", "model.path=DIR"]),
         (["model=local", "model.path=/no/such/folder"], ["/no/such/folder"]),
-        (["loader.epoch_size=1"], ["loader.epoch_size"]),
     ],
     ids=lambda x: x[0],
 )

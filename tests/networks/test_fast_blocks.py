@@ -75,13 +75,13 @@ def test_masks_are_left_to_the_block_itself(unet):
 
 
 @torch.no_grad()
-def test_sums_under_autocast_have_the_type_that_they_had(unet):
+def test_nothing_changes_under_autocast(unet):
     given = shown(2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         plain = call(unet, *given)
         with leaner(unet, rules=(joined, flat)):
             found = call(unet, *given)
-    assert found.dtype == plain.dtype and (found - plain).abs().max() <= 1e-2 * plain.abs().max()
+    assert found.dtype == plain.dtype and torch.equal(found, plain)
 
 
 @torch.no_grad()

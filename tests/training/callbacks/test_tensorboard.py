@@ -173,7 +173,7 @@ def test_pooled_is_the_state_of_the_end_token(tiny_run):
 
 
 def test_hyperparameters_are_scalars_of_what_matters():
-    words = ["prompts=name", "+a.b=1e-4", "seed=3", "x=true", "fault=kill@step=3", "~c", "s='a b'", "hydra.x=1"]
+    words = ["prompts=name", "+a.b=1e-4", "seed=3", "x=true", "+callbacks.fault.spec=x", "~c", "s='a b'", "hydra.x=1"]
     found = hyperparameters({"overrides": words})
     assert found == {"prompts": "name", "a.b": 1e-4, "seed": 3, "x": True, "c": "removed", "s": "a b"}
     assert hyperparameters({}) == {}

@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 import ip2p_lightning  # noqa: F401  first: it makes torchvision importable
 
@@ -21,6 +22,14 @@ LONG = ["test_local_launcher", "test_launch", "test_resume", "test_fsdp", "test_
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes does not begin last: a file's tests share a worker, and the other would wait for it."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture(autouse=True)
+def hydra_unguarded():
+    """A command run in this process guards Hydra for its whole life; the next test finds it as it was."""
+    compose = ConfigLoaderImpl.load_configuration
+    yield
+    ConfigLoaderImpl.load_configuration = compose
 
 
 @pytest.fixture(scope="session")

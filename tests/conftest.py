@@ -16,6 +16,7 @@ torch.set_num_threads(1)
 
 from tests.support.trained import train_run  # noqa: E402
 
+COMPOSE = ConfigLoaderImpl.load_configuration
 LONG = ["test_local_launcher", "test_launch", "test_resume", "test_fsdp", "test_optuna_sweeper", "test_optimizers"]
 
 
@@ -24,12 +25,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
-@pytest.fixture(autouse=True)
-def hydra_unguarded():
-    """A command run in this process guards Hydra for its whole life; the next test finds it as it was."""
-    compose = ConfigLoaderImpl.load_configuration
-    yield
-    ConfigLoaderImpl.load_configuration = compose
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> object:
+    """A command run in this process guards Hydra for the process's whole life; who comes next finds it as it was."""
+    try:
+        return (yield)
+    finally:
+        ConfigLoaderImpl.load_configuration = COMPOSE
+
+
+def pytest_runtest_teardown() -> None:
+    ConfigLoaderImpl.load_configuration = COMPOSE
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def _job(composed: Any) -> int:
     if hydra.mode == RunMode.MULTIRUN:  # our launchers start each job as a command of its own, which is no multirun
         remove_empty(folder)
         plugins.refuse_others(hydra.launcher._target_)
-    code = exit_code(lambda: train(_checked(composed), folder, hydra.overrides.task))
+    code = exit_code(lambda: launch.as_rank(lambda: train(_checked(composed), folder, hydra.overrides.task)))
     remove_empty(folder)  # of a run with an error in its config, or of a dry run
     return code
 

@@ -219,7 +219,7 @@ def test_a_task_of_ones_own(tmp_path, refused):
     assert code == 2 and "about=TEXT" in line
     assert main([*words, "about=tone the photo in sepia", "keywords=sepia"]) == 0
     code, line = refused(main, *words, "about=x", "keywords=sepia")
-    assert code == 2 and "there already" in line
+    assert code == 2 and "exists" in line
     assert main([*words, "about=x", "keywords=sepia", "force=true"]) == 0
 
 

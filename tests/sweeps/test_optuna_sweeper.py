@@ -166,7 +166,7 @@ def test_a_metric_that_trials_do_not_log_ends_the_study_after_the_first(tmp_path
 
 
 def test_a_metric_that_is_not_finite_is_a_failed_job(tmp_path, monkeypatch):
-    sweeper, jobs = trials_of(tmp_path, monkeypatch, '{"val/psnr": NaN}')
+    sweeper, jobs = trials_of(tmp_path, monkeypatch, '{"step": 1, "val/psnr": NaN}')
     sweeper._run("s")
     assert [t.state.name for t in sweeper.study.ended] == ["FAIL", "FAIL"]
     assert [(job.state, job.reason) for job in jobs] == [("failed", "val/psnr is nan")] * 2  # `conclude` ends with 8

@@ -1,9 +1,12 @@
 """What a run leaves to ``auto``: what is chosen, and who goes by it."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ip2p_lightning.runs.folder import note, read_status
 from ip2p_lightning.training import resolve
+from ip2p_lightning.training.memory import estimate
 from ip2p_lightning.training.resolve import resolve_auto
 from tests.support.pieces import autoencoder_fixture, fill, open_cache, pairs_fixture  # noqa: F401
 
@@ -72,7 +75,8 @@ def test_a_run_keeps_what_it_chose_when_it_began(tmp_path, config, data, monkeyp
 
 def test_gradient_checkpointing_is_chosen_at_each_start(tmp_path, config, data, monkeypatch):
     config |= {"model": {"gradient_checkpointing": "auto"}}
-    for fits in (True, False):
-        monkeypatch.setattr("ip2p_lightning.training.memory.estimate._fits", lambda config, fits=fits: fits)
+    monkeypatch.setattr(estimate, "estimate", lambda config: SimpleNamespace(total=4.0))
+    for fits, gib in ((True, 8.0), (False, 2.0)):
+        monkeypatch.setattr(estimate, "room", lambda config, gib=gib: gib)
         assert resolve_auto(config, tmp_path, data, 1, afresh=fits)["model"]["gradient_checkpointing"] is not fits
         assert read_status(tmp_path)["gradient_checkpointing"] is not fits

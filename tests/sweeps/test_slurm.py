@@ -24,7 +24,11 @@ if "SLURM_CONF" not in os.environ and ONE_NODE.exists():
 def slurm_answers() -> bool:
     if shutil.which("sinfo") is None:
         return False
-    asked = subprocess.run(["sinfo", "-h", "-o", "%P %t"], capture_output=True, text=True, timeout=20, check=False)
+    words = ["sinfo", "-h", "-o", "%P %t"]
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:  # it is installed, and no controller answers
+        return False
     partitions = {line.split()[0].rstrip("*") for line in asked.stdout.splitlines() if line.strip()}
     return {"main", "spare"} <= partitions
 

@@ -61,6 +61,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.save_first = False
+        self.at_once = False
 
     def listen(self) -> None:
         """Take over the signals (again: Lightning installs handlers of its own when a fit begins)."""
@@ -83,9 +84,14 @@ class StopRequest:
             raise error(f"{self.received.name} before the first step; the same command continues")
         if number == signal.SIGINT:
             if before == signal.SIGINT:
-                # not KeyboardInterrupt: Lightning would turn that into exit code 1
-                raise InterruptedRunError("Ctrl-C twice; the same command continues from the last checkpoint")
+                self.at_once = True
+                self.check()
             print("stopping after this step; Ctrl-C again to stop at once", file=sys.stderr)
+
+    def check(self) -> None:
+        """Raise InterruptedRunError after a second Ctrl-C. A library may have swallowed the one of the handler."""
+        if self.at_once:  # not KeyboardInterrupt: Lightning would turn that into exit code 1
+            raise InterruptedRunError("Ctrl-C twice; the same command continues from the last checkpoint")
 
 
 def _discard_output(terminals: list[int]) -> None:

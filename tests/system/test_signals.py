@@ -9,6 +9,7 @@ import subprocess
 import termios
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +17,9 @@ from ip2p_lightning.errors import PreemptedError
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs import folder as run_folder
 from ip2p_lightning.runs.folder import read_status
-from ip2p_lightning.system.signals import StopRequest, exit_on_signal
+from ip2p_lightning.system.signals import InterruptedRunError, StopRequest, exit_on_signal, stop_signals
 from ip2p_lightning.training import train
+from ip2p_lightning.training.callbacks.preemption import Preemption
 from tests.support.processes import LIMIT, QUIET, SMALL, Process
 from tests.support.ranks import WORDS as TWO
 from tests.support.sweeping import TRAIN, environment
@@ -174,3 +176,19 @@ def test_a_stop_of_a_group_is_one_line_that_names_the_signal(tmp_path):
     assert "SIGTERM at step" in read_status(tmp_path / "run")["reason"]
     said = process.said()
     assert "Traceback" not in said and said.count("error: ") == said.count("SIGTERM") == 1, said
+
+
+def test_a_second_ctrl_c_that_a_library_swallowed_stops_after_the_micro_batch():
+    request = StopRequest()
+    request.listen()
+    try:
+        request.save_first = True
+        signal.raise_signal(signal.SIGINT)
+        with contextlib.suppress(Exception):  # as torch does around an import
+            signal.raise_signal(signal.SIGINT)
+        trainer = SimpleNamespace(global_step=0)
+        with pytest.raises(InterruptedRunError, match="Ctrl-C twice"):
+            Preemption(request, checkpoints=None).on_train_batch_end(trainer, None)
+    finally:
+        for number in (*stop_signals(), signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)

@@ -34,6 +34,7 @@ class Preemption(Callback):
         self._stop_if_asked(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        self.request.check()
         if trainer.global_step != self.step:  # between micro-batches accumulated gradients would be lost
             self.step = trainer.global_step
             self._stop_if_asked(trainer)

@@ -13,8 +13,8 @@ from torch import nn
 
 from benchmarks.support.command import config_of, options
 from ip2p_lightning.data.prompt_augmentation import Misspelling
-from ip2p_lightning.networks import TinyText
 from ip2p_lightning.networks.pixel_unet import InstructionEmbedding
+from ip2p_lightning.networks.text_encoder import TinyText
 from ip2p_lightning.rng import numpy_rng, seed_of
 
 BATCH, WIDTH, EMBEDDING, QUERIES, RATE = 12, 64, 128, 4, 2e-3  # the embedded model's

@@ -24,7 +24,8 @@ from PIL import Image
 from benchmarks.support.command import WORK, options
 from benchmarks.support.material import SIZES, crops, write_editor
 from ip2p_lightning.cli.edit import _save, _sizes
-from ip2p_lightning.diffusion import DiffusionSampler, checkpoint_schedule
+from ip2p_lightning.diffusion.noise_schedule import checkpoint_schedule
+from ip2p_lightning.diffusion.samplers import DiffusionSampler
 from ip2p_lightning.editing.editor import BatchEditor, ready
 from ip2p_lightning.editing.photo_batches import edit_photos, make_batches
 from ip2p_lightning.editing.photos import plan_outputs

@@ -17,8 +17,8 @@ from benchmarks.speed.editing import as_glibc_does
 from benchmarks.support.clock import cpu_seconds
 from benchmarks.support.command import WORK, options
 from benchmarks.support.material import SIZES, write_editor
-from ip2p_lightning.networks import leaner, load_unet
-from ip2p_lightning.networks.fast_sampling import RULES
+from ip2p_lightning.networks.fast_sampling import RULES, leaner
+from ip2p_lightning.networks.unet import load_unet
 from ip2p_lightning.system.allocator import keep_pages
 
 PHOTOS = 4  # at once

@@ -22,11 +22,15 @@ import torch
 
 from benchmarks.support.command import options
 from benchmarks.support.material import write_checkpoint
-from ip2p_lightning.data import EditDataModule, Loader, PromptPool
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import EditDataModule
 from ip2p_lightning.data.latent_cache.cache import Cache, Settings
 from ip2p_lightning.data.latent_cache.fill import fill_all
-from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
-from ip2p_lightning.networks import ClipText, load_unet
+from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.diffusion.objective import DiffusionObjective
+from ip2p_lightning.diffusion.samplers import DiffusionSampler
+from ip2p_lightning.networks.text_encoder import ClipText
+from ip2p_lightning.networks.unet import load_unet
 from ip2p_lightning.training.module import EditDiffusion
 
 SIDE, BATCH, WARM_UP = 64, 8, 10

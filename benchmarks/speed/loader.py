@@ -26,7 +26,11 @@ from benchmarks.speed.training.peer import COLUMNS
 from benchmarks.support.clock import in_turn, ratios
 from benchmarks.support.command import options
 from benchmarks.support.material import write_pairs
-from ip2p_lightning.data import Built, EditDataModule, HubDataset, Loader, PromptPool
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import EditDataModule
+from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.data.sources.built import Built
+from ip2p_lightning.data.sources.hub import HubDataset
 from ip2p_lightning.system.allocator import keep_pages
 
 Batches = Callable[[], Iterator[Any]]

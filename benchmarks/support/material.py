@@ -34,7 +34,7 @@ def write_editor(work: Path, size: str) -> Path:
     import torch
 
     from ip2p_lightning.editing.pipeline import PIPELINE
-    from ip2p_lightning.networks import load_unet
+    from ip2p_lightning.networks.unet import load_unet
     from tests.support.sd_checkpoint import _write_index
 
     folder = work / f"editor-{size}"

@@ -50,19 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from ip2p_lightning.evaluation import report
+    from ip2p_lightning.evaluation.report import configurations, markdown, plots, runs
     from ip2p_lightning.system.files import write_atomic
 
     path = args.update or args.out or args.runs[0] / "report.md"
-    found = report.collect(args.runs)
+    found = runs.collect(args.runs)
     before, after = _page(path, args.update is not None)
-    compared = report.compare(found, args.by)
-    picture = report.draw_plot(compared)
+    compared = configurations.compare(found, args.by)
+    picture = plots.draw_plot(compared)
     png, table = path.with_suffix(".png"), path.with_suffix(".csv")
-    body = report.as_markdown(compared, png.name if picture else None)
+    body = markdown.as_markdown(compared, png.name if picture else None)
     if picture:
         write_atomic(png, picture)
-    write_atomic(table, report.as_csv(compared))
+    write_atomic(table, configurations.as_csv(compared))
     write_atomic(path, f"{before}{BEGIN}\n\n{body}\n{END}{after}".encode())
     done = sum(run.state == "complete" for run in found)
     print(f"{done} of {len(found)} runs complete, {len(compared.configurations())} configurations")

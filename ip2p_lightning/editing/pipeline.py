@@ -31,9 +31,10 @@ def open_pipeline(path: str) -> Any:
         UserError: missing weights, or a model without image conditioning.
         DamagedError: weights that cannot be read.
     """
-    from ip2p_lightning.diffusion import DiffusionSampler, checkpoint_schedule
-    from ip2p_lightning.diffusion.samplers import SCHEDULERS
-    from ip2p_lightning.networks import ClipText, load_unet
+    from ip2p_lightning.diffusion.noise_schedule import checkpoint_schedule
+    from ip2p_lightning.diffusion.samplers import SCHEDULERS, DiffusionSampler
+    from ip2p_lightning.networks.text_encoder import ClipText
+    from ip2p_lightning.networks.unet import load_unet
     from ip2p_lightning.training.module import EditDiffusion
 
     unet = load_unet(path)
@@ -51,7 +52,7 @@ def open_pipeline(path: str) -> Any:
 
 def objective_of(schedule: Mapping[str, Any], path: str) -> Any:
     """The objective of a checkpoint, from its scheduler config. Raises UserError if it is not supported."""
-    from ip2p_lightning.diffusion import DiffusionObjective
+    from ip2p_lightning.diffusion.objective import DiffusionObjective
 
     names = {"num_train_timesteps": "timesteps", "prediction_type": "prediction"}
     names |= {name: name for name in ("beta_start", "beta_end", "beta_schedule")}
@@ -64,7 +65,7 @@ def objective_of(schedule: Mapping[str, Any], path: str) -> Any:
 def _autoencoder(path: str) -> Any:
     from diffusers import AutoencoderKL
 
-    from ip2p_lightning.networks import TAESD, KLAutoencoder
+    from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
 
     try:
         kind = AutoencoderKL.load_config(path, subfolder="vae").get("_class_name")

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.evaluation.metrics import psnr, ssim
-from ip2p_lightning.networks import Conditioner, apply_unet, leaner, to_channels_last
+from ip2p_lightning.networks.conditioning import Conditioner
+from ip2p_lightning.networks.fast_sampling import leaner
+from ip2p_lightning.networks.memory_format import to_channels_last
+from ip2p_lightning.networks.unet import apply_unet
 from ip2p_lightning.rng import place, seed_of, torch_rng
 from ip2p_lightning.training.base_module import TrainedModule
 from ip2p_lightning.training.compile import How, compile_unet, eager

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ip2p_lightning.cli.export import main, new_folder
-from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
-from ip2p_lightning.diffusion.samplers import SCHEDULERS
+from ip2p_lightning.diffusion.objective import DiffusionObjective
+from ip2p_lightning.diffusion.samplers import SCHEDULERS, DiffusionSampler
 from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weight_digest, weights_of
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.runs.checkpoint import load, newest_valid
@@ -137,7 +137,7 @@ def test_the_old_export_stays_until_the_new_one_is_complete(sd_run, exported, tm
     def fail(*args, **kwargs):
         raise fault
 
-    monkeypatch.setattr("ip2p_lightning.networks.ClipText.save", fail)
+    monkeypatch.setattr("ip2p_lightning.networks.text_encoder.ClipText.save", fail)
     words = [str(sd_run), str(out), "--overwrite"]
     if isinstance(fault, OSError):
         assert main(words) == 5 and "No space left" in capsys.readouterr().err

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from ip2p_lightning.cli.report import BEGIN, END, main
-from ip2p_lightning.evaluation.report import collect, compare
+from ip2p_lightning.evaluation.report.configurations import compare
 from ip2p_lightning.evaluation.report.markdown import readable_command
+from ip2p_lightning.evaluation.report.runs import collect
 
 TASKS = ("cartoon", "derain")
 LAUNCHED = "python -m ip2p_lightning.cli.train --config-name"

@@ -84,7 +84,10 @@ def test_without_permission_it_is_refused_and_the_line_says_how(own, capsys):
         ({"_target_": "own_code.function"}, SecurityError),
         ({"_target_": "own_code.os.system"}, UserError),
         ({"_target_": "os.system"}, SecurityError),
-        ({"_target_": "ip2p_lightning.data.Folder", "root": "."}, SecurityError),  # of the list, but no callback
+        (
+            {"_target_": "ip2p_lightning.data.sources.folder.Folder", "root": "."},
+            SecurityError,
+        ),  # of the list, but no callback
         ({"_target_": ["own_code.Mine"]}, SecurityError),
         (ENTRY | {"_partial_": True}, UserError),
         (ENTRY | {"folder": "/"}, UserError),

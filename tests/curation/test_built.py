@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from ip2p_lightning.cli.data import main
-from ip2p_lightning.data import Built, DerainDataModule, Loader
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import DerainDataModule
+from ip2p_lightning.data.sources.built import Built
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DamagedError, DataError, UserError
 from tests.support.material import derain, pairs_folder, rained, read_report, read_rows, save, scene, tree

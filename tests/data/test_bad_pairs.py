@@ -10,8 +10,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from ip2p_lightning.data import EditDataModule, Folder, Loader, PromptPool
 from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import EditDataModule
+from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.data.sources.folder import Folder
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs import data_fingerprint
 from ip2p_lightning.runs.folder import read_status

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from ip2p_lightning.data import (
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import (
     CartoonDataModule,
     DenoiseDataModule,
     DerainDataModule,
     EditDataModule,
-    EditExample,
-    Loader,
     LowLightDataModule,
     MixtureDataModule,
-    PromptPool,
 )
+from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.data.prompts import PromptPool
 
 
 class Noise:

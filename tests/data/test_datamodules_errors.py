@@ -3,7 +3,10 @@
 import pytest
 from PIL import Image
 
-from ip2p_lightning.data import DeblurDataModule, EditDataModule, Folder, Loader, MixtureDataModule, PromptPool
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import DeblurDataModule, EditDataModule, MixtureDataModule
+from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.data.sources.folder import Folder
 from ip2p_lightning.errors import DataError, UserError
 
 

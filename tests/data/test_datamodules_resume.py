@@ -4,7 +4,10 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from ip2p_lightning.data import EditDataModule, EditExample, Loader, PromptPool
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import EditDataModule
+from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.data.prompts import PromptPool
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from ip2p_lightning.data import CartoonDataModule, DerainDataModule, Loader, MixtureDataModule, PromptPool
 from ip2p_lightning.data.batch_sampler import Key
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import CartoonDataModule, DerainDataModule, MixtureDataModule
 from ip2p_lightning.data.prompt_augmentation import Misspelling
+from ip2p_lightning.data.prompts import PromptPool
 from ip2p_lightning.errors import UserError
 
 PROMPTS = ["remove the falling rain", "brighten everything gently", "cartoonize this photograph"]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ip2p_lightning.diffusion import BridgeObjective, BridgeSampler, DiffusionSampler
+from ip2p_lightning.diffusion.bridge import BridgeObjective
+from ip2p_lightning.diffusion.samplers import BridgeSampler, DiffusionSampler
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.conditioning import Condition
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ip2p_lightning.diffusion import GuidedNet, branches, edit_guidance
+from ip2p_lightning.diffusion.guidance import GuidedNet, branches, edit_guidance
 from ip2p_lightning.networks.conditioning import Condition
 
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from ip2p_lightning.diffusion import BridgeObjective, DiffusionObjective, Schedule, disagreement
+from ip2p_lightning.diffusion.bridge import BridgeObjective
+from ip2p_lightning.diffusion.noise_schedule import Schedule, disagreement
+from ip2p_lightning.diffusion.objective import DiffusionObjective
 from ip2p_lightning.errors import UserError
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler
+from ip2p_lightning.diffusion.objective import DiffusionObjective
+from ip2p_lightning.diffusion.samplers import DiffusionSampler
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.conditioning import Condition
 

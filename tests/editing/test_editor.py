@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ip2p_lightning.diffusion import DiffusionSampler
+from ip2p_lightning.diffusion.samplers import DiffusionSampler
 from ip2p_lightning.editing.editor import BatchEditor, images_at_once, out_of_memory, ready
 from ip2p_lightning.editing.timer import Clock
 from ip2p_lightning.errors import UserError

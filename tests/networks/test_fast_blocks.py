@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from ip2p_lightning.networks import KLAutoencoder, leaner, load_unet
+from ip2p_lightning.networks.autoencoder import KLAutoencoder
 from ip2p_lightning.networks.fast_blocks import flat, joined, once, padded
-from ip2p_lightning.networks.fast_sampling import RULES
+from ip2p_lightning.networks.fast_sampling import RULES, leaner
+from ip2p_lightning.networks.unet import load_unet
 from tests.support.sd_checkpoint import TEXT_WIDTH
 
 

@@ -7,7 +7,10 @@ import torch
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from ip2p_lightning.networks import Condition, PixelEditor, apply_unet, leaner, load_unet
+from ip2p_lightning.networks.conditioning import Condition
+from ip2p_lightning.networks.fast_sampling import leaner
+from ip2p_lightning.networks.pixel_unet import PixelEditor
+from ip2p_lightning.networks.unet import apply_unet, load_unet
 from tests.support.sd_checkpoint import TEXT_WIDTH
 
 

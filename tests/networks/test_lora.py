@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from ip2p_lightning.cli.evaluate import main as evaluate
 from ip2p_lightning.cli.export import main as export
 from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.networks import Lora, load_unet
+from ip2p_lightning.networks.lora import Lora
+from ip2p_lightning.networks.unet import load_unet
 from ip2p_lightning.rng import torch_rng
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.open import open_run

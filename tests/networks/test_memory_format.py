@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ip2p_lightning.networks import load_unet, to_channels_last
+from ip2p_lightning.networks.memory_format import to_channels_last
+from ip2p_lightning.networks.unet import load_unet
 
 
 def maps_of(folder: Path) -> int:

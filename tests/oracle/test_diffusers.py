@@ -10,7 +10,9 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ip2p_lightning.diffusion import DiffusionObjective, DiffusionSampler, checkpoint_schedule
+from ip2p_lightning.diffusion.noise_schedule import checkpoint_schedule
+from ip2p_lightning.diffusion.objective import DiffusionObjective
+from ip2p_lightning.diffusion.samplers import DiffusionSampler
 from ip2p_lightning.networks.autoencoder import KLAutoencoder
 from ip2p_lightning.networks.conditioning import Conditioner
 from ip2p_lightning.networks.unet import apply_unet, load_unet

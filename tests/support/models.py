@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ip2p_lightning.config import build
-from ip2p_lightning.data import EditExample
+from ip2p_lightning.data.example import EditExample
 from tests.support import configs
 
 SMALL = ("loader.size=16", "loader.resize=null", "loader.eval_size=32", "loader.batch_size=2")

@@ -6,8 +6,11 @@ import torch
 from PIL import Image
 
 import ip2p_lightning  # noqa: F401
-from ip2p_lightning.data import EditDataModule, Folder, Loader, PromptPool
+from ip2p_lightning.data.dataloader import Loader
+from ip2p_lightning.data.datamodules import EditDataModule
 from ip2p_lightning.data.latent_cache.cache import Cache, Settings
+from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.data.sources.folder import Folder
 from ip2p_lightning.networks.autoencoder import KLAutoencoder
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from ip2p_lightning.data import Loader, Photos
+from ip2p_lightning.data.dataloader import Loader
 from ip2p_lightning.data.degradations.low_light import LowLight
 from ip2p_lightning.data.degradations.noise import GaussianNoise, PoissonGaussianNoise, SensorNoise
 from ip2p_lightning.data.degradations.rain import Rain
 from ip2p_lightning.data.latent_cache.version import VERSION
+from ip2p_lightning.data.sources.photos import Photos
 from ip2p_lightning.data.teachers.cartoon import Cartoonizer
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder, PixelUnshuffle
 
@@ -88,7 +89,8 @@ def _autoencoder(name: str, work: Path) -> Any:
 def _teacher(work: Path) -> Any:
     from safetensors.torch import save_file
 
-    from ip2p_lightning.data.teachers import GeneratorTeacher, WhiteboxGenerator
+    from ip2p_lightning.data.teachers.generator import GeneratorTeacher
+    from ip2p_lightning.data.teachers.whitebox import WhiteboxGenerator
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks import PixelEditor
+from ip2p_lightning.networks.pixel_unet import PixelEditor
 from ip2p_lightning.runs import checkpoint
 from tests.support.configs import config_of
 from tests.support.models import module_of

@@ -20,7 +20,7 @@ def config(tmp_path, sd_folder):
         "cache": "auto",
         "cache_dir": str(tmp_path / "cache"),
         "cache_dtype": "float32",
-        "autoencoder": {"_target_": "ip2p_lightning.networks.KLAutoencoder", "path": str(sd_folder)},
+        "autoencoder": {"_target_": "ip2p_lightning.networks.autoencoder.KLAutoencoder", "path": str(sd_folder)},
         "trainer": {"max_steps": 2},
         "loader": {"batch_size": 12, "size": 32},
         "model": {"gradient_checkpointing": True},
@@ -41,7 +41,7 @@ def room(monkeypatch, free):
 
 
 def test_auto_caches_where_it_pays(tmp_path, config, data, capsys):
-    pixels = config | {"autoencoder": {"_target_": "ip2p_lightning.networks.PixelUnshuffle"}}
+    pixels = config | {"autoencoder": {"_target_": "ip2p_lightning.networks.autoencoder.PixelUnshuffle"}}
     assert chosen(pixels, tmp_path, data) == "off" and "costs nothing" in capsys.readouterr().out
     assert chosen(config | {"trainer": {"max_steps": 1}}, tmp_path, data) == "off"
     assert "less than twice" in capsys.readouterr().out

@@ -134,7 +134,7 @@ def test_a_gpus_time_is_that_of_its_kernels_once():
 
 
 def config(sd_folder, **more):
-    parts = {"unet": "ip2p_lightning.networks.load_unet", "autoencoder": "x", "text_encoder": "x"}
+    parts = {"unet": "ip2p_lightning.networks.unet.load_unet", "autoencoder": "x", "text_encoder": "x"}
     return {
         **{part: {"_target_": target, "path": str(sd_folder)} for part, target in parts.items()},
         "loader": {"size": 64, "batch_size": 2} | more.pop("loader", {}),

@@ -20,7 +20,7 @@ from benchmarks.support.clock import in_turn
 from benchmarks.support.command import WORK, config_of, options
 from benchmarks.support.material import SIZES, write_editor
 from ip2p_lightning.config import build
-from ip2p_lightning.diffusion import DiffusionSampler
+from ip2p_lightning.diffusion.samplers import DiffusionSampler
 from ip2p_lightning.editing.editor import BatchEditor, ready
 
 

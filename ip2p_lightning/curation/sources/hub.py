@@ -15,7 +15,7 @@ class HubOrigin(HubDataset):
     """Pairs in a `datasets` dataset, as training reads it.
 
     Args:
-        name, original, edited, prompt, group, revision, val, test: as for `ip2p_lightning.data.HubDataset`.
+        name, original, edited, prompt, group, revision, val, test: as for `ip2p_lightning.data.sources.hub.HubDataset`.
         licence: of the images, for the card.
     """
 

@@ -18,7 +18,7 @@ class ManifestOrigin(Manifest):
     Columns named as those of the images with ``_sha256`` behind (``original_sha256``) say what the files must hash to.
 
     Args:
-        path, root, original, edited, prompt, task, val, test: as for `ip2p_lightning.data.Manifest`; but without a
+        path, root, original, edited, prompt, task, val, test: as for `ip2p_lightning.data.sources.manifest.Manifest`; but without a
             column of prompts, they are drawn from the task's.
         licence: of the images, for the card.
     """

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ip2p_lightning.data import Loader, Photos
+from ip2p_lightning.data.dataloader import Loader
 from ip2p_lightning.data.degradations.noise import GaussianNoise
 from ip2p_lightning.data.degradations.rain import Rain
 from ip2p_lightning.data.latent_cache import cache, version
 from ip2p_lightning.data.latent_cache.content_key import described
 from ip2p_lightning.data.latent_cache.examples import Variant, collate
 from ip2p_lightning.data.sources.image_files import image_store
+from ip2p_lightning.data.sources.photos import Photos
 from ip2p_lightning.data.teachers.generator import GeneratorTeacher
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from ip2p_lightning.data import Loader
 from ip2p_lightning.data.bad_pairs import BadPairs
+from ip2p_lightning.data.dataloader import Loader
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs.folder import note

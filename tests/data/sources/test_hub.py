@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p_lightning.data.sources import HubDataset
-from ip2p_lightning.data.sources.hub import KNOWN
+from ip2p_lightning.data.sources.hub import KNOWN, HubDataset
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, UserError
 from ip2p_lightning.rng import numpy_rng

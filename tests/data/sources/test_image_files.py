@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p_lightning.data.sources import Folder, Manifest
+from ip2p_lightning.data.sources.folder import Folder
+from ip2p_lightning.data.sources.manifest import Manifest
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, SecurityError, UserError
 from ip2p_lightning.rng import numpy_rng

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p_lightning.data.sources import Photos
+from ip2p_lightning.data.sources.photos import Photos
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, UserError
 from ip2p_lightning.rng import numpy_rng

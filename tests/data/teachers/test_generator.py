@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ip2p_lightning.data.sources.base import makes
-from ip2p_lightning.data.teachers import GeneratorTeacher
+from ip2p_lightning.data.teachers.generator import GeneratorTeacher
 from ip2p_lightning.data.teachers.resize import enlarge, pad, reduce
 from ip2p_lightning.errors import DamagedError, UserError
 
@@ -93,7 +93,7 @@ def test_a_config_can_name_it(weights_file):
     from ip2p_lightning.config.build import build
     from ip2p_lightning.config.compose import CONF, plain
     from ip2p_lightning.config.validate import check
-    from ip2p_lightning.data import EditDataModule
+    from ip2p_lightning.data.datamodules import EditDataModule
 
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         config = plain(compose("train", ["task=cartoon_whitebox", f"task.make.weights={weights_file}"]))

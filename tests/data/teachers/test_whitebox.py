@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ip2p_lightning.cli.convert_teacher import main
-from ip2p_lightning.data.teachers import GeneratorTeacher
+from ip2p_lightning.data.teachers.generator import GeneratorTeacher
 from ip2p_lightning.data.teachers.whitebox import SameConv, double, guided_filter
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

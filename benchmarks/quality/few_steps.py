@@ -19,7 +19,7 @@ from ip2p_lightning.cli.evaluate import main as evaluate
 from ip2p_lightning.cli.evaluate import parser
 from ip2p_lightning.cli.parser import overridden
 from ip2p_lightning.editing.editor import BatchEditor, ready
-from ip2p_lightning.runs.open import open_run
+from ip2p_lightning.runs.trained_run import open_run
 
 PAGE = Path(__file__).parents[2] / "experiments" / "few_steps.md"
 BEGIN, END = "<!-- steps:begin -->", "<!-- steps:end -->"

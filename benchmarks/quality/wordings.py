@@ -15,7 +15,7 @@ from ip2p_lightning.data.batch_sampler import Key
 from ip2p_lightning.editing.editor import BatchEditor, ready
 from ip2p_lightning.evaluation.metrics import psnr
 from ip2p_lightning.rng import seed_of
-from ip2p_lightning.runs.open import open_run
+from ip2p_lightning.runs.trained_run import open_run
 
 BELOW = 3.0  # dB
 

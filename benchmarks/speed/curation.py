@@ -25,8 +25,8 @@ from benchmarks.support.material import write_raw_pairs
 from ip2p_lightning.curation.audit.examine import Part
 from ip2p_lightning.curation.audit.policy import Audit
 from ip2p_lightning.curation.build import build
+from ip2p_lightning.curation.origins.folder_layout import FolderOrigin
 from ip2p_lightning.curation.plan import BuildSettings
-from ip2p_lightning.curation.sources.folder_layout import FolderOrigin
 from ip2p_lightning.data.prompts import PromptPool
 
 

@@ -85,7 +85,7 @@ def _gradio(folder: str) -> Any:
 def _opened(path: str) -> tuple[Any, list[str]]:
     """The model, opened as ip2p-edit does, and example instructions."""
     from ip2p_lightning.editing.pipeline import is_pipeline, open_pipeline
-    from ip2p_lightning.runs.open import open_run
+    from ip2p_lightning.runs.trained_run import open_run
 
     quiet_libraries()
     if is_pipeline(path):

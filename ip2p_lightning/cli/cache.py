@@ -35,7 +35,7 @@ def _run(words: list[str]) -> Path | None:
 def _config(words: list[str]) -> dict[str, Any]:
     """The checked config of a run's folder, or of overrides."""
     if folder := _run(words):
-        from ip2p_lightning.runs.open import model_config
+        from ip2p_lightning.runs.trained_run import model_config
 
         return model_config(folder)
     from ip2p_lightning.config.build import checked

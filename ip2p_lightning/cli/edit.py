@@ -130,7 +130,7 @@ def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argpars
 def _open(path: str, weights: str) -> tuple[Any, str]:
     """The model, and what to call it in the PNG."""
     from ip2p_lightning.editing.pipeline import is_pipeline, open_pipeline
-    from ip2p_lightning.runs.open import open_run
+    from ip2p_lightning.runs.trained_run import open_run
 
     pipeline = is_pipeline(path)
     if not pipeline and not Path(path).is_dir():

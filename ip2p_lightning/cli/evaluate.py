@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.cli.parser import Parser, add_model_options, at_least, overridden, run, sampler_settings, shown
-from ip2p_lightning.evaluation.scores_file import as_table, means, merge, write_rows
+from ip2p_lightning.evaluation.score_table import as_table, means, merge, write_rows
 from ip2p_lightning.system.imports import quiet_libraries
 
 EXAMPLES = """
@@ -65,7 +65,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from ip2p_lightning.config.build import build_data
     from ip2p_lightning.evaluation.scoring import score_batches, wrong_pools
-    from ip2p_lightning.runs.open import model_config, open_run
+    from ip2p_lightning.runs.trained_run import model_config, open_run
 
     data = build_data(model_config(args.run))
     if args.batch_size is not None:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(args: argparse.Namespace) -> None:
     from ip2p_lightning.editing.model_card import model_card
-    from ip2p_lightning.runs.open import model_config, open_run
+    from ip2p_lightning.runs.trained_run import model_config, open_run
     from ip2p_lightning.system.checksums import write_sums
     from ip2p_lightning.system.files import require_space, write_atomic
 

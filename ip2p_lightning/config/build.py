@@ -7,9 +7,9 @@ from typing import Any
 
 from ip2p_lightning.config.compose import plain
 from ip2p_lightning.config.rules.base import apply_rules
-from ip2p_lightning.config.rules.parts import PARTS
-from ip2p_lightning.config.rules.ranges import in_range
-from ip2p_lightning.config.rules.values import VALUES
+from ip2p_lightning.config.rules.contradictions import VALUES
+from ip2p_lightning.config.rules.incompatible_parts import PARTS
+from ip2p_lightning.config.rules.out_of_range import in_range
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.config.schema import ALLOWED_TARGETS, import_target
+from ip2p_lightning.config.allowed_targets import ALLOWED_TARGETS, import_target
 from ip2p_lightning.errors import SecurityError, UserError
 
 PERMISSION = "IP2P_ALLOW_TARGETS"  # comma-separated names of classes

@@ -1,6 +1,6 @@
 """Checks a config's keys, types and targets before anything is built.
 
-The schema of a node is the signature of its ``_target_``. A config can name exactly the classes listed in ``schema``,
+The schema of a node is the signature of its ``_target_``. A config can name exactly the classes listed in ``allowed_targets``,
 and callbacks and loggers that the environment permits (see ``extensions``).
 """
 
@@ -11,9 +11,10 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ip2p_lightning.config.allowed_targets import ALLOWED_TARGETS, import_target
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.config.extensions import check_entries, is_entry, permit
-from ip2p_lightning.config.schema import ALLOWED_TARGETS, class_of, conforms, describe, import_target
+from ip2p_lightning.config.type_hints import class_of, conforms, describe
 from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError, UserError, suggest
 

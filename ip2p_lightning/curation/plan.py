@@ -11,7 +11,7 @@ from typing import Any
 from ip2p_lightning.curation.audit import token_count
 from ip2p_lightning.curation.audit.examine import Part
 from ip2p_lightning.curation.audit.policy import Audit
-from ip2p_lightning.curation.sources.base import Listing
+from ip2p_lightning.curation.origins.base import Listing
 from ip2p_lightning.errors import UserError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ip2p_lightning.config.build import task_names
-from ip2p_lightning.evaluation import scores_file
+from ip2p_lightning.evaluation import score_table
 from ip2p_lightning.runs.folder import read_status
 
 PAGE = """---
@@ -68,7 +68,7 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}
     settings |= {"image_guidance_scale": sampler.image_scale}
     pools = {name: _sentences(config, name) for name in task_names(config)}
-    rows = [dict(list(row.items())[1:]) for row in scores_file.read(opened.folder / "scores.csv")]  # without the run
+    rows = [dict(list(row.items())[1:]) for row in score_table.read(opened.folder / "scores.csv")]  # without the run
     return PAGE.format(
         load=LOAD_ADAPTER.format(base=config["model"]["path"]) if getattr(opened.module.unet, "lora", None) else LOAD,
         name=opened.folder.resolve().name,

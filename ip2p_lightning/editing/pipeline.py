@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.networks.digest import weight_digest
 from ip2p_lightning.networks.pretrained import is_hub_id
+from ip2p_lightning.networks.weights_digest import weight_digest
 from ip2p_lightning.system.files import write_json
 
 INDEX = "model_index.json"

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ip2p_lightning.config.build import build
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.evaluation.metrics import psnr, ssim
-from ip2p_lightning.evaluation.scores_file import METHODS
+from ip2p_lightning.evaluation.score_table import METHODS
 from ip2p_lightning.rng import numpy_rng, seed_of
 
 

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from ip2p_lightning.errors import SweepError, UserError, suggest
 from ip2p_lightning.runs.folder import METRICS
 from ip2p_lightning.runs.metrics_log import last_metrics
-from ip2p_lightning.runs.optuna_study import STUDY, TRIAL, import_optuna, make_pruner
+from ip2p_lightning.runs.optuna_storage import STUDY, TRIAL, import_optuna, make_pruner
 from ip2p_lightning.sweeps.job import Job, failures_kept, make_job
 from ip2p_lightning.sweeps.local_launcher import LocalLauncher
 from ip2p_lightning.sweeps.options import read_options

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs.optuna_study import import_optuna
+from ip2p_lightning.runs.optuna_storage import import_optuna
 
 
 def read_space(words: Sequence[str], config_loader: Any) -> tuple[dict[str, Any], list[str]]:

@@ -17,7 +17,7 @@ import yaml
 
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.rng import seed_of
-from ip2p_lightning.runs.optuna_study import import_optuna, open_storage
+from ip2p_lightning.runs.optuna_storage import import_optuna, open_storage
 from ip2p_lightning.sweeps.search_space import make_sampler, overrides_of
 from ip2p_lightning.system.files import write_atomic
 from ip2p_lightning.system.locks import try_lock

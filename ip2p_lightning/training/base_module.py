@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ip2p_lightning.errors import DamagedError, NonFiniteError, UserError
-from ip2p_lightning.networks.digest import weight_digest
+from ip2p_lightning.networks.weights_digest import weight_digest
 from ip2p_lightning.training.fsdp import exchange, gathered, like, local, shard, whole
 from ip2p_lightning.training.gradient_guard import Guard, Step, can_mask
 from ip2p_lightning.training.lr_schedule import LearningRate

@@ -75,7 +75,7 @@ def _train(
     from ip2p_lightning.runs.resume import split_of
     from ip2p_lightning.training.distributed import environment, launch, rendezvous
     from ip2p_lightning.training.fit import fit
-    from ip2p_lightning.training.resolve import resolve_auto
+    from ip2p_lightning.training.resolve_auto import resolve_auto
 
     request = _stop_request()
     origin = {"command": run_folder.command(), "commit": run_folder.commit(), "overrides": list(overrides)}

@@ -82,10 +82,10 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
     """What keeps every run safe and logged, around the callbacks that the config chooses."""
     from ip2p_lightning.config.extensions import make_entries
     from ip2p_lightning.training.callbacks.hang_detector import HangDetector
-    from ip2p_lightning.training.callbacks.losses import LossLog
+    from ip2p_lightning.training.callbacks.loss_log import LossLog
     from ip2p_lightning.training.callbacks.preemption import Preemption
     from ip2p_lightning.training.callbacks.pruning import pruning
-    from ip2p_lightning.training.callbacks.tensorboard import TensorBoardSummary
+    from ip2p_lightning.training.callbacks.tensorboard_hparams import TensorBoardSummary
     from ip2p_lightning.training.callbacks.validation import ValidationScores
 
     scores = ValidationScores()

@@ -22,7 +22,7 @@ MAY = {
     "evaluation": "errors rng system config runs data networks",
     "training": """errors rng system config networks diffusion runs evaluation.metrics
         data.example data.prompts data.bad_pairs data.contact_sheet data.latent_cache""",
-    "editing": """errors system config diffusion networks runs training.module evaluation.scores_file
+    "editing": """errors system config diffusion networks runs training.module evaluation.score_table
         data.image data.contact_sheet data.sources.manifest_reader""",
     "sweeps": "errors rng system config runs",
     "cli": """errors rng system config diffusion networks data curation runs evaluation training editing sweeps

@@ -11,7 +11,7 @@ from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import SecurityError, UserError
 from ip2p_lightning.runs.folder import read_config
-from ip2p_lightning.runs.open import open_run
+from ip2p_lightning.runs.trained_run import open_run
 from ip2p_lightning.system.files import write_json
 from tests.support.trained import train_run
 

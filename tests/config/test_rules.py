@@ -11,9 +11,9 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from ip2p_lightning.cli import cache
+from ip2p_lightning.config.allowed_targets import ALLOWED_TARGETS, import_target
 from ip2p_lightning.config.build import build
 from ip2p_lightning.config.compose import CONF, differences, plain, run_name
-from ip2p_lightning.config.schema import ALLOWED_TARGETS, import_target
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import SecurityError, UserError, user_error

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from ip2p_lightning.curation.sources.manifest import ManifestOrigin
+from ip2p_lightning.curation.origins.manifest import ManifestOrigin
 from ip2p_lightning.data.sources.manifest import Manifest
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.rng import numpy_rng

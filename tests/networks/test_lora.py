@@ -17,7 +17,7 @@ from ip2p_lightning.networks.lora import Lora
 from ip2p_lightning.networks.unet import load_unet
 from ip2p_lightning.rng import torch_rng
 from ip2p_lightning.runs import checkpoint
-from ip2p_lightning.runs.open import open_run
+from ip2p_lightning.runs.trained_run import open_run
 from tests.support.models import batch_of, config_of, module_of, stirred
 from tests.support.photos import PROMPT, edit, photo, pixels
 from tests.support.processes import QUIET, digest, run

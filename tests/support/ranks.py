@@ -63,7 +63,7 @@ def validations(folder: Path) -> tuple[dict[str, float], dict[str, float], int]:
     from lightning.pytorch import Trainer
 
     from ip2p_lightning.config import build
-    from ip2p_lightning.runs import open as run_opening
+    from ip2p_lightning.runs import trained_run as run_opening
     from ip2p_lightning.training.callbacks.validation import ValidationScores
 
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

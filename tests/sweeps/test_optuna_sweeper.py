@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from ip2p_lightning.config.compose import CONF  # noqa: E402
 from ip2p_lightning.errors import SweepError, UserError  # noqa: E402
-from ip2p_lightning.runs.optuna_study import make_pruner  # noqa: E402
+from ip2p_lightning.runs.optuna_storage import make_pruner  # noqa: E402
 from ip2p_lightning.sweeps.job import Job  # noqa: E402
 from ip2p_lightning.sweeps.optuna_sweeper import OptunaSweeper  # noqa: E402
 from ip2p_lightning.sweeps.search_space import flat, make_sampler, overrides_of, read_space  # noqa: E402

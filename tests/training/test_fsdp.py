@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.pixel_unet import PixelEditor
 from ip2p_lightning.runs import checkpoint
-from ip2p_lightning.runs import open as run_opening
+from ip2p_lightning.runs import trained_run as run_opening
 from ip2p_lightning.training import fsdp
 from tests.support.models import config_of
 from tests.support.processes import SMALL, digest

@@ -14,7 +14,7 @@ import xxhash
 from ip2p_lightning.curation.audit.alignment import displacement
 from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, perceptual_hash
 from ip2p_lightning.curation.audit.policy import Audit, decoded, png, psnr
-from ip2p_lightning.curation.sources.base import Candidate, Origin, Rejection
+from ip2p_lightning.curation.origins.base import Candidate, Origin, Rejection
 from ip2p_lightning.data.prompts import PromptPool, cleaned_prompt
 from ip2p_lightning.data.sources.base import Maker, makes
 from ip2p_lightning.data.transforms import View

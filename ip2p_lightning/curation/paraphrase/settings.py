@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from ip2p_lightning.config.compose import CONF
-from ip2p_lightning.config.schema import conforms, describe
+from ip2p_lightning.config.type_hints import conforms, describe
 from ip2p_lightning.errors import UserError, suggest
 
 HELP = """

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from ip2p_lightning.curation.audit.examine import Example, Part, examine
 from ip2p_lightning.curation.audit.policy import Audit
+from ip2p_lightning.curation.origins.base import Candidate, Rejection
 from ip2p_lightning.curation.shards.parquet import STORED, arrow_writer, row_bytes
-from ip2p_lightning.curation.sources.base import Candidate, Rejection
 from ip2p_lightning.system.files import write_atomic
 
 MOST, MOST_BYTES = 256, 64 << 20  # candidates, and bytes of their files: half a minute's work at most

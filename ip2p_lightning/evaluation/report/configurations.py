@@ -10,7 +10,7 @@ import pandas as pd
 
 from ip2p_lightning.errors import UserError, suggest
 from ip2p_lightning.evaluation.report.runs import RunSummary, Score
-from ip2p_lightning.evaluation.scores_file import METHODS
+from ip2p_lightning.evaluation.score_table import METHODS
 
 DEFAULT = "default"  # the value of a key that a run does not override
 MEAN = "mean"  # over tasks, beside them

@@ -10,7 +10,7 @@ from typing import Any
 
 from ip2p_lightning.config.overrides import Scalar, hyperparameters
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.evaluation import scores_file
+from ip2p_lightning.evaluation import score_table
 from ip2p_lightning.runs.folder import CONFIG, LOCK, STATUS, read_config, read_status
 from ip2p_lightning.runs.metrics_log import read_metrics
 from ip2p_lightning.system.locks import is_held
@@ -106,7 +106,7 @@ def _read(folder: Path, name: str) -> RunSummary:
     if state == "running" and not is_held(folder / LOCK):
         state, status = "killed", status | {"reason": _last_error(folder / LOG) or "no reason was recorded"}
     config, lines = read_config(folder), _metrics(folder)
-    table = scores_file.read(folder / "scores.csv")
+    table = score_table.read(folder / "scores.csv")
     found = tuple(_score(row) for row in table) or tuple(_validation(lines))
     images, seconds = _cost(lines, config)
     memory = max((line["train/peak_memory_mb"] for line in lines if "train/peak_memory_mb" in line), default=None)

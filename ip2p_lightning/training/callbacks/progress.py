@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from ip2p_lightning.training.callbacks.losses import LossLog
+from ip2p_lightning.training.callbacks.loss_log import LossLog
 
 
 class Progress(ProgressBar):

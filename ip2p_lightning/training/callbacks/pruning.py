@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from ip2p_lightning.errors import PrunedError
-from ip2p_lightning.runs.optuna_study import STUDY, TRIAL, import_optuna, make_pruner, open_storage
+from ip2p_lightning.runs.optuna_storage import STUDY, TRIAL, import_optuna, make_pruner, open_storage
 
 
 def pruning(folder: Path, scores: Any) -> list[Callback]:

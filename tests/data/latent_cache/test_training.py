@@ -85,15 +85,15 @@ def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypat
     words = sd_words(sd_folder, two_folders / "pairs", "cache=auto", f"cache_dir={two_folders}/cache", "save_every=3")
     train_run(two_folders / "a", *words, "trainer.max_steps=12")
     gc.collect()
-    monkeypatch.setattr("ip2p_lightning.training.resolve._free", lambda path: 0)
-    monkeypatch.setattr("ip2p_lightning.training.resolve.samples_of", lambda *words: 0)
+    monkeypatch.setattr("ip2p_lightning.training.resolve_auto._free", lambda path: 0)
+    monkeypatch.setattr("ip2p_lightning.training.resolve_auto.samples_of", lambda *words: 0)
     run = train_run(two_folders / "a", *words, "trainer.max_steps=13", "resume_allow=[trainer.max_steps]")
     assert json.loads((run / "status.json").read_text())["cache"]["hits"] == 2
 
 
 def test_moments_and_pixels_give_one_loss(sd_run):
     from ip2p_lightning.data.example import EditExample
-    from ip2p_lightning.runs.open import open_run
+    from ip2p_lightning.runs.trained_run import open_run
 
     module: EditDiffusion = open_run(sd_run).module
     images = torch.rand(2, 2, 3, 32, 32, generator=torch_rng("images")) * 2 - 1

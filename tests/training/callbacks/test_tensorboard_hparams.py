@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ip2p_lightning.config.overrides import hyperparameters
-from ip2p_lightning.runs.open import open_run
-from ip2p_lightning.training.callbacks.tensorboard import metric_tags, pooled, prompt_sample, siblings
+from ip2p_lightning.runs.trained_run import open_run
+from ip2p_lightning.training.callbacks.tensorboard_hparams import metric_tags, pooled, prompt_sample, siblings
 from tests.support.trained import train_run
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]

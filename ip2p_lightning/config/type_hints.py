@@ -1,56 +1,13 @@
-"""The classes that a config may name, and whether a YAML value fits a type hint."""
+"""Whether a YAML value fits a type hint, and how to say it."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
-
-from ip2p_lightning.errors import UserError
-
-_DATA = """Loader Photos Folder Manifest HubDataset PromptPool MixtureDataModule EditDataModule CartoonDataModule
-DerainDataModule DenoiseDataModule LowLightDataModule DeblurDataModule Built"""
-_TEXT = ("ClipText", "TinyText", "StaticText", "SentenceText")
-_MAKERS = """degradations.noise.GaussianNoise degradations.noise.PoissonGaussianNoise degradations.noise.SensorNoise
-degradations.rain.Rain degradations.low_light.LowLight"""
-_EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "bitsandbytes": "gpu"}  # library to the extra that brings it
-
-_OURS = {
-    "data": f"{_DATA} {_MAKERS} prompts.PromptPool teachers.cartoon.Cartoonizer teachers.GeneratorTeacher",
-    "curation": "Audit HubOrigin FolderOrigin ManifestOrigin",
-    "networks": " ".join(["load_unet Lora PixelEditor KLAutoencoder TAESD PixelUnshuffle", *_TEXT]),
-    "diffusion": "DiffusionObjective BridgeObjective DiffusionSampler BridgeSampler",
-    "training": "module.EditDiffusion lr_schedule.LearningRate",
-    "training.callbacks": "progress.Progress image_grids.ImageGrids sample_log.SampleLog profiler.Profile",
-    "training.loggers": "tensorboard.TensorBoard wandb.Wandb mlflow.Mlflow",
-}
-_THEIRS = """lightning.pytorch.Trainer torch.optim.AdamW timm.optim.create_optimizer_v2
-bitsandbytes.optim.AdamW8bit"""
-
-# Exact names, no prefixes: a prefix such as `torch.` would let a config reach torch.load or torch.hub.
-ALLOWED_TARGETS = frozenset(_THEIRS.split()) | {
-    f"ip2p_lightning.{room}.{name}" for room, names in _OURS.items() for name in names.split()
-}
-
-
-def import_target(name: str, asked: str = "") -> Callable[..., Any]:
-    """The class or function of an allowed ``_target_``; `asked` is its key. Raises UserError for a missing library."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        library = str(error.name).partition(".")[0]
-        if library in _EXTRAS:
-            remedy = f"pip install 'ip2p-lightning[{_EXTRAS[library]}]'"
-        elif library == name.partition(".")[0]:
-            remedy = f"pip install {library}, or set PYTHONPATH to where it is"
-        else:
-            raise
-        raise UserError(f"{asked or name} needs {library}: {remedy}") from None
 
 
 def conforms(value: Any, hint: Any) -> bool:

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from ip2p_lightning.curation.sources.base import (
+from ip2p_lightning.curation.origins.base import (
     Candidate,
     Listing,
     Rejection,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ip2p_lightning.curation.sources.base import Candidate, Listing
+from ip2p_lightning.curation.origins.base import Candidate, Listing
 from ip2p_lightning.data.sources.base import SPLITS
 from ip2p_lightning.data.sources.hub import Columns, HubDataset
 from ip2p_lightning.data.sources.hub_tables import load_tables, own_split

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from ip2p_lightning.runs.folder import note, read_status
-from ip2p_lightning.training import resolve
 from ip2p_lightning.training.memory import estimate
-from ip2p_lightning.training.resolve import resolve_auto
+from ip2p_lightning.training.resolve_auto import resolve_auto
 from tests.support.pieces import autoencoder_fixture, fill, open_cache, pairs_fixture  # noqa: F401
 
 PAYLOAD = 3 * 4 * 4 * 4 * 4  # of a stored pair: 12 planes of 4 x 4 floats
@@ -37,7 +36,7 @@ def chosen(config, folder, data, afresh=True, ranks=1):
 
 
 def room(monkeypatch, free):
-    monkeypatch.setattr(resolve, "_free", lambda path: free)
+    monkeypatch.setattr("ip2p_lightning.training.resolve_auto._free", lambda path: free)
 
 
 def test_auto_caches_where_it_pays(tmp_path, config, data, capsys):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ip2p_lightning.curation.sources.base import Candidate, Listing, Rejection, read_inside, without_duplicates
+from ip2p_lightning.curation.origins.base import Candidate, Listing, Rejection, read_inside, without_duplicates
 from ip2p_lightning.data.sources.manifest import Manifest, Row
 from ip2p_lightning.data.sources.manifest_reader import PathCheck, digest, records
 from ip2p_lightning.errors import DataError
@@ -18,8 +18,8 @@ class ManifestOrigin(Manifest):
     Columns named as those of the images with ``_sha256`` behind (``original_sha256``) say what the files must hash to.
 
     Args:
-        path, root, original, edited, prompt, task, val, test: as for `ip2p_lightning.data.sources.manifest.Manifest`; but without a
-            column of prompts, they are drawn from the task's.
+        path, root, original, edited, prompt, task, val, test: as for `data.sources.manifest.Manifest`; but
+            without a column of prompts, they are drawn from the task's.
         licence: of the images, for the card.
     """
 

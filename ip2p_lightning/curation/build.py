@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from ip2p_lightning.curation.audit import token_count
 from ip2p_lightning.curation.plan import BuildSettings, make_plan, select_candidates
-from ip2p_lightning.curation.shards.assemble import METADATA, assemble, publish
+from ip2p_lightning.curation.shards.assemble import assemble, publish
 from ip2p_lightning.curation.shards.chunks import Chunk, find_outcome, make_chunks, process_chunk, report_file
-from ip2p_lightning.curation.verify import WORK, read_metadata
 from ip2p_lightning.curation.workers import Process, run_chunks
+from ip2p_lightning.data.sources.built import METADATA, WORK, read_metadata
 from ip2p_lightning.errors import StorageError, UserError
 from ip2p_lightning.system.files import probe, storage_errors, sweep_temporaries, write_json
 from ip2p_lightning.system.locks import try_lock

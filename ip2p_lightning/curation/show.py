@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ip2p_lightning.curation.audit.policy import Audit, decoded
-from ip2p_lightning.curation.verify import read_metadata
 from ip2p_lightning.data.contact_sheet import contact_sheet
+from ip2p_lightning.data.sources.built import read_metadata
 from ip2p_lightning.errors import DamagedError
 from ip2p_lightning.system.files import storage_errors, write_atomic
 

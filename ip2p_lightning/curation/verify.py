@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ip2p_lightning.curation.shards.assemble import METADATA
-from ip2p_lightning.errors import DamagedError, UserError
-from ip2p_lightning.system.files import read_json, sha256_of
-
-WORK = ".work"
+from ip2p_lightning.data.sources.built import read_metadata
+from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.system.files import sha256_of
 
 
 def verify(folder: Path) -> str:
@@ -30,23 +27,3 @@ def verify(folder: Path) -> str:
     if extra:
         raise DamagedError(f"{folder / 'data' / extra[0]}: does not belong to this dataset; remove it")
     return f"verified: {len(metadata['files'])} files, {metadata.get('accepted')} pairs"
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """``dataset.json`` of a finished dataset.
-
-    Raises:
-        UserError: there is none.
-        DamagedError: it cannot be read.
-    """
-    path = folder / METADATA
-    try:
-        metadata = read_json(path)
-    except FileNotFoundError:
-        found = "a build that is not finished: run its command again" if (folder / WORK).is_dir() else "no dataset"
-        raise UserError(f"{folder}: {found} ({METADATA} is missing)") from None
-    except OSError as error:
-        raise DamagedError(f"{path}: {error}; build the dataset again") from None
-    if not (metadata.get("complete") and isinstance(metadata.get("files"), dict)):
-        raise DamagedError(f"{path}: does not describe a complete dataset; build it again")
-    return metadata

@@ -63,9 +63,9 @@ class View:
         Raises:
             DataError: the images differ in size.
         """
-        shapes = {image.shape for image in images}
+        shapes = dict.fromkeys(image.shape for image in images)
         if len(shapes) != 1:
-            raise DataError(f"images of a pair differ in size: {' and '.join(_size(s) for s in sorted(shapes))}")
+            raise DataError(f"sizes differ, {' and '.join(f'{s[1]} x {s[0]}' for s in shapes)} pixels")
         scale, left, top, flip = rng.random(4)
         box = self._box(images[0].shape[:2], scale, left, top)
         parts = [_cut(image, *box, mirror=bool(flip < self.flip)) for image in images]
@@ -142,7 +142,3 @@ def _resized(image: np.ndarray, rows: _Span, columns: _Span) -> np.ndarray:
     channels = [PilImage.fromarray(part[:, :, k]) for k in range(part.shape[2])]
     scaled = [np.asarray(c.resize(size, PilImage.Resampling.LANCZOS, box, _GAP)) for c in channels]
     return np.clip(np.stack(scaled, axis=2), 0, 1)  # Lanczos overshoots
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from ip2p_lightning.curation.origins.base import Candidate, Listing
 from ip2p_lightning.data.sources.base import SPLITS
-from ip2p_lightning.data.sources.hub import Columns, HubDataset
-from ip2p_lightning.data.sources.hub_tables import load_tables, own_split
+from ip2p_lightning.data.sources.hub import Columns, HubDataset, load_tables, own_split
 from ip2p_lightning.errors import DataError
 
 
+@dataclass(eq=False)
 class HubOrigin(HubDataset):
-    """Pairs in a `datasets` dataset, as training reads it.
+    """Pairs in a `datasets` dataset, as training reads it, with the dataset's own instructions.
 
-    Args:
-        name, original, edited, prompt, group, revision, val, test: as for `ip2p_lightning.data.sources.hub.HubDataset`.
-        licence: of the images, for the card.
+    licence: of the images, for the card.
     """
 
-    def __init__(
-        self,
-        name: str,
-        original: str | None = None,
-        edited: str | None = None,
-        prompt: str | None = None,
-        group: str | None = None,
-        revision: str | None = None,
-        val: float = 0.1,
-        test: float = 0.1,
-        licence: str = "",
-    ) -> None:
-        super().__init__(name, original, edited, prompt, group, "own", revision, val, test)
-        self.licence = licence
+    prompts: str = field(default="own", init=False)
+    licence: str = ""
 
     def facts(self) -> dict[str, str]:
         return {"home": self.name} | ({"licence": self.licence} if self.licence else {})

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from ip2p_lightning.curation.origins.base import Candidate, Listing, Rejection, read_inside, without_duplicates
-from ip2p_lightning.data.sources.manifest import Manifest, Row
+from ip2p_lightning.data.sources.folder import Row
+from ip2p_lightning.data.sources.manifest import Manifest
 from ip2p_lightning.data.sources.manifest_reader import PathCheck, digest, records
 from ip2p_lightning.errors import DataError
 
 
+@dataclass(eq=False)
 class ManifestOrigin(Manifest):
-    """The lines of a manifest, as training reads it.
+    """The lines of a manifest, as training reads it; without a column of prompts, they are drawn from the task's.
 
     Columns named as those of the images with ``_sha256`` behind (``original_sha256``) say what the files must hash to.
 
-    Args:
-        path, root, original, edited, prompt, task, val, test: as for `data.sources.manifest.Manifest`; but
-            without a column of prompts, they are drawn from the task's.
-        licence: of the images, for the card.
+    licence: of the images, for the card.
     """
 
-    name = "manifest"
-
-    def __init__(
-        self,
-        path: str,
-        root: str | None = None,
-        original: str = "original",
-        edited: str = "edited",
-        prompt: str | None = "prompt",
-        task: str | None = None,
-        val: float = 0.1,
-        test: float = 0.1,
-        licence: str = "",
-    ) -> None:
-        super().__init__(path, root, original, edited, prompt, task, val, test, memory=0)
-        self.licence = licence
+    memory: float = field(default=0, init=False)  # nothing is decoded here
+    licence: str = ""
+    name: ClassVar = "manifest"
 
     def facts(self) -> dict[str, str]:
         return {"licence": self.licence} if self.licence else {}
@@ -56,7 +43,7 @@ class ManifestOrigin(Manifest):
         """
         inside = PathCheck(self.folder)
         candidates, lines, rejected = list[Candidate](), list[int](), list[Rejection]()
-        for number, record in records(self.path):
+        for number, record in records(self.file):
             where = f"line {number}"
             try:
                 row = self.row(record, where)
@@ -64,7 +51,7 @@ class ManifestOrigin(Manifest):
                     candidates.append(self._candidate(row, record, inside, where))
                     lines.append(number)
             except DataError as error:
-                rejected.append(Rejection(f"{self.path.name}:{number}", self.path.name, "list", str(error)))
+                rejected.append(Rejection(f"{self.file.name}:{number}", self.file.name, "list", str(error)))
         if not candidates and not rejected:
             raise DataError(self.nothing())
         return Listing(without_duplicates(candidates, rejected, lines), sorted(rejected))

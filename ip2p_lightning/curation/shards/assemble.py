@@ -17,10 +17,9 @@ from ip2p_lightning.curation.shards.chunks import reports, rows_file
 from ip2p_lightning.curation.shards.parquet import Row, parquet_writer, read_rows
 from ip2p_lightning.curation.shards.report import REPORT, write_report
 from ip2p_lightning.data.sources.base import SPLITS
+from ip2p_lightning.data.sources.built import METADATA
 from ip2p_lightning.errors import DataError, StorageError
 from ip2p_lightning.system.files import sha256_of, storage_errors, sync_folder, write_atomic, write_json
-
-METADATA = "dataset.json"
 
 
 def assemble(work: Path, plan: Mapping[str, Any], on_bad: str, progress: bool) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What a source of pairs promises, and what may make one side of a pair from the other."""
+"""The interface of sources of pairs, and of what makes one side of a pair from the other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ip2p_lightning.data.image import Image
 from ip2p_lightning.data.transforms import View
-from ip2p_lightning.errors import UserError, suggest
+from ip2p_lightning.errors import DataError, UserError, suggest
 from ip2p_lightning.system.file_digests import Digests
 
 Split = Literal["train", "val", "test"]
@@ -40,8 +41,7 @@ class Pairs(Protocol):
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
         """``(original, edited)`` as `view` shows them: a pure function of the arguments. float32 in [0, 1]; uint8 too.
 
-        Raises:
-            DataError: a file cannot be read, or the two sizes differ.
+        Raises DataError: a file cannot be read, or the two sizes differ.
         """
 
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
@@ -73,3 +73,12 @@ def checked_split(split: str) -> Split:
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}'{suggest(split, SPLITS) or ': train, val or test'}")
     return split  # type: ignore[return-value]
+
+
+def viewed_pair(images: Sequence[np.ndarray], name: str, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
+    """Both images under one geometry, never stretched to fit; `DataError` with `name` if they differ in size."""
+    try:
+        original, edited = view(images, rng)
+    except DataError as error:
+        raise DataError(f"{name}: {error}; crop or resize them yourself, or remove the pair") from None
+    return original, edited

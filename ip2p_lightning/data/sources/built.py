@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ip2p_lightning.data.image import Image, open_image
-from ip2p_lightning.data.sources.base import Maker, Split, checked_split
+from ip2p_lightning.data.sources.base import Maker, Split, checked_split, viewed_pair
 from ip2p_lightning.data.sources.fingerprints import text_hash
-from ip2p_lightning.data.sources.folder import check_sizes
 from ip2p_lightning.data.sources.image_files import checked_folder
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DamagedError, DataError, UserError, suggest
@@ -23,33 +25,37 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+METADATA = "dataset.json"
+WORK = ".work"  # a build in progress
 _IMAGES = ("original_image", "edited_image")
 
 
+@dataclass(eq=False)
 class Built:
     """Pairs of a built dataset, in its splits.
 
     Rows are found by number: an epoch's order needs no pass over the files, and a resumed run continues with the row it
     would have read. Memory holds ids and prompts of the split, and `memory` megabytes of encoded images.
 
-    Args:
-        root: the dataset's folder.
-        task: use only pairs of this task; None: all.
-        prompts: "own" uses the dataset's instructions, "pool" the task's, drawn anew in every epoch.
-        memory: megabytes of encoded images kept, per process.
+    root: the dataset's folder.
+    task: use only pairs of this task; None: all.
+    prompts: "own" uses the dataset's instructions, "pool" the task's, drawn anew in every epoch.
+    memory: megabytes of encoded images kept, per process.
     """
 
-    def __init__(
-        self, root: str, task: str | None = None, prompts: Literal["own", "pool"] = "own", memory: float = 256
-    ) -> None:
-        if prompts not in ("own", "pool"):
-            raise UserError(f"Built.prompts={prompts}: give own or pool")
-        if not 0 <= memory < float("inf"):
-            raise UserError(f"Built.memory={memory}: give megabytes, 0 or more")
-        self.root, self.task, self.prompts, self.memory = root, task, prompts, memory
+    root: str
+    task: str | None = None
+    prompts: Literal["own", "pool"] = "own"
+    memory: float = 256
+
+    def __post_init__(self) -> None:
+        if self.prompts not in ("own", "pool"):
+            raise UserError(f"Built.prompts={self.prompts}: give own or pool")
+        if not 0 <= self.memory < float("inf"):
+            raise UserError(f"Built.memory={self.memory}: give megabytes, 0 or more")
 
     def pairs(self, split: Split, make: Maker | None = None) -> BuiltPairs:
-        """The pairs of a split; `make` is not used, both sides are here.
+        """The pairs of a split.
 
         Raises:
             UserError: no such folder, or no finished dataset in it.
@@ -58,36 +64,39 @@ class Built:
         """
         checked_split(split)
         root = checked_folder(self.root, "Built.root")
-        mark = _mark(root)
-        if self.task is not None and self.task not in mark["tasks"]:
-            near = suggest(self.task, mark["tasks"]) or f": it has {', '.join(mark['tasks'])}"
+        metadata = read_metadata(root)
+        if self.task is not None and self.task not in metadata["tasks"]:
+            near = suggest(self.task, metadata["tasks"]) or f": it has {', '.join(metadata['tasks'])}"
             raise DataError(f"{root}: no task '{self.task}'{near}")
-        files = sorted(name for name in mark["files"] if name.startswith(f"data/{split}-"))
-        for name in files:
-            path, size = root / name, mark["files"][name]["bytes"]
+        files = {name: known for name, known in sorted(metadata["files"].items()) if name.startswith(f"data/{split}-")}
+        for name, known in files.items():
+            path, size = root / name, known["bytes"]
             if not path.is_file() or path.stat().st_size != size:
                 raise DamagedError(
                     f"{path}: missing, or not the {size} bytes that were written; copy or build it again"
                 )
         table = _Table([root / name for name in files], int(self.memory * 2**20))
-        hashes = {name: mark["files"][name]["sha256"] for name in files}
+        hashes = {name: known["sha256"] for name, known in files.items()}
         pairs = BuiltPairs(table, self.task, self.prompts == "own", hashes)
         if not len(pairs):
             which = f" of task '{self.task}'" if self.task else ""
-            raise DataError(f"{root}: no pair{which} for split '{split}', it has {', '.join(mark['splits'])}")
+            raise DataError(f"{root}: no pair{which} for split '{split}', it has {', '.join(metadata['splits'])}")
         return pairs
 
 
-def _mark(root: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """``dataset.json`` of a finished dataset. Raises UserError: there is none; DamagedError: it cannot be read."""
+    path = folder / METADATA
     try:
-        mark = read_json(root / "dataset.json")
+        metadata = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"{root}: no finished dataset (dataset.json is missing); ip2p-data build makes one") from None
+        how = "run its build's command again" if (folder / WORK).is_dir() else "ip2p-data build makes one"
+        raise UserError(f"{folder}: no finished dataset ({METADATA} is missing); {how}") from None
     except OSError as error:
-        raise DamagedError(f"{root / 'dataset.json'}: {error}; copy or build the dataset again") from None
-    if not mark.get("complete"):
-        raise DamagedError(f"{root / 'dataset.json'}: not the mark of a complete dataset; build it again")
-    return mark
+        raise DamagedError(f"{path}: {error}; copy or build the dataset again") from None
+    if not (metadata.get("complete") and isinstance(metadata.get("files"), dict)):
+        raise DamagedError(f"{path}: does not describe a complete dataset; build it again")
+    return metadata
 
 
 class BuiltPairs:
@@ -121,9 +130,7 @@ class BuiltPairs:
             open_image(content, name=f"{name}, {column}")
             for column, content in zip(_IMAGES, self._table.images(int(self._rows[i])), strict=True)
         ]
-        check_sizes(images[0], images[1], name)
-        original, edited = view(images, rng)
-        return original, edited
+        return viewed_pair(images, name, rng, view)
 
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
         """Both encoded images."""
@@ -161,8 +168,7 @@ class _Table:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files and kept rows: another process opens its own."""
-        state = self.__dict__.copy()
-        return state | {"_files": {}, "_kept": OrderedDict(), "_bytes": 0, "_process": 0}
+        return self.__dict__ | {"_files": {}, "_kept": OrderedDict(), "_bytes": 0, "_process": 0}
 
     def columns(self, names: list[str]) -> pa.Table:
         """Whole columns, without the images."""
@@ -207,18 +213,13 @@ class _Table:
         return self._files[number]
 
 
-class _damage:
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
     """Turn what the reader raises on changed bytes into one line that names the file."""
+    import pyarrow as pa
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import pyarrow as pa
-
-        if isinstance(error, OSError | pa.ArrowException):
-            reason = " ".join(str(error).split())[:120]
-            raise DamagedError(f"{self._path}: cannot be read: {reason}; copy or build the dataset again") from None
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DamagedError(f"{path}: cannot be read: {reason}; copy or build the dataset again") from None

@@ -1,15 +1,17 @@
-"""Two folders of images, matched by name."""
+"""Two folders of images, matched by name; and pairs of two files each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ip2p_lightning.data.image import Image
-from ip2p_lightning.data.sources.base import Maker, Split, checked_split
-from ip2p_lightning.data.sources.fingerprints import file_hashes
+from ip2p_lightning.data.sources.base import Maker, Split, checked_split, viewed_pair
+from ip2p_lightning.data.sources.fingerprints import file_hashes, text_hash
 from ip2p_lightning.data.sources.image_files import ImageStore, checked_folder, image_store, images_below, split_folder
 from ip2p_lightning.data.sources.splits import checked_fractions, fingerprint, split_groups
 from ip2p_lightning.data.transforms import View
@@ -17,43 +19,35 @@ from ip2p_lightning.errors import DataError
 from ip2p_lightning.system.file_digests import Digests
 
 
+@dataclass(eq=False)
 class Folder:
     """``root/input/NAME.*`` before the edit, ``root/target/NAME.*`` after it.
 
-    Args:
-        root: the folder. If it has folders named train, val and test, each holds its own `input` and `target`;
-            otherwise pairs are split by the hash of the target's content, so that several inputs with one and the same
-            target (rain on one scene) stay together.
-        input: name of the folder of originals.
-        target: name of the folder of edited images.
-        prompt: one instruction for all pairs; None draws from the task's prompts.
-        val: fraction for validation, within [0, 1).
-        test: fraction for testing, within [0, 1).
-        memory: megabytes of decoded images kept, per process and shared between sources.
+    root: the folder. If it has folders named train, val and test, each holds its own `input` and `target`; otherwise
+        pairs are split by the hash of the target's content, so that several inputs with one target (rain on one scene)
+        stay together.
+    input: name of the folder of originals.
+    target: name of the folder of edited images.
+    prompt: one instruction for all pairs; None draws from the task's prompts.
+    val: fraction for validation, within [0, 1).
+    test: fraction for testing, within [0, 1).
+    memory: megabytes of decoded images kept, per process and shared between sources.
     """
 
-    def __init__(
-        self,
-        root: str,
-        input: str = "input",
-        target: str = "target",
-        prompt: str | None = None,
-        val: float = 0.1,
-        test: float = 0.1,
-        memory: float = 512,
-    ) -> None:
-        checked_fractions("Folder", val, test)
-        self.root, self.input, self.target, self.prompt = root, input, target, prompt
-        self.val, self.test = val, test
-        self._store = image_store(memory, "Folder")
+    root: str
+    input: str = "input"
+    target: str = "target"
+    prompt: str | None = None
+    val: float = 0.1
+    test: float = 0.1
+    memory: float = 512
+
+    def __post_init__(self) -> None:
+        checked_fractions("Folder", self.val, self.test)
+        self._store = image_store(self.memory, "Folder")
 
     def pairs(self, split: Split, make: Maker | None = None) -> FilePairs:
-        """The pairs of a split; `make` is not used, both sides are here.
-
-        Raises:
-            UserError: no such folder.
-            DataError: a folder is empty, or an image has no partner.
-        """
+        """The pairs of a split. Raises UserError: no such folder; DataError: it is empty, or one has no partner."""
         checked_split(split)
         root = checked_folder(self.root, "Folder.root")
         own = split_folder(root, split)
@@ -64,7 +58,7 @@ class Folder:
             matched = {stem: pair for stem, pair in matched.items() if place[groups[stem]] == split}
         if not matched:
             raise DataError(f"{root}: no pair for '{split}'")
-        return FilePairs(matched, self.prompt, self._store)
+        return FilePairs([Row(stem, *map(str, pair), self.prompt) for stem, pair in matched.items()], self._store)
 
     def _matched(self, root: Path) -> dict[str, tuple[Path, Path]]:
         inputs = _by_stem(checked_folder(root / self.input, "Folder.input"))
@@ -87,55 +81,45 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-class FilePairs:
-    """Pairs of two files each, named by their keys."""
+class Row(NamedTuple):
+    """A pair of files; paths are strings, because a manifest may have a million lines."""
 
-    def __init__(self, files: Mapping[str, tuple[Path, Path]], prompt: str | None, store: ImageStore) -> None:
-        self._ids, self._files = list(files), list(files.values())
-        self._prompt, self._store = prompt, store
+    id: str
+    original: str
+    edited: str
+    prompt: str | None
+    split: str | None = None
+
+
+class FilePairs:
+    """Pairs of two files each."""
+
+    def __init__(self, rows: Sequence[Row], store: ImageStore) -> None:
+        self._rows, self._store = rows, store
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._rows)
 
     def id(self, i: int) -> str:
-        """The name both files share."""
-        return self._ids[i]
+        """The name that both files of a folder share; of a manifest the ``id`` column, or both paths as written."""
+        return self._rows[i].id
 
     def prompt(self, i: int) -> str | None:
-        """The one instruction of the folder, if it has one."""
-        return self._prompt
+        """The folder's one instruction, or the line's own."""
+        return self._rows[i].prompt
 
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
         """``(original, edited)``; `DataError` naming both files if they differ in size."""
-        return paired_view(*self._files[i], self._store, rng, view)
+        files = self.sources(i)
+        return viewed_pair([self._store.open(file) for file in files], " and ".join(map(str, files)), rng, view)
 
-    def sources(self, i: int) -> tuple[Path | bytes, ...]:
+    def sources(self, i: int) -> tuple[Path, Path]:
         """Both files."""
-        return self._files[i]
+        return Path(self._rows[i].original), Path(self._rows[i].edited)
 
     def contents(self, digests: Digests) -> dict[str, str]:
-        """Hashes of both files of every pair."""
-        return pair_hashes(dict(zip(self._ids, self._files, strict=True)), digests)
-
-
-def pair_hashes(files: Mapping[str, tuple[str | Path, str | Path]], digests: Digests) -> dict[str, str]:
-    """Hashes of both files of every pair, by the pair's name and side."""
-    originals = {f"{name} (original)": original for name, (original, _) in files.items()}
-    return file_hashes(originals | {f"{name} (edited)": edited for name, (_, edited) in files.items()}, digests)
-
-
-def paired_view(
-    original: Path, edited: Path, store: ImageStore, rng: np.random.Generator, view: View
-) -> tuple[Image, Image]:
-    """Both files under one geometry; never stretched to fit: `DataError` with both sizes if they differ."""
-    before, after = store.open(original), store.open(edited)
-    check_sizes(before, after, f"{original} and {edited}")
-    first, second = view([before, after], rng)
-    return first, second
-
-
-def check_sizes(before: np.ndarray, after: np.ndarray, name: str) -> None:
-    """Refuse a pair whose two images differ in size."""
-    if before.shape != after.shape:
-        sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (before, after))
-        raise DataError(f"{name}: sizes differ, {sizes} pixels; crop or resize them yourself, or remove the pair")
+        """Hashes of both files and of the instruction of every pair."""
+        files = {f"{row.id} (original)": row.original for row in self._rows}
+        files |= {f"{row.id} (edited)": row.edited for row in self._rows}
+        prompts = {f"{row.id} (prompt)": text_hash(row.prompt) for row in self._rows if row.prompt is not None}
+        return file_hashes(files, digests) | prompts

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from ip2p_lightning.data.image import Image, open_image
-from ip2p_lightning.data.sources.base import Maker, Split, checked_split
+from ip2p_lightning.data.sources.base import Maker, Split, checked_split, viewed_pair
 from ip2p_lightning.data.sources.fingerprints import file_hashes, text_hash
-from ip2p_lightning.data.sources.folder import check_sizes
-from ip2p_lightning.data.sources.hub_tables import load_tables, own_split, train_split
 from ip2p_lightning.data.sources.splits import checked_fractions, split_groups
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, UserError, suggest
@@ -41,49 +40,45 @@ KNOWN = {
 """Datasets whose columns need not be given."""
 
 
+@dataclass(eq=False)
 class HubDataset:
     """Pairs in a `datasets` dataset.
 
     A hub split named as ours (or "validation", or "dev") is used as it is; without one, "train" is divided by hash.
 
-    Args:
-        name: a hub id such as ``instruction-tuning-sd/cartoonization``, a folder written by ``save_to_disk``, or a
-            folder of Parquet files (their names begin with the split's, else all are train).
-        original: column of the image before the edit; None: known for four datasets, else "original".
-        edited: column of the image after it; None: as above, else "edited".
-        prompt: column of the instruction; None: as above, else "prompt" where there is one.
-        group: column whose equal values keep rows in one split; None: as above, else every row by itself.
-        prompts: "own" uses the dataset's instructions, "pool" the task's.
-        revision: commit, tag or branch of a hub dataset; None: its newest.
-        val: fraction of "train" for validation if there is no such split, within [0, 1).
-        test: fraction of it for testing, likewise.
+    name: a hub id such as ``instruction-tuning-sd/cartoonization``, a folder written by ``save_to_disk``, or a folder
+        of Parquet files (their names begin with the split's, else all are train).
+    original: column of the image before the edit; None: known for four datasets, else "original".
+    edited: column of the image after it; None: as above, else "edited".
+    prompt: column of the instruction; None: as above, else "prompt" where there is one.
+    group: column whose equal values keep rows in one split; None: as above, else every row by itself.
+    prompts: "own" uses the dataset's instructions, "pool" the task's.
+    revision: commit, tag or branch of a hub dataset; None: its newest.
+    val: fraction of "train" for validation if there is no such split, within [0, 1).
+    test: fraction of it for testing, likewise.
     """
 
-    def __init__(
-        self,
-        name: str,
-        original: str | None = None,
-        edited: str | None = None,
-        prompt: str | None = None,
-        group: str | None = None,
-        prompts: Literal["own", "pool"] = "own",
-        revision: str | None = None,
-        val: float = 0.1,
-        test: float = 0.1,
-    ) -> None:
-        checked_fractions("HubDataset", val, test)
-        if prompts not in ("own", "pool"):
-            raise UserError(f"HubDataset.prompts={prompts}: give own or pool")
-        known = KNOWN.get(name, Columns())
-        self.name, self.revision, self.prompts, self.val, self.test = name, revision, prompts, val, test
-        self.columns = Columns(
-            original or known.original, edited or known.edited, prompt or known.prompt, group or known.group
-        )
-        self._prompt_wanted = prompt is not None or name in KNOWN
+    name: str
+    original: str | None = None
+    edited: str | None = None
+    prompt: str | None = None
+    group: str | None = None
+    prompts: Literal["own", "pool"] = "own"
+    revision: str | None = None
+    val: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        checked_fractions("HubDataset", self.val, self.test)
+        if self.prompts not in ("own", "pool"):
+            raise UserError(f"HubDataset.prompts={self.prompts}: give own or pool")
+        known = KNOWN.get(self.name, Columns())
+        given = (self.original, self.edited, self.prompt, self.group)
+        self.columns = Columns(*(mine or theirs for mine, theirs in zip(given, known, strict=True)))
         self._tables: dict[str, Dataset] = {}
 
     def pairs(self, split: Split, make: Maker | None = None) -> HubPairs:
-        """The rows of a split; `make` is not used, both sides are here.
+        """The rows of a split.
 
         Raises:
             UserError: the dataset cannot be found or loaded (offline, for instance).
@@ -92,7 +87,9 @@ class HubDataset:
         checked_split(split)
         self._tables = self._tables or load_tables(self.name, self.revision)
         own = own_split(self._tables, split)
-        name = own or train_split(self._tables, self.name)
+        if not own and "train" not in self._tables:
+            raise DataError(f"{self.name}: no split 'train', it has {', '.join(self._tables)}")
+        name = own or "train"
         table, columns = self.undecoded(self._tables[name])
         rows = self._rows(table, split, own is not None)
         if not len(rows):
@@ -102,8 +99,7 @@ class HubDataset:
     def undecoded(self, table: Dataset) -> tuple[Dataset, Columns]:
         """The columns needed, and which they are; images as bytes: they are decoded by our own rules.
 
-        Raises:
-            DataError: a column is missing or holds no images.
+        Raises DataError: a column is missing or holds no images.
         """
         import datasets
 
@@ -125,7 +121,8 @@ class HubDataset:
 
     def _checked(self, table: Dataset) -> Columns:
         columns = self.columns
-        if self.prompts == "pool" or (columns.prompt not in table.column_names and not self._prompt_wanted):
+        optional = self.prompt is None and self.name not in KNOWN
+        if self.prompts == "pool" or (optional and columns.prompt not in table.column_names):
             columns = columns._replace(prompt=None)
         for column in filter(None, columns):
             if column not in table.column_names:
@@ -161,17 +158,14 @@ class HubPairs:
 
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
         """``(original, edited)``; `DataError` naming the row if one cannot be decoded or the sizes differ."""
-        row = self._table[int(self._rows[i])]
-        name = f"{self._name}, {self.id(i)}"
-        images = [self._decode(row, column, name) for column in (self._columns.original, self._columns.edited)]
-        check_sizes(images[0], images[1], name)
-        original, edited = view(images, rng)
-        return original, edited
+        row, name = self._table[int(self._rows[i])], f"{self._name}, {self.id(i)}"
+        images = [_decoded(row[column], f"{name}, column '{column}'") for column in self._columns[:2]]
+        return viewed_pair(images, name, rng, view)
 
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
         """Both encoded images, or their files."""
         row = self._table[int(self._rows[i])]
-        stored = (row[self._columns.original] or {}, row[self._columns.edited] or {})
+        stored = [row[column] or {} for column in self._columns[:2]]
         return tuple(image.get("bytes") or Path(image.get("path") or "") for image in stored)
 
     def contents(self, digests: Digests) -> dict[str, str]:
@@ -180,8 +174,59 @@ class HubPairs:
         rows = {f"rows of {self._split}": text_hash(self._rows.tolist(), self._columns)}
         return rows | file_hashes({f"file {number}": path for number, path in enumerate(files)}, digests)
 
-    def _decode(self, row: dict[str, Any], column: str, name: str) -> np.ndarray:
-        stored, where = row[column], f"{name}, column '{column}'"
-        if not stored or not (stored.get("bytes") or stored.get("path")):
-            raise DataError(f"{where}: no image")
-        return open_image(stored.get("bytes") or stored["path"], name=where)
+
+def _decoded(stored: dict[str, Any] | None, where: str) -> np.ndarray:
+    content = stored and (stored.get("bytes") or stored.get("path"))
+    if not content:
+        raise DataError(f"{where}: no image")
+    return open_image(content, name=where)
+
+
+def load_tables(name: str, revision: str | None) -> dict[str, Dataset]:
+    """Every split of a dataset on disk or on the hub. Raises `UserError` if it cannot be found or loaded."""
+    import datasets
+
+    folder = Path(name).expanduser()
+    try:
+        if not folder.exists():
+            loaded = datasets.load_dataset(name, revision=revision)
+        elif any((folder / mark).is_file() for mark in ("state.json", "dataset_dict.json", "dataset_info.json")):
+            loaded = datasets.load_from_disk(str(folder))
+        else:
+            loaded = _parquet(folder)
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client, fsspec and Arrow each have their own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        how = (
+            "is the folder complete?"
+            if folder.exists()
+            else f"on a machine with internet: datasets.load_dataset('{name}').save_to_disk(DIR); then data.name=DIR"
+        )
+        raise UserError(f"dataset '{name}' could not be loaded: {reason}; {how}") from None
+    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _parquet(folder: Path) -> Any:
+    import datasets
+
+    files: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        files.setdefault(_split_in_name(path.relative_to(folder)), []).append(str(path))
+    if not files:
+        raise UserError(f"dataset {folder}: neither saved by save_to_disk nor a folder of Parquet files")
+    return datasets.DatasetDict({s: datasets.Dataset.from_parquet(paths) for s, paths in files.items()})
+
+
+def _split_in_name(path: Path) -> str:
+    for part in path.parts:
+        for split, words in {"test": ("test",), "val": ("val", "dev")}.items():
+            if part.lower().startswith(words):
+                return split
+    return "train"
+
+
+def own_split(tables: dict[str, Any], split: str) -> str | None:
+    """The name under which the dataset holds our `split`, or None."""
+    names = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}[split]
+    return next((name for name in names if name in tables), None)

@@ -4,74 +4,56 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from ip2p_lightning.data.image import Image
 from ip2p_lightning.data.prompts import cleaned_prompt
 from ip2p_lightning.data.sources.base import SPLITS, Maker, Split, checked_split
-from ip2p_lightning.data.sources.fingerprints import text_hash
-from ip2p_lightning.data.sources.folder import pair_hashes, paired_view
-from ip2p_lightning.data.sources.image_files import ImageStore, image_store
+from ip2p_lightning.data.sources.folder import FilePairs, Row
+from ip2p_lightning.data.sources.image_files import image_store
 from ip2p_lightning.data.sources.manifest_reader import PathCheck, cell, records, same_name
 from ip2p_lightning.data.sources.splits import Groups, checked_fractions, split_groups
-from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError
-from ip2p_lightning.system.file_digests import Digests
 
 
-class Row(NamedTuple):
-    """One line of a manifest; strings, because a manifest may have a million lines."""
-
-    id: str
-    original: str
-    edited: str
-    prompt: str | None
-    split: str | None
-
-
+@dataclass(eq=False)
 class Manifest:
     """Pairs listed in a ``.csv`` (with a header) or ``.jsonl`` file, UTF-8.
 
     Optional columns: ``id`` (default: both paths), ``split`` (train, val or test; without it, pairs that share
     an image stay together and are split by hash), ``task`` (see below).
 
-    Args:
-        path: the manifest.
-        root: folder that paths are relative to and must stay within; None: the manifest's folder.
-        original: column with the path of the image before the edit.
-        edited: column with the path of the image after it.
-        prompt: column with the instruction; None, or an empty cell, draws from the task's prompts.
-        task: use only lines whose ``task`` column says this; None: all lines.
-        val: fraction for validation where there is no split column, within [0, 1).
-        test: fraction for testing there, within [0, 1).
-        memory: megabytes of decoded images kept, per process and shared between sources.
+    path: the manifest.
+    root: folder that paths are relative to and must stay within; None: the manifest's folder.
+    original: column with the path of the image before the edit.
+    edited: column with the path of the image after it.
+    prompt: column with the instruction; None, or an empty cell, draws from the task's prompts.
+    task: use only lines whose ``task`` column says this; None: all lines.
+    val: fraction for validation where there is no split column, within [0, 1).
+    test: fraction for testing there, within [0, 1).
+    memory: megabytes of decoded images kept, per process and shared between sources.
     """
 
-    def __init__(
-        self,
-        path: str,
-        root: str | None = None,
-        original: str = "original",
-        edited: str = "edited",
-        prompt: str | None = "prompt",
-        task: str | None = None,
-        val: float = 0.1,
-        test: float = 0.1,
-        memory: float = 512,
-    ) -> None:
-        checked_fractions("Manifest", val, test)
-        self.path, self.task = Path(path).expanduser(), task
-        self.folder = os.path.realpath(Path(root).expanduser() if root else self.path.parent)
-        self.original, self.edited, self.prompt = original, edited, prompt
-        self.val, self.test = val, test
-        self._store = image_store(memory, "Manifest")
+    path: str
+    root: str | None = None
+    original: str = "original"
+    edited: str = "edited"
+    prompt: str | None = "prompt"
+    task: str | None = None
+    val: float = 0.1
+    test: float = 0.1
+    memory: float = 512
+
+    def __post_init__(self) -> None:
+        checked_fractions("Manifest", self.val, self.test)
+        self.file = Path(self.path).expanduser()
+        self.folder = os.path.realpath(Path(self.root).expanduser() if self.root else self.file.parent)
+        self._store = image_store(self.memory, "Manifest")
         self._rows: list[Row] = []
 
-    def pairs(self, split: Split, make: Maker | None = None) -> ManifestPairs:
-        """The lines of a split; `make` is not used, both sides are here.
+    def pairs(self, split: Split, make: Maker | None = None) -> FilePairs:
+        """The lines of a split.
 
         Raises:
             UserError: no such manifest.
@@ -84,8 +66,8 @@ class Manifest:
             self._rows = self._divided(self._rows)
         rows = [row for row in self._rows if row.split == split]
         if not rows:
-            raise DataError(f"{self.path}: no line for split '{split}'")
-        return ManifestPairs(rows, self._store)
+            raise DataError(f"{self.file}: no line for split '{split}'")
+        return FilePairs(rows, self._store)
 
     def row(self, record: Mapping[str, Any], where: str) -> Row | None:
         """The fields of one line, as they are written; None for another task. Raises DataError naming the field."""
@@ -99,12 +81,16 @@ class Manifest:
         name = cell(record, "id", where) if record.get("id") not in (None, "") else f"{original} > {edited}"
         return Row(name, original, edited, prompt, split)
 
+    def nothing(self) -> str:
+        """What is wrong with a manifest without a line for the task."""
+        return f"{self.file}: no line" + (f" with task '{self.task}'" if self.task else "")
+
     def _read(self) -> list[Row]:
         inside = PathCheck(self.folder)
         seen: dict[str, int] = {}
         rows = []
-        for number, record in records(self.path):
-            where = f"{self.path}, line {number}"
+        for number, record in records(self.file):
+            where = f"{self.file}, line {number}"
             row = self.row(record, where)
             if row is None:
                 continue
@@ -113,56 +99,18 @@ class Manifest:
             first = seen.setdefault(same_name(row.id), number)
             if first != number:
                 raise DataError(f"{where}: field 'id': '{row.id}' is already on line {first}")
-            rows.append(self._checked(row, inside, where))
+            prompt = row.prompt and cleaned_prompt(row.prompt, f"{where}: field '{self.prompt}'")
+            original = inside(row.original, f"{where}, field '{self.original}'")
+            edited = inside(row.edited, f"{where}, field '{self.edited}'")
+            rows.append(Row(row.id, original, edited, prompt, row.split))
         if not rows:
             raise DataError(self.nothing())
         return rows
-
-    def nothing(self) -> str:
-        """What is wrong with a manifest without a line for the task."""
-        return f"{self.path}: no line" + (f" with task '{self.task}'" if self.task else "")
-
-    def _checked(self, row: Row, inside: PathCheck, where: str) -> Row:
-        prompt = row.prompt and cleaned_prompt(row.prompt, f"{where}: field '{self.prompt}'")
-        original = inside(row.original, f"{where}, field '{self.original}'")
-        edited = inside(row.edited, f"{where}, field '{self.edited}'")
-        return Row(row.id, original, edited, prompt, row.split)
 
     def _divided(self, rows: list[Row]) -> list[Row]:
         groups = Groups()
         for row in rows:
             groups.join(row.original, row.edited)
         names = [groups.root(row.original).removeprefix(self.folder) for row in rows]  # the same with another root
-        place = split_groups(names, self.val, self.test, str(self.path))
+        place = split_groups(names, self.val, self.test, str(self.file))
         return [Row(*row[:4], place[name]) for row, name in zip(rows, names, strict=True)]
-
-
-class ManifestPairs:
-    """The lines of one split."""
-
-    def __init__(self, rows: list[Row], store: ImageStore) -> None:
-        self._rows, self._store = rows, store
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def id(self, i: int) -> str:
-        """The ``id`` column, or both paths as written."""
-        return self._rows[i].id
-
-    def prompt(self, i: int) -> str | None:
-        """The line's instruction, if it has one."""
-        return self._rows[i].prompt
-
-    def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
-        """``(original, edited)``; `DataError` naming both files if they differ in size."""
-        return paired_view(Path(self._rows[i].original), Path(self._rows[i].edited), self._store, rng, view)
-
-    def sources(self, i: int) -> tuple[Path | bytes, ...]:
-        """Both files."""
-        return Path(self._rows[i].original), Path(self._rows[i].edited)
-
-    def contents(self, digests: Digests) -> dict[str, str]:
-        """Hashes of both files and of the instruction of every line."""
-        prompts = {f"{row.id} (prompt)": text_hash(row.prompt) for row in self._rows if row.prompt is not None}
-        return pair_hashes({row.id: (row.original, row.edited) for row in self._rows}, digests) | prompts

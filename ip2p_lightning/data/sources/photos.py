@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +32,26 @@ INSTALLED: dict[str, tuple[str, ...]] = {
 }
 
 
+@dataclass(eq=False)
 class Photos:
     """Clean photos; the task's degradation or teacher makes the other side from each crop.
 
-    Args:
-        root: a folder; every image file below it is used. If it has folders named train, val and test, these are the
-            splits; otherwise photos are split by their content's hash, so that copies stay together and no photo is in
-            two splits. None: nine photos that come with scikit-image, in fixed splits (6 train, 1 val, 2 test).
-        val: fraction of the photos in `root` for validation, within [0, 1).
-        test: fraction of them for testing, within [0, 1).
-        memory: megabytes of decoded photos kept, per process and shared between sources.
+    root: a folder; every image file below it is used. If it has folders named train, val and test, these are the
+        splits; otherwise photos are split by their content's hash, so that copies stay together and no photo is in two
+        splits. None: nine photos that come with scikit-image, in fixed splits (6 train, 1 val, 2 test).
+    val: fraction of the photos in `root` for validation, within [0, 1).
+    test: fraction of them for testing, within [0, 1).
+    memory: megabytes of decoded photos kept, per process and shared between sources.
     """
 
-    def __init__(self, root: str | None = None, val: float = 0.1, test: float = 0.1, memory: float = 512) -> None:
-        checked_fractions("Photos", val, test)
-        self.root, self.val, self.test = root, val, test
-        self._store = image_store(memory, "Photos")
+    root: str | None = None
+    val: float = 0.1
+    test: float = 0.1
+    memory: float = 512
+
+    def __post_init__(self) -> None:
+        checked_fractions("Photos", self.val, self.test)
+        self._store = image_store(self.memory, "Photos")
         self._splits: dict[str, list[Path]] = {}
 
     def pairs(self, split: Split, make: Maker | None = None) -> PhotoPairs:
@@ -74,12 +79,11 @@ class Photos:
         return files
 
     def _hashed(self, base: Path) -> dict[str, list[Path]]:
-        if not self._splits:
-            prints = {path: fingerprint(path) for path in images_below(base)}
-            if prints:
-                place = split_groups(list(prints.values()), self.val, self.test, str(base))
-                for path, group in prints.items():
-                    self._splits.setdefault(place[group], []).append(path)
+        prints = {} if self._splits else {path: fingerprint(path) for path in images_below(base)}
+        if prints:
+            place = split_groups(list(prints.values()), self.val, self.test, str(base))
+            for path, group in prints.items():
+                self._splits.setdefault(place[group], []).append(path)
         return self._splits
 
 
@@ -97,7 +101,7 @@ class PhotoPairs:
     """Photos of one split and what is made from them."""
 
     def __init__(self, base: Path, files: list[Path], make: Maker, store: ImageStore) -> None:
-        self._base, self._files, self._make, self._store = base, files, make, store
+        self._base, self._files, self.make, self._store = base, files, make, store
 
     def __len__(self) -> int:
         return len(self._files)
@@ -112,13 +116,8 @@ class PhotoPairs:
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
         """``(original, edited)``. The maker works on the crop: it costs what the crop costs, not the photo."""
         photo = as_float(view([self._store.open(self._files[i])], rng)[0])
-        made = self._make(photo, rng)
-        return (photo, made) if makes(self._make) == "edited" else (made, photo)
-
-    @property
-    def make(self) -> Maker:
-        """What makes the other side of each pair."""
-        return self._make
+        made = self.make(photo, rng)
+        return (photo, made) if makes(self.make) == "edited" else (made, photo)
 
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
         """The photo's file."""

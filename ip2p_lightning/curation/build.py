@@ -32,7 +32,7 @@ def build(settings: BuildSettings, out: Path, shard: int = 0, shards: int = 1) -
         SecurityError: a path leads out of a source.
         StorageError: `out` cannot be written.
     """
-    listings = [select_candidates(settings, i) for i in range(len(settings.parts))]
+    listings = [select_candidates(part) for part in settings.parts]
     counted, count = token_count.counter(settings.tokenizer)
     chunks = make_chunks([listing.candidates for listing in listings])
     plan = make_plan(settings, listings, counted, len(chunks))

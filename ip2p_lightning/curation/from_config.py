@@ -15,13 +15,15 @@ from ip2p_lightning.errors import UserError
 def build_settings(config: dict[str, Any]) -> BuildSettings:
     """The settings in ``conf/build.yaml``, composed and plain.
 
-    Raises:
-        UserError: a wrong key or value, or a task without a source.
-        DataError: an empty prompt pool.
-        SecurityError: a class that a config may not name.
+    Raises UserError: a wrong key or value, or a task without a source; DataError: an empty prompt pool; SecurityError:
+    a class that a config may not name.
     """
     parts = _parts(config)
-    _check(config, parts)
+    for part in parts.values():
+        check({"source": part["source"], **part["task"]}, _part_signature)
+        check({key: value for key, value in part.items() if key not in ("source", "task")}, _part_signature)
+    checked_elsewhere = ("data", "loader", "prompts", "parts", "task", "source")
+    check({key: value for key, value in config.items() if key not in checked_elsewhere}, _signature)
     machine = config["build"]
     if not 0 <= machine["shard"] < machine["shards"] or machine["workers"] < 0:
         last = machine["shards"] - 1
@@ -29,9 +31,6 @@ def build_settings(config: dict[str, Any]) -> BuildSettings:
     return BuildSettings(
         parts=[_part(name, part, config) for name, part in parts.items()],
         audit=build(config["audit"]),
-        limits=[part.get("limit", config["limit"]) for part in parts.values()],
-        splits=[part.get("splits", config["splits"]) for part in parts.values()],
-        makers=[part["task"].get("make") for part in parts.values()],
         shard_bytes=config["shard_bytes"],
         tokenizer=config["tokenizer"],
         on_bad=config["on_bad"],
@@ -39,21 +38,8 @@ def build_settings(config: dict[str, Any]) -> BuildSettings:
     )
 
 
-def _check(config: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Check all keys and values. Raises as `check` does."""
-    for part in parts.values():
-        check({"source": part["source"], **part["task"]}, _part_signature)
-        check({key: value for key, value in part.items() if key not in ("source", "task")}, _part_signature)
-    checked_elsewhere = ("data", "loader", "prompts", "parts", "task", "source")
-    check({key: value for key, value in config.items() if key not in checked_elsewhere}, _signature)
-
-
 def _part_signature(
-    source: Any = None,
-    make: Any = None,
-    prompts: Any = None,
-    limit: int | None = None,
-    splits: list[str] | None = None,
+    source: Any = None, make: Any = None, prompts: Any = None, limit: int | None = None, splits: list[str] | None = None
 ) -> None:
     """The keys of a part."""
 
@@ -91,6 +77,8 @@ def _parts(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _part(name: str, part: Mapping[str, Any], config: Mapping[str, Any]) -> Part:
-    task = part["task"]
-    make = build(task["make"]) if task.get("make") else None
-    return Part(name, build(part["source"]), build(task["prompts"]), make, config["short_side"], config["seed"])
+    own = {key: part.get(key, config[key]) for key in ("limit", "splits")}
+    own |= {key: config[key] for key in ("short_side", "seed")}
+    node = part["task"].get("make")
+    make = build(node) if node else None
+    return Part(name, build(part["source"]), build(part["task"]["prompts"]), make, make_config=node, **own)

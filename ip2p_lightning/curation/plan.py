@@ -21,37 +21,29 @@ class BuildSettings:
 
     parts: Sequence[Part]
     audit: Audit
-    limits: Sequence[int | None] = ()
-    """Per part: how many candidates to draw; None for all."""
-    splits: Sequence[Sequence[str] | None] = ()
-    """Per part: published splits to take; None for all."""
-    makers: Sequence[Any] = ()
-    """Per part: the config of what makes a side, for the record."""
     shard_bytes: int = 500_000_000
     tokenizer: str | None = None
     on_bad: str = "fail"
     workers: int = 0
 
 
-def select_candidates(settings: BuildSettings, i: int) -> Listing:
-    """The candidates of part `i` within its splits and limit; the keyed draw does not depend on the order of files."""
-    part, splits = settings.parts[i], settings.splits[i] if settings.splits else None
-    limit = settings.limits[i] if settings.limits else None
+def select_candidates(part: Part) -> Listing:
+    """The candidates of a part within its splits and limit; the keyed draw does not depend on the order of files."""
     candidates, rejected = part.origin.list()
-    if splits is not None:
-        candidates = [c for c in candidates if c.split is None or c.split in splits]
-    if limit is not None:
-        if len(candidates) < limit:
-            raise UserError(f"limit={limit}: {part.origin.name} has {len(candidates)} candidates for {part.task}")
+    if part.splits is not None:
+        candidates = [c for c in candidates if c.split is None or c.split in part.splits]
+    if part.limit is not None:
+        if len(candidates) < part.limit:
+            raise UserError(f"limit={part.limit}: {part.origin.name} has {len(candidates)} candidates for {part.task}")
         key = f"{part.seed}\x1f{part.task}\x1f"
-        candidates = sorted(candidates, key=lambda c: hashlib.sha256(f"{key}{c.id}".encode()).digest())[:limit]
+        candidates = sorted(candidates, key=lambda c: hashlib.sha256(f"{key}{c.id}".encode()).digest())[: part.limit]
     return Listing(sorted(candidates), rejected)
 
 
 def make_plan(settings: BuildSettings, listings: Sequence[Listing], counted: str, chunks: int) -> dict[str, Any]:
     """The plan as stored beside the chunks: all that `assemble` and the card need, and the digest of it."""
     parts, rejected = [], []
-    for i, (part, listing) in enumerate(zip(settings.parts, listings, strict=True)):
+    for part, listing in zip(settings.parts, listings, strict=True):
         one_sided = bool(listing.candidates) and None in listing.candidates[0][1:3]
         parts.append(
             {
@@ -62,7 +54,7 @@ def make_plan(settings: BuildSettings, listings: Sequence[Listing], counted: str
                 "facts": part.origin.facts(),
                 "candidates": len(listing.candidates),
                 "prompts": list(part.prompts.prompts),
-                "make": settings.makers[i] if settings.makers else None,
+                "make": part.make_config,
                 "made_by": type(part.make).__name__ if one_sided else "",
                 "short_side": part.short_side,
                 "seed": part.seed,

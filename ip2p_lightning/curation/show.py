@@ -23,10 +23,7 @@ GAIN = 2  # of the difference image: a difference of 32 of 255 is clearly visibl
 def show(folder: Path, out: Path, pairs: int) -> str:
     """Write ``TASK.png`` for every task to `out`; returns a summary of the dataset.
 
-    Raises:
-        UserError: no finished dataset in `folder`.
-        DamagedError: it cannot be read.
-        StorageError: `out` cannot be written.
+    Raises UserError, DamagedError: `folder` holds no finished dataset, or it cannot be read; StorageError: `out`.
     """
     metadata, lines = read_metadata(folder), _accepted(folder)
     with storage_errors(out):

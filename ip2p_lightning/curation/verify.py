@@ -12,9 +12,7 @@ from ip2p_lightning.system.files import sha256_of
 def verify(folder: Path) -> str:
     """One line that says that all files are as written.
 
-    Raises:
-        UserError: no dataset in `folder`.
-        DamagedError: a file is missing, changed or unexpected; the line names the first.
+    Raises UserError: no dataset in `folder`; DamagedError: a file is missing, changed or unexpected (the first).
     """
     metadata = read_metadata(folder)
     for name, known in metadata["files"].items():

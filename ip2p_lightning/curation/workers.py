@@ -21,9 +21,7 @@ _process: Process
 def run_chunks(process: Process, chunks: Sequence[Chunk], workers: int) -> Iterator[Outcome]:
     """Process the chunks with `workers` processes (0: in this one); yields outcomes in order of completion.
 
-    Raises:
-        DataError: a worker died, probably out of memory.
-        Whatever `process` raises.
+    Raises DataError: a worker died, probably out of memory; and whatever `process` raises.
     """
     if workers == 0:
         yield from map(process, chunks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -26,15 +26,23 @@ CLEAN_ORIGINAL = ("cartoon",)  # tasks whose photo is the original; the others r
 
 @dataclass(frozen=True)
 class Part:
-    """One task of a dataset: its source, prompts and degradation or teacher."""
+    """One task of a dataset: its source, prompts and degradation or teacher.
+
+    short_side: photos from which a side is made are scaled down to this; upstream's cartoon teacher did the same.
+    limit: how many candidates to draw; None for all.
+    splits: published splits to take; None for all.
+    make_config: the config of `make`, for the record.
+    """
 
     task: str
     origin: Origin
     prompts: PromptPool
     make: Maker | None
     short_side: int | None = 720
-    """Photos from which a side is made are scaled down to this; upstream's cartoon teacher did the same."""
     seed: int = 0
+    limit: int | None = None
+    splits: Sequence[str] | None = None
+    make_config: Any = None
 
     @property
     def clean(self) -> int:
@@ -71,17 +79,13 @@ class Example(NamedTuple):
 
 
 class _RejectedError(Exception):
-    def __init__(self, path: str, stage: str, reason: str) -> None:
-        super().__init__(reason)
-        self.path, self.stage, self.reason = path, stage, reason
+    """Of path, stage and reason."""
 
 
 def examine(candidate: Candidate, part: Part, audit: Audit, count: Callable[[str], int]) -> Example | Rejection:
-    """An example made from a candidate, or why there is none. Never raises for the content of a file.
+    """An example made from a candidate, or why there is none; no content of a file raises.
 
-    Raises:
-        SecurityError: a path that leads out of the source.
-        UserError: the task cannot make the missing side; the same for every candidate.
+    Raises SecurityError: a path leads out of the source; UserError: the task cannot make the missing side of any pair.
     """
     try:
         prompt = _prompt(candidate, part)
@@ -90,7 +94,7 @@ def examine(candidate: Candidate, part: Part, audit: Audit, count: Callable[[str
             raise _RejectedError(_path(candidate), "pair", "the two images are identical")
         return _example((original, edited), prompt, part, noted, count(prompt))
     except _RejectedError as error:
-        return Rejection(f"{part.task}/{candidate.id}", error.path, error.stage, error.reason)
+        return Rejection(f"{part.task}/{candidate.id}", *error.args)
 
 
 def _prompt(candidate: Candidate, part: Part) -> str:

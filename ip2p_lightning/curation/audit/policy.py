@@ -21,7 +21,7 @@ _STRIP = 1 << 16
 
 @dataclass(frozen=True)
 class Audit:
-    """The policy of a build.
+    """The policy of a build; raises `UserError` on a value outside these.
 
     pixels: most pixels of an image; header values are checked before anything is decoded.
     side: its longest side.
@@ -32,7 +32,6 @@ class Audit:
     identical: what to do with a pair whose two images are the same, pixel by pixel.
     shift: what to do with a pair whose two images are displaced against each other by whole pixels; `note` records it.
     lookalikes: whether nearly equal photos (another compression, size, or mirrored) count as one source image.
-    Raises `UserError` on a value outside these.
     """
 
     pixels: int = 40_000_000
@@ -51,11 +50,6 @@ class Audit:
                 raise UserError(f"audit.{name}={getattr(self, name)}: give a number, 1 or more")
         if not self.seconds >= 0:
             raise UserError(f"audit.seconds={self.seconds}: give seconds, 0 or more")
-
-    @property
-    def limits(self) -> Limits:
-        """The limits on an image's header values."""
-        return Limits(self.pixels, self.side, self.shortest, self.aspect)
 
 
 @contextmanager
@@ -78,18 +72,13 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def decoded(content: bytes, audit: Audit) -> Decoded:
-    """A file's image, within the policy's limits.
-
-    Raises:
-        DataError: why not, in one line without the file's name.
-    """
+    """A file's image, within the policy's limits. Raises DataError: why not, without the file's name."""
     try:
         with time_limit(audit.seconds):
-            return decode_image(content, limits=audit.limits, name="-")
-    except DataError as error:
+            limits = Limits(audit.pixels, audit.side, audit.shortest, audit.aspect)
+            return decode_image(content, limits=limits, name="-")
+    except (DataError, TimeoutError) as error:
         raise DataError(str(error).removeprefix("-: ")) from None
-    except TimeoutError as error:
-        raise DataError(str(error)) from None
 
 
 def png(pixels: np.ndarray) -> bytes:  # [H W 3] uint8

@@ -42,15 +42,11 @@ def assign_splits(entries: Sequence[Entry], fractions: Mapping[str, Fractions], 
     """Set the `split` and `source_id` of every entry; one that would leak gets no split but a `reason`.
 
     A group stays in one split. Where published splits disagree, test keeps it before val, and val before train;
-    entries without a published split move, published ones are rejected.
+    entries without a published split move, published ones are rejected. Returns the number of pairs of lookalikes.
 
-    Args:
-        entries: in order of id.
-        fractions: per task.
-        lookalikes: whether nearly equal photos are one group.
-
-    Returns:
-        The number of pairs of lookalikes.
+    entries: in order of id.
+    fractions: per task.
+    lookalikes: whether nearly equal photos are one group.
     """
     groups, drawn = Groups(), _fractions_to_draw(entries, fractions)
     reasons = {}

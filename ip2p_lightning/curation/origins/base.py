@@ -36,12 +36,11 @@ class Candidate(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A file or pair that does not become an example, and why."""
+    """A file or pair that does not become an example, and why; `stage`: list, read, decode, pair, prompt or leakage."""
 
     id: str
     path: str
     stage: str
-    """list, path, read, decode, pair, prompt or leakage."""
     reason: str
 
 
@@ -83,9 +82,8 @@ def source_folder(root: str, advice: str) -> Path:
 def read_inside(root: str, place: str, limit: int) -> bytes:
     """The bytes of a regular file below `root`, with links resolved.
 
-    Raises:
-        SecurityError: `place` leads out of the root, or to a device, pipe or socket.
-        DataError: not there, a folder, or larger than `limit`.
+    Raises SecurityError: it leads out of the root, or to a device, pipe or socket; DataError: not there, a folder, or
+    larger than `limit`.
     """
     path = os.path.realpath(f"{root}/{place}")
     if not path.startswith(root.rstrip("/") + "/"):
@@ -110,12 +108,8 @@ def without_duplicates(
 ) -> list[Candidate]:
     """Candidates in order of id, without those whose id is not UTF-8 or differs from another's in case or form only.
 
-    Not all file systems keep ``Ä.png`` and ``ä.png`` apart: such a dataset could not be copied.
-
-    Args:
-        candidates: in any order.
-        rejected: the rejections are added to it.
-        lines: their lines in a manifest, for the reason.
+    Not all file systems keep ``Ä.png`` and ``ä.png`` apart: such a dataset could not be copied. Rejections are added to
+    `rejected`; `lines` are the candidates' lines in a manifest, for the reason.
     """
     seen: dict[str, int] = {}
     kept = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -22,15 +23,8 @@ from ip2p_lightning.data.sources.image_files import walk
 from ip2p_lightning.data.sources.splits import checked_fractions
 from ip2p_lightning.errors import UserError, suggest
 
-LISTED = SUFFIXES | {
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".jp2",
-    ".ppm",
-    ".tga",
-}  # more than can be read: those are rejected
+# More than can be read: the others are rejected.
+LISTED = SUFFIXES | {".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".tga"}
 SIDES = ("original", "edited", "clean")
 PARTS = {"train": "train", "val": "val", "test": "test", "any": None}  # any: divided by hash
 
@@ -44,6 +38,7 @@ class File(NamedTuple):
     stamp: int
 
 
+@dataclass(eq=False)
 class FolderOrigin:
     """Images below a folder, found and matched by patterns.
 
@@ -51,48 +46,41 @@ class FolderOrigin:
     name, and ``{path}`` also for folders; two files whose words agree are a pair; files with one ``{scene}`` stay in
     one split; ``*`` stands for any part of a name, and ``**/`` for any folders.
 
-    Args:
-        name: of the dataset.
-        root: the folder.
-        layouts: its known layouts; the first that is found is used. Each maps a split (train, val, test,
-            or any: divided by hash) to patterns: ``original`` and ``edited``, or ``clean`` for photos from which the
-            task makes the other side.
-        val: fraction for validation, of what is published as training data if there is no published validation set.
-        test: likewise for testing.
-        get: what to download and where to put it; shown when it is missing.
-        size: how large it is.
-        home: where its authors describe it.
-        licence: its terms.
-        citation: the paper.
-        overlaps: what it is known to share with other datasets.
+    name: of the dataset.
+    root: the folder.
+    layouts: its known layouts; the first that is found is used. Each maps a split (train, val, test, or any: divided
+        by hash) to patterns: ``original`` and ``edited``, or ``clean`` for photos from which the task makes a side.
+    val: fraction for validation, of what is published as training data if there is no published validation set.
+    test: likewise for testing.
+    get: what to download and where to put it; shown when it is missing.
+    size: how large it is.
+    home, licence, citation: where its authors describe it, its terms, and the paper; for the card.
+    overlaps: what it is known to share with other datasets.
     """
 
-    def __init__(
-        self,
-        name: str,
-        root: str,
-        layouts: Sequence[Mapping[str, Mapping[str, str]]],
-        val: float = 0.0,
-        test: float = 0.0,
-        get: str = "",
-        size: str = "",
-        home: str = "",
-        licence: str = "",
-        citation: str = "",
-        overlaps: str = "",
-    ) -> None:
-        checked_fractions(f"source {name}", val, test)
-        for key, side in [(key, side) for layout in layouts for key, sides in layout.items() for side in sides]:
+    name: str
+    root: str
+    layouts: Sequence[Mapping[str, Mapping[str, str]]]
+    val: float = 0.0
+    test: float = 0.0
+    get: str = ""
+    size: str = ""
+    home: str = ""
+    licence: str = ""
+    citation: str = ""
+    overlaps: str = ""
+
+    def __post_init__(self) -> None:
+        checked_fractions(f"source {self.name}", self.val, self.test)
+        for key, side in [(key, side) for layout in self.layouts for key, sides in layout.items() for side in sides]:
             if key not in PARTS or side not in SIDES:
                 known = f"give {', '.join(PARTS)} with {', '.join(SIDES)}"
                 raise UserError(f"source.layouts: {key}.{side}{suggest(key, PARTS)}: {known}")
-        self.name, self.root, self.layouts, self.val, self.test = name, root, list(layouts), val, test
-        self.get, self.size = get, size
-        self._facts = {"home": home, "licence": licence, "citation": citation, "overlaps": overlaps}
-        self._real_root = os.path.realpath(Path(root).expanduser())
+        self._real_root = os.path.realpath(Path(self.root).expanduser())
 
     def facts(self) -> dict[str, str]:
-        return {key: value for key, value in self._facts.items() if value}
+        values = {key: getattr(self, key) for key in ("home", "licence", "citation", "overlaps")}
+        return {key: value for key, value in values.items() if value}
 
     def read(self, place: str, limit: int) -> bytes:
         return read_inside(self._real_root, place, limit)

@@ -36,10 +36,7 @@ class ManifestOrigin(Manifest):
     def list(self) -> Listing:
         """Every line; one that names a missing file, or lacks a field, is rejected with its number.
 
-        Raises:
-            UserError: no such manifest.
-            DataError: a line that cannot be read at all.
-            SecurityError: a path that leaves the root.
+        Raises UserError: no such manifest; DataError: a line is unreadable; SecurityError: a path leaves the root.
         """
         inside = PathCheck(self.folder)
         candidates, lines, rejected = list[Candidate](), list[int](), list[Rejection]()

@@ -38,9 +38,8 @@ def endpoint(url: str, model: str, seed: int, decoding: Mapping[str, Any], key_n
 
     key_name: the environment variable that holds the key; its value is sent as a bearer token and shown nowhere.
 
-    Raises:
-        UserError: no such URL or variable, or `openai` is not installed.
-        SecurityError: another scheme than http(s), a password in the URL, or a key over plain http.
+    Raises UserError: no such URL or variable, or `openai` is not installed; SecurityError: another scheme than http(s),
+    a password in the URL, or a key over plain http.
     """
     address = _address(url, bool(key_name))
     key = os.environ.get(key_name or "", "")
@@ -53,8 +52,8 @@ def endpoint(url: str, model: str, seed: int, decoding: Mapping[str, Any], key_n
     stay = openai.DefaultHttpxClient(follow_redirects=False)  # a redirect would send the key to another host
     # Without `api_key` the client would send the key for OpenAI that the environment may hold.
     client = openai.OpenAI(base_url=address, api_key=key or "none", timeout=SECONDS, http_client=stay)
-    settings = {"model": model, "temperature": decoding["temperature"], "top_p": decoding["top_p"]}
-    settings |= {"max_tokens": decoding["max_new_tokens"]}
+    settings = {key: decoding[key] for key in ("temperature", "top_p")}
+    settings |= {"model": model, "max_tokens": decoding["max_new_tokens"]}
 
     def ask(request: str, turn: int) -> str:
         messages = [{"role": "user", "content": request}]
@@ -66,9 +65,7 @@ def endpoint(url: str, model: str, seed: int, decoding: Mapping[str, Any], key_n
         except openai.APIConnectionError as error:
             raise UserError(f"{address}: no answer ({error})") from None
         except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError):
-            raise DataError(
-                f"{address}: the reply does not have the form of an OpenAI-compatible chat endpoint"
-            ) from None
+            raise DataError(f"{address}: not the reply of an OpenAI-compatible chat endpoint") from None
 
     return ask
 

@@ -35,7 +35,8 @@ def task_pool(name: str, settings: Settings, ask: sources.Ask) -> tuple[PromptPo
         tokenizer /= "tokenizer"
     counted, count = token_count.counter(str(tokenizer) if tokenizer else None)
     keeps = embedding_test(settings.encoder, about, settings.min_cosine) if settings.encoder else keyword_test(keywords)
-    shared = _shared(name)
+    held_out_file = read_yaml(CONF / "prompts" / "parts" / "held_out.yaml")  # no pool may train on these
+    shared = list((held_out_file.get(name) or {}).get("held_out", []))
     prompts = Filter(count, keeps, shared, settings.near, settings.max_tokens, settings.min_words)
     own = 0 if settings.held_out == "shared" else int(settings.held_out)
     offered = 0
@@ -54,16 +55,13 @@ def task_pool(name: str, settings: Settings, ask: sources.Ask) -> tuple[PromptPo
 
 
 def _offers(about: str, settings: Settings, ask: sources.Ask) -> Iterator[str]:
-    for turn in range(1 if settings.source == "file" else settings.rounds):
-        values = {"n": settings.per_round, "about": about, "style": f"{settings.style} " if settings.style else ""}
-        # A model without a chat template continues the text, so the first line is an example.
-        yield from sentences(ask(_filled(settings.template, values | {"example": about.capitalize()}), turn))
-
-
-def _filled(template: str, values: Mapping[str, object]) -> str:
+    values = {"n": settings.per_round, "about": about, "style": f"{settings.style} " if settings.style else ""}
+    values |= {"example": about.capitalize()}  # a model without a chat template continues the text
+    request = settings.template
     for key, value in values.items():  # not str.format: a template from a file could reach attributes
-        template = template.replace(f"{{{key}}}", str(value))
-    return template
+        request = request.replace(f"{{{key}}}", str(value))
+    for turn in range(1 if settings.source == "file" else settings.rounds):
+        yield from sentences(ask(request, turn))
 
 
 def _description(name: str, settings: Settings) -> tuple[str, list[str]]:
@@ -73,11 +71,6 @@ def _description(name: str, settings: Settings) -> tuple[str, list[str]]:
         hint = suggest(name, settings.tasks)
         raise UserError(f"task={name} is not one of {', '.join(settings.tasks)}{hint}; or give about=TEXT keywords=A,B")
     return about, settings.keywords.split(",") if settings.keywords else list(task.get("keywords", []))
-
-
-def _shared(name: str) -> list[str]:
-    """Held-out prompts of the shipped pools; no pool may train on them."""
-    return list((read_yaml(CONF / "prompts" / "parts" / "held_out.yaml").get(name) or {}).get("held_out", []))
 
 
 def pool_file(pools: Mapping[str, tuple[PromptPool, str]], settings: Settings) -> str:

@@ -22,12 +22,11 @@ from ip2p_lightning.errors import DataError, StorageError
 from ip2p_lightning.system.files import sha256_of, storage_errors, sync_folder, write_atomic, write_json
 
 
-def assemble(work: Path, plan: Mapping[str, Any], on_bad: str, progress: bool) -> dict[str, Any]:
-    """Write the dataset of finished chunks to ``work/final``; returns its metadata.
+def assemble(work: Path, plan: Mapping[str, Any], on_bad: str, progress: bool) -> None:
+    """Write the dataset of finished chunks to ``work/final``.
 
-    Raises:
-        DataError: a candidate was rejected and on_bad is "fail" (``work/report.jsonl`` says which), none was accepted,
-            or there are too few photos to split.
+    Raises DataError: a candidate was rejected and on_bad is "fail" (``work/report.jsonl`` says which), none was
+    accepted, or there are too few photos to split.
     """
     entries, rejected = _entries(work, plan)
     fractions = {part["task"]: Fractions(part["val"], part["test"]) for part in plan["parts"]}
@@ -43,7 +42,8 @@ def assemble(work: Path, plan: Mapping[str, Any], on_bad: str, progress: bool) -
             raise DataError(f"nothing was accepted, {len(rejected)} rejected; {first}")
         total = len(rejected) + len(entries) - len(leaks)
         raise DataError(f"{len(rejected)} of {total} rejected; {first}; on_bad=skip leaves them out")
-    return _write(work, plan, entries, len(rejected), lookalikes, progress)
+    counts = {"rejected": len(rejected), "lookalikes": lookalikes}
+    _write(work, plan, entries, counts, progress)
 
 
 def _entries(work: Path, plan: Mapping[str, Any]) -> tuple[list[Entry], list[dict[str, Any]]]:
@@ -61,13 +61,8 @@ def _entries(work: Path, plan: Mapping[str, Any]) -> tuple[list[Entry], list[dic
 
 
 def _write(
-    work: Path,
-    plan: Mapping[str, Any],
-    entries: Sequence[Entry],
-    rejected: int,
-    lookalikes: int,
-    progress: bool,
-) -> dict[str, Any]:
+    work: Path, plan: Mapping[str, Any], entries: Sequence[Entry], counts: Mapping[str, int], progress: bool
+) -> None:
     final = work / "final"
     (final / "data").mkdir(parents=True, exist_ok=True)
     by_id = {entry.id: entry for entry in entries}
@@ -79,14 +74,13 @@ def _write(
                 _write_shard(path, work, ids, by_id)
             bar.update(len(ids))
     figures = write_report(final / REPORT, work, plan, by_id)
-    metadata = _metadata(plan, entries, figures, shards) | {"rejected": rejected, "lookalikes": lookalikes}
+    metadata = _metadata(plan, entries, figures, shards) | counts
     write_atomic(final / "README.md", dataset_card.text(metadata, plan).encode())
     files = sorted(p for p in final.rglob("*") if p.is_file() and p.name != METADATA)
     metadata["files"] = {
         p.relative_to(final).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files
     }
     write_json(final / METADATA, metadata)
-    return metadata
 
 
 def _divide(entries: Sequence[Entry], most: int) -> dict[str, list[str]]:
@@ -151,11 +145,7 @@ def _metadata(
 
 
 def publish(work: Path, out: Path) -> None:
-    """Move ``work/final`` into place, ``dataset.json`` last; continues after a kill.
-
-    Raises:
-        StorageError: no permission, or no space.
-    """
+    """Move ``work/final`` into place, ``dataset.json`` last; continues after a kill. Raises StorageError."""
     final = work / "final"
     with storage_errors(out):
         for name in ("README.md", REPORT, "data", METADATA):

@@ -71,9 +71,6 @@ def row_bytes(row: Mapping[str, Any]) -> int:
     return 256 + sum(len(row[name]["bytes"]) for name in IMAGES)
 
 
-# ---- Arrow ----
-
-
 def arrow_writer(file: BinaryIO) -> GroupWriter:
     """Takes rows as dictionaries, with images as ``{"bytes": ..., "path": ...}``; each gets a checksum."""
     kept = pa.schema([*_fields(STORED), pa.field("crc", pa.uint32())])
@@ -87,11 +84,7 @@ def _fields(columns: Iterable[str]) -> list[pa.Field]:
 
 
 def read_rows(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Id and row of the rows `wanted` of an Arrow file; the others are not read.
-
-    Raises:
-        DamagedError: the file cannot be read, its bytes changed, or a row is missing.
-    """
+    """Id and row of the rows `wanted` of an Arrow file; `DamagedError` if it is damaged, or a row is missing."""
     left = set(wanted)
     try:
         for name, row in _checked_rows(path, wanted):
@@ -130,9 +123,6 @@ def _as_dict(row: pa.RecordBatch) -> dict[str, Any]:
     texts = {name: row.column(name)[0].as_py() for name in STORED if name not in IMAGES}
     images = {name: row.column(name)[0] for name in IMAGES}
     return texts | {n: {"bytes": v["bytes"].as_buffer(), "path": v["path"].as_py()} for n, v in images.items()}
-
-
-# ---- Parquet ----
 
 
 def schema() -> pa.Schema:

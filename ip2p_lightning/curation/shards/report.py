@@ -17,13 +17,13 @@ _PRIVATE = ("id", "task", "_", "chunk")
 
 
 def write_report(path: Path, work: Path, plan: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
-    """One line per candidate, accepted or rejected; returns the counts for the card."""
+    """One line per candidate; returns the counts for the card."""
     sizes, tokens, stages, identical = Counter[str](), Counter[int](), Counter[str](), 0
 
     def write(file: Any) -> None:
         nonlocal identical
         for line in (*plan["rejected"], *reports(work, plan["chunks"])):
-            entry = report_line(line, by_id)
+            entry = _report_line(line, by_id)
             if entry["verdict"] == "accepted":
                 sizes[f"{entry['width']}x{entry['height']}"] += 1
                 tokens[entry["tokens"]] += 1
@@ -36,7 +36,7 @@ def write_report(path: Path, work: Path, plan: Mapping[str, Any], by_id: Mapping
     return {"sizes": sizes, "tokens": tokens, "stages": dict(sorted(stages.items())), "identical": identical}
 
 
-def report_line(line: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
+def _report_line(line: Mapping[str, Any], by_id: Mapping[str, Entry]) -> dict[str, Any]:
     """The report's line of a candidate, from its chunk's line and its assigned split."""
     head = {"id": line["id"], "task": line["task"]}
     if "stage" in line:

@@ -1,24 +1,24 @@
 """Pairs that cannot be read while a run trains: left out up to a budget, replaced by others, and listed.
 
-What takes a bad pair's place is a function of its key, and from when on a pair counts as bad is kept with the run: a
+What replaces a bad pair is a function of its key, and the file with the run says from when on a pair counts as bad: a
 run that is continued leaves out what it left out before.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import RawArray
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch.utils.data import Dataset, get_worker_info
 
 from ip2p_lightning.data.batch_sampler import Key
 from ip2p_lightning.errors import DamagedError, DataError
 from ip2p_lightning.rng import numpy_rng
-from ip2p_lightning.system.files import storage_errors
+from ip2p_lightning.system.files import append_line, storage_errors
 from ip2p_lightning.system.locks import wait_for_lock
 
 RECORD = "bad.jsonl"
@@ -32,9 +32,8 @@ on_example: Callable[[Key], None] | None = None  # for tests of faults: called b
 class BadPairs:
     """The pairs that a run has left out, in a file that its workers and ranks share.
 
-    Args:
-        path: one line of JSON for each: task, id, when it was first left out, and why.
-        most: so many of them; one more ends the run.
+    path: one line of JSON for each: task, id, when it was first left out, and why.
+    most: how many there may be; one more ends the run.
     """
 
     def __init__(self, path: Path, most: int) -> None:
@@ -50,29 +49,24 @@ class BadPairs:
         return self._read().get((task, name))
 
     def add(self, key: Key, name: str, error: DataError | DamagedError) -> None:
-        """Leave a pair out from `key` on.
-
-        Raises:
-            DataError, DamagedError: the error, if that is one pair too many.
-        """
-        with self._locked() as file:
+        """Leave a pair out from `key` on. Raises the error, if that is one pair too many."""
+        with storage_errors(self.path), self.path.open("ab") as file:
+            wait_for_lock(file)
             known = self._read()
             if (key.task, name) not in known and len(known) >= self.most:
                 listed = f"; {len(known)} others were left out before (loader.max_bad={self.most}): {self.path}"
                 raise type(error)(f"{error}{listed if known else ''}")
             entry = {"task": key.task, "id": name, "epoch": key.epoch, "draw": key.draw, "reason": str(error)}
-            file.seek(0)
-            begun = file.read()
-            cut = b"\n" if begun and not begun.endswith(b"\n") else b""  # by a kill
-            file.write(cut + (json.dumps(entry) + "\n").encode())
+            append_line(self.path, entry)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What is in the file; the last entry of a pair counts."""
-        try:
-            content = self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
-        return list({(entry["task"], entry["id"]): entry for entry in map(_entry, content) if entry}.values())
+        """The entries of the file; the last one of a pair counts."""
+        entries: dict[tuple[str, str], dict[str, Any]] = {}
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
+            with suppress(ValueError):  # a line cut short by a kill
+                entry = json.loads(line)
+                entries[entry["task"], entry["id"]] = entry
+        return list(entries.values())
 
     def _read(self) -> dict[tuple[str, str], Place]:
         size = self.path.stat().st_size if self.path.exists() else 0
@@ -81,28 +75,13 @@ class BadPairs:
             self._size = size
         return self._known
 
-    @contextmanager
-    def _locked(self) -> Iterator[BinaryIO]:
-        with storage_errors(self.path), self.path.open("a+b") as file:
-            wait_for_lock(file)
-            yield file
-
-
-def _entry(line: bytes) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
 
 class Watched(Dataset[Any]):
-    """Examples by key, as those of `examples`; it says which one each worker is at.
+    """The examples of `examples` by key; records which one each worker is reading.
 
-    Args:
-        examples: of several tasks; a bad one is a `DataError` or `DamagedError`.
-        workers: processes that will ask.
-
-    bad: where what is left out is kept; None: nothing may be, the error goes through.
+    examples: of several tasks; a bad one is a `DataError` or `DamagedError`.
+    workers: processes that will ask.
+    bad: records the pairs left out; None: none may be, the error is raised.
     """
 
     def __init__(self, examples: Any, workers: int) -> None:

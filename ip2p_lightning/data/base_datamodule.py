@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class TasksDataModule(LightningDataModule):
-    """Loaders for some tasks; what they are is up to the subclass.
+    """Loaders for the tasks that a subclass names.
 
     val_examples: pairs per task that `val_dataloader` shows; None: all of them.
-    cache: makes the training batches in place of `Batches` (see ``caching.train``); None: nothing is cached.
-    bad: where training pairs that cannot be read are kept; None: the first of them is an error.
-    changed: files that `contents` found with another content than it remembered (see ``digests.News``).
+    cache: makes the training batches in place of `Batches` (see `Cache.batches`); None: nothing is cached.
+    bad: records training pairs that cannot be read; None: the first of them is an error.
+    changed: files whose content differs from the cached digest, found by `contents` (see `News`).
     """
 
     def __init__(self, loader: Loader, seed: int) -> None:
@@ -44,18 +44,13 @@ class TasksDataModule(LightningDataModule):
 
     @property
     def active(self) -> dict[str, EditDataModule]:
-        """The tasks that take part, by name."""
+        """The tasks of weight above 0, by name."""
         raise NotImplementedError
 
     @property
     def weights(self) -> dict[str, float]:
-        """Their weights, above 0."""
+        """Their weights."""
         return dict.fromkeys(self.active, 1.0)
-
-    @property
-    def task_names(self) -> list[str]:
-        """Names of the tasks that take part."""
-        return list(self.active)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -73,7 +68,7 @@ class TasksDataModule(LightningDataModule):
         key = (split, held_out_prompts)
         if key not in self._opened:
             same: dict[str, Any] = {"split": split, "loader": self.loader, "seed": self.seed}
-            same |= {"held_out_prompts": held_out_prompts}
+            same["held_out_prompts"] = held_out_prompts
             if split == "train" and not held_out_prompts and self.loader.misspell:
                 said = [prompt for task in self.active.values() for prompt in task.prompts.prompts]
                 same["misspelling"] = Misspelling(said, self.loader.misspell)
@@ -102,12 +97,10 @@ class TasksDataModule(LightningDataModule):
         return self.evaluation("test")
 
     def evaluation(self, split: Split = "test", held_out_prompts: bool = False, examples: int | None = None) -> Batches:
-        """Every pair of a split, `loader.eval_draws` times, none twice over all ranks.
+        """Every pair of a split (train with the training view), `loader.eval_draws` times, none twice over all ranks.
 
-        Args:
-            split: train (seen with the training view), val or test.
-            held_out_prompts: ask with prompts that training never draws.
-            examples: only the first so many pairs of each task; None: all.
+        held_out_prompts: ask with prompts that training never draws.
+        examples: only the first so many pairs of each task; None: all.
         """
         data, (rank, world) = self.datasets(split, held_out_prompts), self._place()
         sizes = {name: size if examples is None else min(size, examples) for name, size in data.sizes.items()}

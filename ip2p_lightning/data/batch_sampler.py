@@ -1,6 +1,6 @@
 """The order of an epoch as a pure function of (seed, epoch): nothing to save, nothing to restore.
 
-After a restart the position alone (optimizer steps already taken, which every checkpoint holds) says where to go on;
+After a restart the position alone (optimizer steps taken, which every checkpoint holds) says where to go on;
 micro-batches and ranks cut their own part from one global order.
 """
 
@@ -33,8 +33,7 @@ class Key(NamedTuple):
 def checked_weights(weights: Mapping[str, float] | None, tasks: list[str]) -> dict[str, float]:
     """Weights of the tasks that take part; a task that is not named weighs 1, a task of weight 0 is left out.
 
-    Raises:
-        UserError: an unknown task, a weight that is negative or not finite, or none above 0.
+    Raises UserError: an unknown task, a weight that is negative or not finite, or none above 0.
     """
     given = dict(weights or {})
     for name, weight in given.items():
@@ -70,11 +69,9 @@ class TrainPlan:
     pairs in an epoch differ by at most one. Where an epoch is a part of the data only, successive epochs take
     successive parts.
 
-    Args:
-        sizes: pairs per task.
-        weights: share of each task in an epoch, any positive scale.
-        epoch_size: examples in an epoch.
-        seed: of the order.
+    sizes: pairs per task.
+    weights: share of each task in an epoch, any positive scale.
+    epoch_size: examples in an epoch.
     """
 
     def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], epoch_size: int, seed: int) -> None:
@@ -115,13 +112,11 @@ class TrainBatches(Sampler[list[Key]]):
     step is divided into micro-batches and ranks. A batch may hold the end of an epoch and the beginning of the next:
     no example is left out, and none of a step is missing.
 
-    Args:
-        plan: the global order.
-        batch_size: examples per batch and rank.
-        rank: number of this process.
-        world: number of processes.
-        start: micro-batches this rank has already done in the whole run; asked at every ``iter()``.
-        total: micro-batches of the whole run; None: as many as an epoch fills, at least one.
+    plan: the global order.
+    batch_size: examples per batch and rank.
+    rank, world: number of this process, and of processes.
+    start: micro-batches this rank has already done in the whole run; asked at every ``iter()``.
+    total: micro-batches of the whole run; None: as many as an epoch fills, at least one.
     """
 
     def __init__(
@@ -162,12 +157,9 @@ class TrainBatches(Sampler[list[Key]]):
 class EvalBatches(Sampler[list[Key]]):
     """Every pair of every task `draws` times, in a fixed order; rank r takes places r, r + world, ...: none twice.
 
-    Args:
-        sizes: pairs per task.
-        draws: times each pair is shown, with a degradation and prompt of its own.
-        batch_size: examples per batch; the last one may be smaller.
-        rank: number of this process.
-        world: number of processes.
+    sizes: pairs per task.
+    draws: times each pair is shown, with a degradation and prompt of its own.
+    batch_size: examples per batch; the last one may be smaller.
     """
 
     def __init__(self, sizes: Mapping[str, int], draws: int, batch_size: int, rank: int = 0, world: int = 1) -> None:

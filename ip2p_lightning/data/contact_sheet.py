@@ -43,12 +43,10 @@ def contact_sheet(
 ) -> Image.Image:
     """A grid with a heading per column and the instruction above each row.
 
-    Args:
-        columns: headings.
-        rows: per row its text and its images, ``[H W 3]`` uint8, scaled to one height with their aspect kept.
-        cell: largest side of an image on the sheet, in pixels.
-        title: a line above all.
-        captions: per row a short text under each image, e.g. ``"27.3 dB"``; "" for none.
+    rows: per row its text and its images, ``[H W 3]`` uint8, scaled with their aspect kept.
+    cell: largest side of an image on the sheet, in pixels.
+    title: a line above all.
+    captions: per row a short text under each image, e.g. ``"27.3 dB"``; "" for none.
     """
     notes = captions or [[""] * len(columns) for _ in rows]
     width = 2 * MARGIN + len(columns) * cell + (len(columns) - 1) * GAP

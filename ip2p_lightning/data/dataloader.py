@@ -34,12 +34,11 @@ class Loader:
     workers: processes that prepare batches, per rank; 0 prepares them in the training process.
     epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs.
     eval_draws: times each validation or test pair is shown, with a degradation and prompt of its own.
-    misspell: share of a training prompt's words that get another ending, and half as many invented words come between,
-        anew for each example: for a text encoder that learns its words here (see `Misspelling`). In [0, 1].
+    misspell: share of a training prompt's words that get another ending, in [0, 1]; half as many invented words come
+        between. Drawn for each example: for a text encoder that learns its words here (see `Misspelling`).
     pin_memory: page-locked batches, for a GPU.
     timeout: seconds after which a batch that no worker delivers is an error; 0 waits for ever.
-    max_bad: training pairs that may turn out to be unreadable while a run goes on: they are left out, and listed in its
-        bad.jsonl; one more is an error.
+    max_bad: unreadable training pairs that a run leaves out and lists in its bad.jsonl; one more is an error.
     Raises `UserError` on values outside these.
     """
 
@@ -102,8 +101,7 @@ def _check(name: str, value: int | None, least: int, step: int = 1) -> None:
 class Batches:
     """An iterable of collated batches (`EditExample` of ``[B 3 H W]`` tensors and lists), with a length.
 
-    Not itself a `DataLoader`: Lightning re-creates those with samplers of its own (distributed, predicting,
-    overfitting), and ours already know their rank and place.
+    Not a `DataLoader`: Lightning re-creates those with samplers of its own, and ours already know their rank and place.
     """
 
     def __init__(self, dataset: Any, keys: Sampler[list[Key]], loader: Loader, collate: Any = None) -> None:
@@ -164,7 +162,6 @@ class Batches:
         return DataError(f"{what}; {', '.join(named) or 'at no pair'}; {how}; the same command continues")
 
     def _kill(self) -> None:
-        """End the workers, whatever they are doing."""
         workers = getattr(self._iterator, "_workers", ())
         for _ in range(2):  # torch's handler of SIGCHLD takes the first death for a failure, in the middle of this
             with contextlib.suppress(RuntimeError):
@@ -190,7 +187,7 @@ class Batches:
         self._loader._iterator = value
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the place is a function of the batches done. Tells Lightning that a restart is no loss."""
+        """Nothing: the position follows from the batches done. Tells Lightning that a restart loses nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

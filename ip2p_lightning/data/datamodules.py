@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from ip2p_lightning.data.base_datamodule import TasksDataModule
 from ip2p_lightning.data.batch_sampler import checked_weights
 from ip2p_lightning.data.dataloader import Loader
 from ip2p_lightning.data.dataset import EditDataset
+from ip2p_lightning.data.degradations.low_light import LowLight
+from ip2p_lightning.data.degradations.noise import SensorNoise
+from ip2p_lightning.data.degradations.rain import Rain
 from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.data.prompts import PromptPool
 from ip2p_lightning.data.sources.base import Maker, Source, Split
 from ip2p_lightning.data.sources.photos import Photos
+from ip2p_lightning.data.teachers.cartoon import Cartoonizer
 from ip2p_lightning.errors import UserError
 
 _DEFAULT_LOADER = Loader()
 
 
 class EditDataModule(TasksDataModule):
-    """One task: where its pairs come from, how one side is made, and what is said.
+    """One task: where its pairs come from, how one side is made, and its prompts.
 
-    Args:
-        source: of the pairs; None: the photos that come with scikit-image.
-        prompts: the task's instructions; None: one sentence that belongs to the task.
-        make: degradation or teacher, for sources that hold one side only; None: the task's own.
-        flip: probability of a left-right flip in training; prompts that name a side are never flipped.
-        loader: sizes, crops and workers.
-        seed: of order, crops, degradations and prompts.
-        name: what the task is called; None: the class's own name for it.
+    source: of the pairs; None: the photos that come with scikit-image.
+    prompts: the task's instructions; None: one sentence that belongs to the task.
+    make: degradation or teacher, for sources that hold one side only; None: the task's own.
+    flip: probability of a left-right flip in training; prompts that name a side are never flipped.
+    loader: sizes, crops and workers.
+    seed: of order, crops, degradations and prompts.
+    name: what the task is called; None: the class's own name for it.
     """
 
     task = "edit"
     prompt = "edit the image"
+    maker: ClassVar[Callable[[], Maker] | None] = None
+    """The class of the task's own degradation or teacher; None: the source must hold both sides."""
 
     def __init__(
         self,
@@ -50,17 +55,11 @@ class EditDataModule(TasksDataModule):
         self.task = name or type(self).task
         self.source: Source = Photos() if source is None else source
         self.prompts = PromptPool([type(self).prompt]) if prompts is None else prompts
-        self.make = self.default_make() if make is None else make
+        self.make = self.maker() if make is None and self.maker else make
         self.flip = flip
-
-    @classmethod
-    def default_make(cls) -> Maker | None:
-        """The task's own degradation or teacher, with its own settings; None: the source must hold both sides."""
-        return None
 
     @property
     def active(self) -> dict[str, EditDataModule]:
-        """This one task."""
         return {self.task: self}
 
     def dataset(
@@ -83,13 +82,7 @@ class CartoonDataModule(EditDataModule):
 
     task = "cartoon"
     prompt = "turn it into a cartoon"
-
-    @classmethod
-    def default_make(cls) -> Any:
-        """The cartoon teacher."""
-        from ip2p_lightning.data.teachers.cartoon import Cartoonizer
-
-        return Cartoonizer()
+    maker = Cartoonizer
 
 
 class DerainDataModule(EditDataModule):
@@ -97,13 +90,7 @@ class DerainDataModule(EditDataModule):
 
     task = "derain"
     prompt = "remove the rain"
-
-    @classmethod
-    def default_make(cls) -> Any:
-        """Synthetic rain."""
-        from ip2p_lightning.data.degradations.rain import Rain
-
-        return Rain()
+    maker = Rain
 
 
 class DenoiseDataModule(EditDataModule):
@@ -111,13 +98,7 @@ class DenoiseDataModule(EditDataModule):
 
     task = "denoise"
     prompt = "remove the noise"
-
-    @classmethod
-    def default_make(cls) -> Any:
-        """Synthetic sensor noise."""
-        from ip2p_lightning.data.degradations.noise import SensorNoise
-
-        return SensorNoise()
+    maker = SensorNoise
 
 
 class LowLightDataModule(EditDataModule):
@@ -125,13 +106,7 @@ class LowLightDataModule(EditDataModule):
 
     task = "lowlight"
     prompt = "brighten the photo"
-
-    @classmethod
-    def default_make(cls) -> Any:
-        """Synthetic low light."""
-        from ip2p_lightning.data.degradations.low_light import LowLight
-
-        return LowLight()
+    maker = LowLight
 
 
 class DeblurDataModule(EditDataModule):
@@ -142,17 +117,13 @@ class DeblurDataModule(EditDataModule):
 
 
 class MixtureDataModule(TasksDataModule):
-    """Several tasks in one training, mixed by weight.
+    """Several tasks in one training, mixed by weight. Raises UserError: an unknown task or an impossible weight.
 
-    Args:
-        tasks: the tasks by name; the name replaces the task's own. Their loaders and seeds are not used.
-        weights: share of each in an epoch, any scale; a task that is not named weighs 1, one of weight 0 is left out
-            (its data is not even opened). None: all alike.
-        loader: sizes, crops and workers, for all tasks.
-        seed: for all tasks.
-
-    Raises:
-        UserError: an unknown task or an impossible weight.
+    tasks: the tasks by name; the name replaces the task's own. Their loaders and seeds are not used.
+    weights: share of each in an epoch, any scale; a task that is not named weighs 1, one of weight 0 is left out (its
+        data is not even opened). None: all alike.
+    loader: sizes, crops and workers, for all tasks.
+    seed: for all tasks.
     """
 
     def __init__(
@@ -168,10 +139,8 @@ class MixtureDataModule(TasksDataModule):
 
     @property
     def active(self) -> dict[str, EditDataModule]:
-        """The tasks of weight above 0, by name."""
         return {name: self.tasks[name] for name in self._weights}
 
     @property
     def weights(self) -> dict[str, float]:
-        """Their weights."""
         return dict(self._weights)

@@ -22,15 +22,14 @@ from ip2p_lightning.rng import numpy_rng
 class EditDataset(Dataset[EditExample]):
     """The examples of one task and split.
 
-    Args:
-        pairs: the images, and their own instructions if they have any.
-        prompts: drawn from for pairs without their own instruction.
-        task: name put into every example and key.
-        view: scale, crop and flip.
-        seed: of all draws.
-        split: part of the key.
-        held_out: draw from the prompts that training never sees.
-        misspelling: what becomes of each prompt; None: nothing.
+    pairs: the images, and their own instructions if they have any.
+    prompts: drawn from for pairs without their own instruction.
+    task: name put into every example and key.
+    view: scale, crop and flip.
+    seed: of all draws.
+    split: part of the key.
+    held_out: draw from the prompts that training never sees.
+    misspelling: applied to each prompt; None: nothing.
     """
 
     def __init__(
@@ -51,13 +50,10 @@ class EditDataset(Dataset[EditExample]):
         return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int, int]) -> EditExample:
-        """The example of ``(epoch, index, draw)``.
+        """The example of ``(epoch, index, draw)``. Raises DataError: a file cannot be read, or the two sizes differ.
 
         Pixels and words have generators of their own, so that another prompt pool shows the same crops. A prompt that
         names a side forbids the flip, and nothing else.
-
-        Raises:
-            DataError: a file cannot be read, or the two sizes differ.
         """
         place, prompt, view = self.drawn(key)
         original, edited = self.pairs.pair(key[1], numpy_rng(*place, "image"), view)
@@ -71,7 +67,7 @@ class EditDataset(Dataset[EditExample]):
         prompt = self.pairs.prompt(index)
         if prompt is None:
             prompt = self.prompts.draw(numpy_rng(*place, "prompt"), held_out=self.held_out)
-        view = self.view.without_flip() if self.view.flip and mentions_side(prompt) else self.view
+        view = replace(self.view, flip=0.0) if self.view.flip and mentions_side(prompt) else self.view
         if self.misspelling is not None:
             prompt = self.misspelling(prompt, numpy_rng(*place, "spelling"))
         return place, prompt, view

@@ -81,15 +81,11 @@ def decode_image(source: str | os.PathLike[str] | bytes, *, limits: Limits = Lim
     Colour modes: RGB as it is; grey (8-bit, 16-bit scaled by 1/257, 1-bit) repeated to three channels; palettes looked
     up; any transparency flattened on white; CMYK and YCbCr by Pillow's formula, without a profile. Refused: float and
     32-bit integer grey, Lab and HSV, CMYK JPEGs that do not say whether they are inverted, animations and multi-page
-    files (a phone's MPO is read as its main picture).
+    files (a phone's MPO is read as its main picture). Raises DataError with name and reason, whatever the decoder does.
 
-    Args:
-        source: a path, or the file's bytes.
-        limits: checked against the header, before any pixel is decoded.
-        name: what to call it in an error; needed for bytes.
-
-    Raises:
-        DataError: one line with path and reason, whatever the decoder raised.
+    source: a path, or the file's bytes.
+    limits: checked against the header, before any pixel is decoded.
+    name: what to call it in an error; needed for bytes.
     """
     name = name or ("image bytes" if isinstance(source, bytes) else str(source))
     try:

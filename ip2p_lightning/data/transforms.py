@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -48,20 +48,12 @@ class View:
                 raise UserError(f"resize={list(self.resize)}: give [low, high] with size={self.size} <= low <= high")
 
     def __call__(self, images: Sequence[np.ndarray], rng: np.random.Generator) -> list[Image]:
-        """The same part of every image.
+        """The same part of every image ``[H W 3]``, uint8, or float32 in [0, 1]. Raises DataError: their sizes differ.
 
         Always draws four numbers, whatever the settings: forbidding a flip must not move the crop or the noise after.
 
-        Args:
-            images: ``[H W 3]``, all of one size; uint8, or float32 in [0, 1].
-            rng: the sample's own generator.
-
-        Returns:
-            float32 in [0, 1], ``[size size 3]``, or ``[H' W' 3]`` with multiples of 8 where size is None. With `raw`
-            uint8 of uint8, perhaps a window of the image given.
-
-        Raises:
-            DataError: the images differ in size.
+        Returns float32 in [0, 1], ``[size size 3]``, or ``[H' W' 3]`` with multiples of 8 where size is None; with
+        `raw`, uint8 of uint8, perhaps a view of the image given.
         """
         shapes = dict.fromkeys(image.shape for image in images)
         if len(shapes) != 1:
@@ -70,10 +62,6 @@ class View:
         box = self._box(images[0].shape[:2], scale, left, top)
         parts = [_cut(image, *box, mirror=bool(flip < self.flip)) for image in images]
         return parts if self.raw else [as_float(part) for part in parts]
-
-    def without_flip(self) -> View:
-        """The same view that never flips."""
-        return replace(self, flip=0.0)
 
     def _box(self, shape: tuple[int, int], u_scale: float, u_left: float, u_top: float) -> tuple[_Span, _Span]:
         """The rows and the columns to cut, from three uniform draws."""

@@ -71,7 +71,7 @@ def test_tasks_work_without_arguments(task: type[EditDataModule]) -> None:
     data = task()
     batch = next(iter(data.train_dataloader()))
     assert batch.original.shape == (12, 3, 64, 64) and set(batch.task) == {task.task}
-    assert data.task_names == [task.task] and data.shares == {task.task: 1.0}
+    assert list(data.active) == [task.task] and data.shares == {task.task: 1.0}
     assert next(iter(data.val_dataloader())).original.shape == (1, 3, 256, 256)
 
 
@@ -159,7 +159,7 @@ def test_whole_images_for_evaluation() -> None:
 
 def test_mixture_shares_and_idle_tasks() -> None:
     data = mixture()
-    assert data.shares == {"fog": 1 / 3, "dust": 2 / 3} and data.task_names == ["fog", "dust"]
+    assert data.shares == {"fog": 1 / 3, "dust": 2 / 3} and list(data.active) == ["fog", "dust"]
     data.setup("fit")  # the task of weight 0 is not opened
     tasks = [task for batch in data.train_dataloader() for task in batch.task]
     assert tasks.count("fog") == 8 and tasks.count("dust") == 16

@@ -1,7 +1,7 @@
-"""What spoils a clean photo: camera noise, rain and low light, each drawn anew for every sample.
+"""Parts of the degradations of a clean photo (camera noise, rain, low light), drawn for every sample.
 
-A degradation maps an image ``[H W 3]`` (float32, sRGB in [0, 1]) and a generator to a spoiled image of the same shape,
-rounded to 8 bits as a real file would be. It is a pure function of the two: no global randomness. The spoiled image is
+A degradation maps an image ``[H W 3]`` (float32, sRGB in [0, 1]) and a generator to a degraded image of the same shape,
+rounded to 8 bits as a real file would be. It is a pure function of the two: no global randomness. The degraded image is
 the pair's `original`, the clean one its `edited`. Every range ``(low, high)`` is drawn from uniformly, once per call.
 """
 
@@ -28,18 +28,16 @@ def linear_to_srgb(light: Image) -> Image:
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def checked_range(owner: object, name: str, low: float, high: float) -> None:
-    """Make ``owner.name`` a tuple ``(a, b)`` of floats with ``low <= a <= b <= high``; `UserError` if it is not one."""
-    value = getattr(owner, name)
-    where = f"{type(owner).__name__}.{name}"
-    numbers = isinstance(value, (list, tuple)) and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
-    )
-    if not numbers or len(value) != 2:
-        raise UserError(f"{where}: expected two numbers [low, high], got {value!r}")
-    if not low <= value[0] <= value[1] <= high:
-        raise UserError(f"{where}: got {list(value)}; give low <= high, both within [{low:g}, {high:g}]")
-    object.__setattr__(owner, name, (float(value[0]), float(value[1])))  # a YAML list, in a frozen dataclass
+def check_ranges(owner: object, **bounds: tuple[float, float]) -> None:
+    """Make each field of `owner` a tuple ``(a, b)`` of floats with ``low <= a <= b <= high``, or raise `UserError`."""
+    for name, (low, high) in bounds.items():
+        value, where = getattr(owner, name), f"{type(owner).__name__}.{name}"
+        pair = isinstance(value, list | tuple) and len(value) == 2
+        if not pair or any(isinstance(v, bool) or not isinstance(v, int | float) for v in value):
+            raise UserError(f"{where}: expected two numbers [low, high], got {value!r}")
+        if not low <= value[0] <= value[1] <= high:
+            raise UserError(f"{where}: got {list(value)}; give low <= high, both within [{low:g}, {high:g}]")
+        object.__setattr__(owner, name, (float(value[0]), float(value[1])))  # a YAML list, in a frozen dataclass
 
 
 def camera_noise(light: Image, gain: float, read: float, rng: np.random.Generator) -> Image:

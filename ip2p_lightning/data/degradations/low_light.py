@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ip2p_lightning.data.degradations.base import camera_noise, checked_range, linear_to_srgb, quantise, srgb_to_linear
+from ip2p_lightning.data.degradations.base import camera_noise, check_ranges, linear_to_srgb, quantise, srgb_to_linear
 from ip2p_lightning.data.image import Image
 
 
@@ -31,9 +31,7 @@ class LowLight:
     read: tuple[float, float] = (0.0002, 0.001)
 
     def __post_init__(self) -> None:
-        bounds = {"exposure": (-12, 0), "gamma": (0.2, 5), "white_balance": (0.2, 5), "shot": (0, 1), "read": (0, 1)}
-        for name, (low, high) in bounds.items():
-            checked_range(self, name, low, high)
+        check_ranges(self, exposure=(-12, 0), gamma=(0.2, 5), white_balance=(0.2, 5), shot=(0, 1), read=(0, 1))
 
     def __call__(self, clean: Image, rng: np.random.Generator) -> Image:
         exposure, gamma, shot, read = (rng.uniform(*r) for r in (self.exposure, self.gamma, self.shot, self.read))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ip2p_lightning.data.degradations.base import camera_noise, checked_range, linear_to_srgb, quantise, srgb_to_linear
+from ip2p_lightning.data.degradations.base import camera_noise, check_ranges, linear_to_srgb, quantise, srgb_to_linear
 from ip2p_lightning.data.image import Image
 from ip2p_lightning.errors import UserError
 
@@ -21,7 +21,7 @@ class GaussianNoise:
     sigma: tuple[float, float] = (15.0, 50.0)
 
     def __post_init__(self) -> None:
-        checked_range(self, "sigma", 0, 255)
+        check_ranges(self, sigma=(0, 255))
 
     def __call__(self, clean: Image, rng: np.random.Generator) -> Image:
         sigma = rng.uniform(*self.sigma) / 255
@@ -40,8 +40,7 @@ class PoissonGaussianNoise:
     read: tuple[float, float] = (0.0, 0.02)
 
     def __post_init__(self) -> None:
-        checked_range(self, "gain", 0, 1)
-        checked_range(self, "read", 0, 1)
+        check_ranges(self, gain=(0, 1), read=(0, 1))
 
     def __call__(self, clean: Image, rng: np.random.Generator) -> Image:
         gain, read = rng.uniform(*self.gain), rng.uniform(*self.read)
@@ -62,9 +61,7 @@ class SensorNoise:
     poisson: float = 0.5
 
     def __post_init__(self) -> None:
-        checked_range(self, "sigma", 0, 255)
-        checked_range(self, "gain", 0, 1)
-        checked_range(self, "read", 0, 1)
+        check_ranges(self, sigma=(0, 255), gain=(0, 1), read=(0, 1))
         if not 0 <= self.poisson <= 1:
             raise UserError(f"SensorNoise.poisson: got {self.poisson!r}; give a probability within [0, 1]")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from ip2p_lightning.data.degradations.base import checked_range, quantise
+from ip2p_lightning.data.degradations.base import check_ranges, quantise
 from ip2p_lightning.data.image import Image
 from ip2p_lightning.errors import UserError
 
@@ -37,9 +37,8 @@ class Rain:
     layers: int = 2
 
     def __post_init__(self) -> None:
-        bounds = {"density": (0, 1000), "length": (1, 1000), "width": (0.2, 20), "direction": (-90, 90)}
-        for name, (low, high) in (bounds | {"spread": (0, 90), "opacity": (0, 0.99)}).items():
-            checked_range(self, name, low, high)
+        check_ranges(self, density=(0, 1000), length=(1, 1000), width=(0.2, 20), direction=(-90, 90))
+        check_ranges(self, spread=(0, 90), opacity=(0, 0.99))
         if not 1 <= self.layers <= 8:
             raise UserError(f"Rain.layers: got {self.layers!r}; give a whole number from 1 to 8")
 
@@ -48,37 +47,35 @@ class Rain:
         angle, spread, opacity = (rng.uniform(*r) for r in (self.direction, self.spread, self.opacity))
         depth = np.zeros(clean.shape[:2], dtype=np.float32)  # optical depth of all streaks so far
         for d in range(1, self.layers + 1):
-            streaks = Streaks(density * d, length / d, max(width / d, 0.4), angle, spread)
-            depth += streaks.draw(clean.shape[:2], rng) * -np.log1p(-opacity)
+            size = density * d, length / d, max(width / d, 0.4)
+            depth += draw_streaks(clean.shape[:2], *size, angle, spread, rng) * -np.log1p(-opacity)
         # screen blend of every streak at once: 1 - (1 - clean) * prod(1 - opacity_k), the product being exp(-depth)
         return quantise(1 - (1 - clean) * np.exp(-depth)[..., None])
 
 
-@dataclass(frozen=True)
-class Streaks:
-    """One depth layer of `Rain`: streaks per 1000 px², length and width in px, angle and its spread in degrees."""
-
-    density: float
-    length: float
-    width: float
-    angle: float
-    spread: float
-
-    def draw(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """``[H W]`` float32, about 1 along the axis of a lone streak and 0 far from all of them."""
-        margin = int(np.ceil(self.length / 2 + 3 * self.width))  # streaks centred outside reach in: no thin border
-        height, width = shape[0] + 2 * margin, shape[1] + 2 * margin
-        count = rng.poisson(self.density * height * width / 1000)
-        centre = rng.random((count, 1, 2)) * (height, width)
-        angle = np.radians(self.angle + self.spread * rng.standard_normal((count, 1)))
-        bright = rng.uniform(0.5, 1.0, (count, 1))
-        steps = np.arange(-(self.length // 2), self.length // 2 + 1)
-        along = np.stack([np.cos(angle), np.sin(angle)], axis=-1) * steps[None, :, None]
-        fade = np.cos(np.pi * steps / (self.length + 2)) * bright  # a drop enters and leaves the exposure gradually
-        splat = _splat(centre + along, fade, (height, width))
-        blurred = scipy.ndimage.gaussian_filter(splat, self.width, truncate=3.0, mode="constant")
-        # a line of unit density blurs to a ridge 1 / (sqrt(2 pi) width) high: scale it back to 1
-        return blurred[margin:-margin, margin:-margin] * np.float32(np.sqrt(2 * np.pi) * self.width)
+def draw_streaks(
+    shape: tuple[int, int],
+    density: float,
+    length: float,
+    width: float,
+    angle: float,
+    spread: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A layer ``[H W]``, float32: about 1 along the axis of a lone streak and 0 far from all. Units as in `Rain`."""
+    margin = int(np.ceil(length / 2 + 3 * width))  # streaks centred outside reach in: no thin border
+    grid = shape[0] + 2 * margin, shape[1] + 2 * margin
+    count = rng.poisson(density * grid[0] * grid[1] / 1000)
+    centre = rng.random((count, 1, 2)) * grid
+    angles = np.radians(angle + spread * rng.standard_normal((count, 1)))
+    bright = rng.uniform(0.5, 1.0, (count, 1))
+    steps = np.arange(-(length // 2), length // 2 + 1)
+    along = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * steps[None, :, None]
+    fade = np.cos(np.pi * steps / (length + 2)) * bright  # a drop enters and leaves the exposure gradually
+    splat = _splat(centre + along, fade, grid)
+    blurred = scipy.ndimage.gaussian_filter(splat, width, truncate=3.0, mode="constant")
+    # a line of unit density blurs to a ridge 1 / (sqrt(2 pi) width) high: scale it back to 1
+    return blurred[margin:-margin, margin:-margin] * np.float32(np.sqrt(2 * np.pi) * width)
 
 
 def _splat(points: np.ndarray, weight: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What of a run is cached, how large that is, and the objects that do it."""
+"""What of a run is cached, how large it is, and the objects that do it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.data.dataloader import Loader
-from ip2p_lightning.data.dataset import TaskDatasets
+from ip2p_lightning.data.dataset import EditDataset, TaskDatasets
 from ip2p_lightning.data.latent_cache.content_key import Contents, class_version
 from ip2p_lightning.data.latent_cache.encode import CachedBatches, Filler
 from ip2p_lightning.data.latent_cache.examples import CachedTask, CachedTasks, Codec
 from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, settings_of
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.data.latent_cache.version import VERSION, libraries
-from ip2p_lightning.data.transforms import View
 from ip2p_lightning.system.file_digests import MEMO, Digests
 
 
 @dataclass
 class Share:
-    """What is cached of one task: its pairs, its stored views per pair, and why nothing is where that is so."""
+    """What is cached of one task: its pairs, its stored views per pair, and the reason where nothing is."""
 
     task: str
     pairs: int
@@ -35,13 +34,7 @@ class Share:
 
 
 class Cache:
-    """The training examples of a data module, by way of a cache.
-
-    Args:
-        settings: see there.
-        data: the module; its training split is open.
-        autoencoder: encodes what is missing.
-    """
+    """The training examples of a data module through a cache; `autoencoder` encodes what is missing."""
 
     def __init__(self, settings: Settings, data: Any, autoencoder: Any) -> None:
         self.settings, self.autoencoder, self._data = settings, autoencoder, data
@@ -53,11 +46,12 @@ class Cache:
         self.reason = refusal(self.shares)
         if not self.reason:
             root = Path(settings.folder).expanduser()
-            self.space = self._space(root)
+            self.space = Space(root, self._description(), self.codec.payload)
             self.space.create()
             self.contents = Contents(Digests(root / MEMO))
             self.filler = Filler(self.space, self.codec, autoencoder)
-            self.tasks = CachedTasks(base, {share.task: self._task(base, share) for share in self.shares})
+            tasks = {share.task: self._task(base.tasks[share.task], share) for share in self.shares}
+            self.tasks = CachedTasks(base, tasks)
 
     def batches(self, dataset: TaskDatasets, keys: Any, loader: Loader) -> CachedBatches:
         """In place of `Batches`."""
@@ -77,14 +71,9 @@ class Cache:
         """What is cached and what is not, in one line."""
         if self.reason:
             return f"cache: off ({self.reason})"
-        told = [
-            f"{s.task}: {s.reason}" if s.reason else f"{s.task}: {s.pairs} pairs x {s.views} views" for s in self.shares
-        ]
-        there = len(self.space)
-        return (
-            f"cache: {self.space.folder} ({'; '.join(told)}), {there} of {self.entries} entries there, "
-            f"{self.bytes / 1e6:,.0f} MB when full"
-        )
+        tasks = "; ".join(f"{s.task}: {s.reason or f'{s.pairs} pairs x {s.views} views'}" for s in self.shares)
+        entries = f"{len(self.space)} of {self.entries} entries there, {self.bytes / 1e6:,.0f} MB when full"
+        return f"cache: {self.space.folder} ({tasks}), {entries}"
 
     def state(self) -> dict[str, Any]:
         """For ``status.json``."""
@@ -95,14 +84,9 @@ class Cache:
         tasks = {s.task: s.reason or f"{s.views} views" for s in self.shares}
         return {"folder": str(self.space.folder), "tasks": tasks} | asdict(self.filler.counts) | counts
 
-    def _task(self, base: TaskDatasets, share: Share) -> CachedTask:
-        task = base.tasks[share.task]
-        return CachedTask(
-            task, None if share.reason else self.space, _crops(self.settings, task), self.contents, self.codec
-        )
-
-    def _space(self, root: Path) -> Space:
-        return Space(root, self._description(), self.codec.payload)
+    def _task(self, task: EditDataset, share: Share) -> CachedTask:
+        space = None if share.reason else self.space
+        return CachedTask(task, space, _crops(self.settings, task), self.contents, self.codec)
 
     def _description(self) -> dict[str, Any]:
         """All that decides an entry, apart from the pair and its view."""
@@ -117,11 +101,6 @@ class Cache:
             "version": VERSION,
             "libraries": libraries(),
         }
-
-
-def is_fixed(shown: View) -> bool:
-    """Whether a view has one crop only."""
-    return shown.crop == "center" and (shown.resize is None or shown.resize[0] == shown.resize[1])
 
 
 def shares_of(settings: Settings, data: Any) -> list[Share]:
@@ -142,14 +121,13 @@ def _share(settings: Settings, name: str, task: Any) -> Share:
 def _crops(settings: Settings, task: Any) -> int:
     if hasattr(task.pairs, "make"):
         return max(1, settings.draws)
-    return 1 if is_fixed(task.view) else settings.variants
+    fixed = task.view.crop == "center" and (task.view.resize is None or task.view.resize[0] == task.view.resize[1])
+    return 1 if fixed else settings.variants
 
 
 def refusal(shares: list[Share]) -> str:
     """Why nothing is cached, "" where something is."""
-    if not all(share.reason for share in shares):
-        return ""
-    return "; ".join(f"{share.task}: {share.reason}" for share in shares)
+    return "; ".join(f"{s.task}: {s.reason}" for s in shares) if all(s.reason for s in shares) else ""
 
 
 def cached(config: Mapping[str, Any], data: Any, autoencoder: Any) -> Cache | None:

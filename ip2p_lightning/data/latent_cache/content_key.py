@@ -45,11 +45,7 @@ class Contents:
 
 
 def described(thing: Any) -> str:
-    """A degradation or teacher in words that change when it does.
-
-    Raises:
-        UserError: it is, or holds, an object of a class outside this package that declares no ``version``.
-    """
+    """A degradation or teacher as text that changes when it does. Raises as `class_version` does, also for parts."""
     if thing is None or isinstance(thing, bool | int | float | str):
         return repr(thing)
     if isinstance(thing, np.ndarray):
@@ -63,11 +59,7 @@ def described(thing: Any) -> str:
 
 
 def class_version(kind: type) -> str:
-    """What stands for the code of a class outside this package, "" for one in it (see `VERSION`).
-
-    Raises:
-        UserError: the class declares no ``version``.
-    """
+    """What stands for the code of a class: "" in this package (see `VERSION`), else its ``version`` or a UserError."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     if name.startswith("ip2p_lightning."):
         return ""

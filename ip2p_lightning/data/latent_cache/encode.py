@@ -22,27 +22,21 @@ _POLL = 0.01  # seconds between looks at an entry that another process is comput
 
 @dataclass
 class Counts:
-    """What happened to the pairs of a run: found; encoded and stored; encoded by another process meanwhile; encoded,
-    but refused by the disk; not to be stored at all. And the files and rows that had to be read to know them."""
+    """What happened to the pairs of a run."""
 
-    hits: int = 0
-    filled: int = 0
-    shared: int = 0
-    unstored: int = 0
-    uncached: int = 0
-    sources_read: int = 0
+    hits: int = 0  # found
+    filled: int = 0  # encoded and stored
+    shared: int = 0  # encoded by another process meanwhile
+    unstored: int = 0  # encoded, and refused by the disk
+    uncached: int = 0  # not to be stored
+    sources_read: int = 0  # files and rows read for their digests
 
 
 class Filler:
-    """Completes batches.
+    """Completes batches; `autoencoder` encodes on its own device.
 
-    Args:
-        space: where entries are kept.
-        codec: see there.
-        autoencoder: encodes; on its own device.
-
-    changed: sources that were found with another content than before (see ``digests.News``).
-    strict: whether a disk that takes no more is an error, not a warning and a slower run.
+    changed: sources whose content has changed (see `News`).
+    strict: whether a full disk is an error, not a warning and a slower run.
     """
 
     def __init__(self, space: Space, codec: Codec, autoencoder: Any) -> None:
@@ -68,7 +62,7 @@ class Filler:
         return _joined(parts)
 
     def _moments(self, part: Part) -> tuple[Tensor, Tensor]:
-        """Moments of a part that is not cached, each of its entries computed here or by whoever claimed it first."""
+        """Moments of a part that is not cached: encodes missing entries, waits for those another process encodes."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
         keyless = [i for i, key in enumerate(part.keys) if not key]
         self.counts.uncached += len(keyless)
@@ -104,7 +98,8 @@ class Filler:
     def _encode(self, part: Part, rows: list[int], found: dict[int, tuple[Tensor, Tensor]]) -> None:
         if not rows:
             return
-        device = device_of(self.autoencoder)
+        model = self.autoencoder.model
+        device = torch.device("cpu") if model is None else next(model.parameters()).device
         sides = (part.example.original[rows].to(device), part.example.edited[rows].to(device))
         # one call a side: as the loss without a cache calls it, and as fast as one call for both; one wait for a GPU
         originals, edited = torch.stack([self.autoencoder.moments(side) for side in sides]).cpu()
@@ -126,12 +121,6 @@ class Filler:
             self._full = True
             warnings.warn(f"{error}; the cache is not filled any further", stacklevel=2)
         self.counts.unstored += len(entries)
-
-
-def device_of(autoencoder: Any) -> torch.device:
-    """Where an autoencoder computes."""
-    model = autoencoder.model
-    return torch.device("cpu") if model is None else next(model.parameters()).device
 
 
 def _joined(parts: list[tuple[Part, tuple[Tensor, Tensor]]]) -> EditExample:

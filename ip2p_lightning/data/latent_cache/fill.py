@@ -17,7 +17,7 @@ from ip2p_lightning.data.latent_cache.examples import Item, collate
 class Everything(Dataset[Item]):
     """Every stored view of every pair of a cache, by keys whose `draw` is the number of the view.
 
-    Iterated, the keys: the views of a pair come one after the other, its file is read once.
+    Iterating gives the keys; the views of a pair are neighbours, so that its file is read once.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -33,21 +33,16 @@ class Everything(Dataset[Item]):
 
     def __getitem__(self, key: Key) -> Item:
         task = self.tasks[key.task]
-        view = key.draw if key.draw >= 0 else -1 - key.draw  # see `tolerance.replacement`
+        view = key.draw if key.draw >= 0 else -1 - key.draw  # see `bad_pairs.replacement`
         return task.item(key.index, task.variants[view], "")
 
 
 def fill_all(cache: Cache, loader: Loader | None = None, bad: BadPairs | None = None) -> Iterator[int]:
     """Compute what is missing; yields how many entries are done after each batch.
 
-    Args:
-        cache: which one.
-        loader: its batch size and workers; None: 8 at a time, prepared here.
-        bad: where pairs that cannot be read are kept; None: the first is an error.
-
-    Raises:
-        StorageError: the disk takes no more.
-        DataError: as the sources do, and for a worker that died.
+    loader: its batch size and workers; None: 8 at a time, prepared in this process.
+    bad: records pairs that cannot be read; None: the first is an error.
+    Raises StorageError: the disk is full; DataError: as the sources do, and for a worker that died.
     """
     cache.filler.strict = True
     every, loader, done = Everything(cache), loader or Loader(batch_size=8), 0

@@ -1,4 +1,4 @@
-"""The cache's keys of a config."""
+"""The settings of a cache, read from a config."""
 
 from __future__ import annotations
 

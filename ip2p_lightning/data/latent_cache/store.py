@@ -27,11 +27,9 @@ DESCRIPTION = "space.json"
 class Space:
     """A folder of payloads of one size, by key.
 
-    Args:
-        root: folder of all caches.
-        description: what the payloads depend on, apart from their own keys; its sha256 names the folder.
-        payload: bytes of an entry.
-
+    root: folder of all caches.
+    description: what the payloads depend on, apart from their own keys; its sha256 names the folder.
+    payload: bytes of an entry.
     damaged: entries found here whose bytes did not verify; they count as absent.
     """
 
@@ -46,11 +44,7 @@ class Space:
 
     @classmethod
     def opened(cls, folder: Path) -> Space:
-        """The cache that a folder holds.
-
-        Raises:
-            DamagedError: what describes it is not what was written there.
-        """
+        """The cache that a folder holds. Raises DamagedError: its description has changed."""
         description = read_json(folder / DESCRIPTION)
         payload = description.pop("payload_bytes", 0)
         space = cls(folder.parent, description, payload or 1)
@@ -62,7 +56,7 @@ class Space:
         return self.__dict__ | {"_shards": {}, "_bad": {}, "damaged": 0}
 
     def create(self) -> None:
-        """Make the folder and say in it what it is. Raises StorageError."""
+        """Make the folder with its description. Raises StorageError."""
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / DESCRIPTION).exists():
@@ -97,11 +91,7 @@ class Space:
             return b""
 
     def put(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
-        """Add (key, payload) pairs: payloads first, the index last, so that a killed writer leaves nothing to be found.
-
-        Raises:
-            StorageError: no space, no permission.
-        """
+        """Add (key, payload) pairs, the index last: what a killed writer left is not found. Raises StorageError."""
         with self.index.appending() as row:
             for number, (_, payload) in enumerate(entries):
                 self._write(row + number, payload)

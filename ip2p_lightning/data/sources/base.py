@@ -57,9 +57,7 @@ class Source(Protocol):
     def pairs(self, split: Split, make: Maker | None = None) -> Pairs:
         """The pairs of a split; `make` is called by sources that hold one side only, and ignored by the others.
 
-        Raises:
-            DataError: nothing there, or something unmatched.
-            UserError: `make` is needed and missing, or the source cannot be found.
+        Raises DataError: nothing there, or unmatched images; UserError: no such source, or `make` is missing.
         """
 
 

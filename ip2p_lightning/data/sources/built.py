@@ -55,12 +55,8 @@ class Built:
             raise UserError(f"Built.memory={self.memory}: give megabytes, 0 or more")
 
     def pairs(self, split: Split, make: Maker | None = None) -> BuiltPairs:
-        """The pairs of a split.
-
-        Raises:
-            UserError: no such folder, or no finished dataset in it.
-            DataError: nothing for this split or task.
-            DamagedError: a file is missing, or not as long as when it was written.
+        """The pairs of a split. Raises UserError: no finished dataset there; DataError: nothing for this split or task;
+        DamagedError: a file is missing, or not as long as when it was written.
         """
         checked_split(split)
         root = checked_folder(self.root, "Built.root")
@@ -75,13 +71,14 @@ class Built:
                 raise DamagedError(
                     f"{path}: missing, or not the {size} bytes that were written; copy or build it again"
                 )
-        table = _Table([root / name for name in files], int(self.memory * 2**20))
-        hashes = {name: known["sha256"] for name, known in files.items()}
-        pairs = BuiltPairs(table, self.task, self.prompts == "own", hashes)
-        if not len(pairs):
-            which = f" of task '{self.task}'" if self.task else ""
-            raise DataError(f"{root}: no pair{which} for split '{split}', it has {', '.join(metadata['splits'])}")
-        return pairs
+        if files:
+            table = _Table([root / name for name in files], int(self.memory * 2**20))
+            hashes = {name: known["sha256"] for name, known in files.items()}
+            pairs = BuiltPairs(table, self.task, self.prompts == "own", hashes)
+            if len(pairs):
+                return pairs
+        which = f" of task '{self.task}'" if self.task else ""
+        raise DataError(f"{root}: no pair{which} for split '{split}', it has {', '.join(metadata['splits'])}")
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -90,7 +87,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata = read_json(path)
     except FileNotFoundError:
-        how = "run its build's command again" if (folder / WORK).is_dir() else "ip2p-data build makes one"
+        unfinished = "the build is not finished: run its command again"
+        how = unfinished if (folder / WORK).is_dir() else "ip2p-data build makes one"
         raise UserError(f"{folder}: no finished dataset ({METADATA} is missing); {how}") from None
     except OSError as error:
         raise DamagedError(f"{path}: {error}; copy or build the dataset again") from None
@@ -106,21 +104,17 @@ class BuiltPairs:
         self._table, self._own, self._version = table, own_prompts, text_hash(*hashes.values())
         self._hashes = {name: sha256[:16] for name, sha256 in hashes.items()}
         texts = table.columns(["id", "edit_prompt", "task"])
-        rows = np.arange(texts.num_rows)
-        if task is not None and texts.num_rows:
-            rows = np.flatnonzero(np.asarray(texts.column("task").to_pandas() == task))
-        self._rows = rows
+        tasks = np.asarray(texts.column("task").to_pandas())
+        self._rows = np.flatnonzero(tasks == task) if task is not None else np.arange(len(tasks))
         self._ids, self._prompts = texts.column("id"), texts.column("edit_prompt")
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def id(self, i: int) -> str:
-        """The ``id`` column."""
         return self._ids[int(self._rows[i])].as_py()
 
     def prompt(self, i: int) -> str | None:
-        """The row's instruction, if it is wanted."""
         return self._prompts[int(self._rows[i])].as_py() if self._own else None
 
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
@@ -133,11 +127,10 @@ class BuiltPairs:
         return viewed_pair(images, name, rng, view)
 
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
-        """Both encoded images."""
         return self._table.images(int(self._rows[i]))
 
     def row_name(self, i: int) -> str:
-        """What row `i` is in these very files: its sources need not be read to know that they are the same."""
+        """Names row `i` of these very files: equal names mean equal sources, without reading them."""
         return f"{self._version} {int(self._rows[i])}"
 
     def contents(self, digests: Digests) -> dict[str, str]:
@@ -179,7 +172,7 @@ class _Table:
         for path in self._paths:
             with _damage(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
                 tables.append(file.read(names))
-        return pa.concat_tables(tables) if tables else pa.table({name: pa.array([], pa.string()) for name in names})
+        return pa.concat_tables(tables)
 
     def images(self, row: int) -> tuple[bytes, bytes]:
         """The encoded images of a row."""

@@ -10,12 +10,8 @@ from ip2p_lightning.data.sources.splits import fingerprint
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.system.file_digests import Digests
 
-WHOLE = 1 << 30
-"""Bytes of a split up to which its files are hashed whole; beyond, each file's size and first 64 KiB."""
-
-
-SMALL = 1 << 26
-"""Bytes up to which hashing again is faster than remembering."""
+WHOLE = 1 << 30  # bytes of a split up to which its files are hashed whole; beyond, each file's size and first 64 KiB
+SMALL = 1 << 26  # bytes up to which hashing again is faster than remembering
 
 
 def file_hashes(files: Mapping[str, str | Path], digests: Digests) -> dict[str, str]:

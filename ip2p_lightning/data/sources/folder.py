@@ -114,7 +114,6 @@ class FilePairs:
         return viewed_pair([self._store.open(file) for file in files], " and ".join(map(str, files)), rng, view)
 
     def sources(self, i: int) -> tuple[Path, Path]:
-        """Both files."""
         return Path(self._rows[i].original), Path(self._rows[i].edited)
 
     def contents(self, digests: Digests) -> dict[str, str]:

@@ -78,11 +78,8 @@ class HubDataset:
         self._tables: dict[str, Dataset] = {}
 
     def pairs(self, split: Split, make: Maker | None = None) -> HubPairs:
-        """The rows of a split.
-
-        Raises:
-            UserError: the dataset cannot be found or loaded (offline, for instance).
-            DataError: a column is missing or holds no images, or the split is empty.
+        """The rows of a split. Raises UserError: the dataset cannot be found or loaded (offline, for instance);
+        DataError: a column is missing or holds no images, or the split is empty.
         """
         checked_split(split)
         self._tables = self._tables or load_tables(self.name, self.revision)
@@ -163,7 +160,6 @@ class HubPairs:
         return viewed_pair(images, name, rng, view)
 
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
-        """Both encoded images, or their files."""
         row = self._table[int(self._rows[i])]
         stored = [row[column] or {} for column in self._columns[:2]]
         return tuple(image.get("bytes") or Path(image.get("path") or "") for image in stored)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +43,7 @@ def walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
 
 
 def split_folder(root: Path, split: Split) -> Path | None:
-    """``root/split`` where the root is divided into train, val and test folders; None where it is not.
-
-    Raises:
-        DataError: it is divided, but not for this split.
-    """
+    """``root/split`` if there are folders train, val or test, else None. Raises DataError: all but this split's."""
     if not any((root / name).is_dir() for name in SPLITS):
         return None
     if not (root / split).is_dir():
@@ -77,21 +72,20 @@ class ImageStore:
             return kept[1]
         image = open_image(path)
         image.setflags(write=False)
-        self._left += kept[1].nbytes if kept is not None else 0
-        self._kept.pop(path, None)
+        if kept is not None:
+            self._left += self._kept.pop(path)[1].nbytes
         if image.nbytes <= self._left:
             self._left -= image.nbytes
             self._kept[path] = state, image
         return image
 
 
-@lru_cache(maxsize=16)
-def _shared(budget: int) -> ImageStore:
-    return ImageStore(budget)
+_STORES: dict[int, ImageStore] = {}
 
 
 def image_store(memory: float, owner: str) -> ImageStore:
     """The process's store of `memory` megabytes; sources of one budget share it, as tasks on the same photos do."""
     if not 0 <= memory < float("inf"):
         raise UserError(f"{owner}.memory={memory}: give megabytes, 0 or more")
-    return _shared(int(memory * 2**20))
+    budget = int(memory * 2**20)
+    return _STORES.setdefault(budget, ImageStore(budget))

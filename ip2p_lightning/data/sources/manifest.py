@@ -53,12 +53,8 @@ class Manifest:
         self._rows: list[Row] = []
 
     def pairs(self, split: Split, make: Maker | None = None) -> FilePairs:
-        """The lines of a split.
-
-        Raises:
-            UserError: no such manifest.
-            DataError: an unreadable line, a missing column or file, an id twice, or no line for the split.
-            SecurityError: a path that leaves the root.
+        """The lines of a split. Raises UserError: no such manifest; DataError: an unreadable line, a missing column or
+        file, an id twice, or no line for the split; SecurityError: a path that leaves the root.
         """
         checked_split(split)
         self._rows = self._rows or self._read()

@@ -25,9 +25,7 @@ _SHA256 = re.compile("[0-9a-fA-F]{64}")
 def records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Line number (from 1) and fields of every line that is not empty.
 
-    Raises:
-        UserError: no such file, or neither ``.csv`` nor ``.jsonl``.
-        DataError: a line that cannot be read, with its number.
+    Raises UserError: no such file, or neither ``.csv`` nor ``.jsonl``; DataError: a line that cannot be read.
     """
     readers = {".csv": _csv, ".jsonl": _jsonl}
     if path.suffix.lower() not in readers:
@@ -43,9 +41,7 @@ def records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _lines(path: Path, newline: str | None) -> Iterator[tuple[int, str]]:
     """Number and text of every line. Raises DataError: not UTF-8, or longer than any line of paths."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
-        number = 0
-        while line := file.readline(LONGEST_LINE + 1):
-            number += 1
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), 1):
             if len(line) > LONGEST_LINE:
                 raise DataError(f"{path}, line {number}: longer than {LONGEST_LINE} characters")
             if not line.isascii() and _ESCAPED.search(line):
@@ -55,20 +51,20 @@ def _lines(path: Path, newline: str | None) -> Iterator[tuple[int, str]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.reader((line for _, line in _lines(path, newline="")), strict=True)
-    begun = 1  # the line that a record begins on: a quote that is left open swallows the lines behind it
+    start = 1  # the line that a record begins on: a quote that is left open swallows the lines behind it
     try:
         header = next(reader, [])
         if len(set(header)) < len(header):
             raise DataError(f"{path}, line 1: two columns have one name, of {', '.join(header)}")
-        begun = reader.line_num + 1
+        start = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
-                raise DataError(f"{path}, line {begun}: {len(cells)} fields, the header has {len(header)}")
+                raise DataError(f"{path}, line {start}: {len(cells)} fields, the header has {len(header)}")
             if cells:
-                yield begun, dict(zip(header, cells, strict=True))
-            begun = reader.line_num + 1
+                yield start, dict(zip(header, cells, strict=True))
+            start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {begun}: {error}; is a quote left open?") from None
+        raise DataError(f"{path}, line {start}: {error}; is a quote left open?") from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -95,11 +91,7 @@ def _object(line: str, where: str) -> Mapping[str, Any]:
 
 
 def cell(record: Mapping[str, Any], name: str, where: str) -> str:
-    """The text in field `name`.
-
-    Raises:
-        DataError: no such field (the line lists those there are), or it holds no text.
-    """
+    """The text in field `name`. Raises DataError: no such field (it lists those there are), or it holds no text."""
     value = record.get(name)
     if type(value) is str and value.isascii() and value and not value.isspace():  # nearly every cell of a million lines
         return value
@@ -140,18 +132,16 @@ class PathCheck:
     def __call__(self, value: str, where: str) -> str:
         """The file, with links resolved.
 
-        Raises:
-            SecurityError: absolute, with ``..``, through a link out of the root, or a device, pipe or socket.
-            DataError: no such file.
+        Raises DataError: no such file; SecurityError: absolute, ``..``, a link out of the root, or no regular file.
         """
         if "\0" in value or "\\" in value or value.startswith(("/", "~")) or value[1:2] == ":":
             raise SecurityError(f"{where}: {value!r}: paths are relative to {self.root}, with forward slashes")
         if ".." in value.split("/"):
             raise SecurityError(f"{where}: '{value}' climbs out of its folder with '..'")
         folder, _, name = f"{self.root}/{value}".rpartition("/")
-        if name in self._plain_files(folder):
-            return f"{self._real_folder(folder)}/{name}"
         path = f"{self._real_folder(folder)}/{name}"
+        if name in self._plain_files(folder):
+            return path
         try:
             mode = os.lstat(path).st_mode  # strings and one system call: a manifest may have a million lines
             if stat.S_ISLNK(mode):

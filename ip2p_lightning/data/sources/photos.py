@@ -55,11 +55,8 @@ class Photos:
         self._splits: dict[str, list[Path]] = {}
 
     def pairs(self, split: Split, make: Maker | None = None) -> PhotoPairs:
-        """The photos of a split, with `make`.
-
-        Raises:
-            UserError: no `make`, no such folder, or scikit-image lacks its photos.
-            DataError: no photo for this split.
+        """The photos of a split. Raises UserError: no `make`, no such folder, or scikit-image lacks its photos;
+        DataError: no photo for this split.
         """
         checked_split(split)
         if make is None:
@@ -120,9 +117,7 @@ class PhotoPairs:
         return (photo, made) if makes(self.make) == "edited" else (made, photo)
 
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
-        """The photo's file."""
         return (self._files[i],)
 
     def contents(self, digests: Digests) -> dict[str, str]:
-        """Hash of every photo."""
         return file_hashes({self.id(i): path for i, path in enumerate(self._files)}, digests)

@@ -48,16 +48,10 @@ def split_groups(groups: Sequence[str], val: float, test: float, where: str) -> 
     """The split of each distinct group.
 
     A group goes by its own hash alone, so adding images moves no other one; but each split that has a fraction gets at
-    least one group, the one whose hash is nearest.
+    least one group, the one whose hash is nearest. Raises DataError, naming `where`: fewer groups than splits.
 
-    Args:
-        groups: names of groups (one scene, one photo) that must stay together; repeats count once.
-        val: fraction for validation; 0 for none.
-        test: fraction for testing; 0 for none.
-        where: what to name in an error.
-
-    Raises:
-        DataError: fewer groups than splits.
+    groups: names of groups (one scene, one photo) that must stay together; repeats count once.
+    val, test: fraction for validation, for testing; 0 for none.
     """
     places = {group: _place(group) for group in set(groups)}
     order = sorted(places, key=places.__getitem__)

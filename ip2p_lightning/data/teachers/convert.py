@@ -24,9 +24,7 @@ LAYERS = (
 def weights(source: Path) -> tuple[Path, dict[str, Tensor]]:
     """The file that was read (of a checkpoint, its index) and the generator's tensors, by their names in the port.
 
-    Raises:
-        UserError: nothing there, or not this generator.
-        DamagedError, StorageError: as the readers do.
+    Raises UserError: nothing there, or not this generator; DamagedError, StorageError: as the readers do.
     """
     file = _file(source)
     tensors = _from_tflite(file) if file.suffix == ".tflite" else _from_checkpoint(file)

@@ -51,17 +51,14 @@ class GeneratorTeacher:
     """Photo -> stylised photo: ``[H W 3]`` float32 in [0, 1], sRGB, to the same, rounded to 8 bits. Deterministic.
 
     The weights are loaded at the first call, in the process that makes it; only their presence is checked before.
+    Raises UserError: no weights there, an unknown architecture, an impossible size.
 
-    Args:
-        weights: a safetensors file; for White-box Cartoonization, as `cli.convert_teacher` writes it.
-        architecture: one of `ARCHITECTURES`.
-        device: auto: the GPU if there is one, except in a data loader's worker, which must not touch it.
-        short_side: a photo whose shorter side is longer is stylised at this size, as the original experiment did, and
-            then enlarged again; use `prepare` for the pair at the smaller size. None: at the photo's own size.
-        batch_size: images at once on a GPU. On a CPU it is one by one, which costs nothing there.
-
-    Raises:
-        UserError: no weights there, an unknown architecture, an impossible size.
+    weights: a safetensors file; for White-box Cartoonization, as `cli.convert_teacher` writes it.
+    architecture: one of `ARCHITECTURES`.
+    device: auto: the GPU if there is one, except in a data loader's worker, which must not touch it.
+    short_side: a photo whose shorter side is longer is stylised at this size, as the original experiment did, and then
+        enlarged again; use `prepare` for the pair at the smaller size. None: at the photo's own size.
+    batch_size: images at once on a GPU. On a CPU it is one by one, which costs nothing there.
     """
 
     makes: ClassVar[Literal["edited"]] = "edited"
@@ -93,9 +90,7 @@ class GeneratorTeacher:
     def batch(self, photos: Sequence[Image]) -> list[Image]:
         """The stylised `photos`, in their order; those of one size share a pass on a GPU.
 
-        Raises:
-            DamagedError: the weights are damaged, or another network's.
-            UserError: `device` is cuda where there is none.
+        Raises DamagedError: the weights are damaged, or another network's; UserError: `device` is cuda without a GPU.
         """
         device = self._device()
         small = [reduce(photo.astype(np.float32), self.short_side) for photo in photos]
@@ -143,21 +138,20 @@ class GeneratorTeacher:
         return "cuda" if torch.utils.data.get_worker_info() is None and torch.cuda.is_available() else "cpu"
 
     def _network(self, device: str) -> nn.Module:
-        if device not in self._loaded:
-            self._loaded[device] = self._load().to(device)
-        return self._loaded[device]
-
-    def _load(self) -> nn.Module:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        if device in self._loaded:
+            return self._loaded[device]
         path = Path(self.weights).expanduser()
         try:
             with storage_errors(path, "read"):
-                return self._kind.build(load_file(path))
+                network = self._kind.build(load_file(path))
         except (SafetensorError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0][:120]
             raise DamagedError(f"{path}: not weights of {self.architecture} ({reason}); {self._kind.where}") from None
+        self._loaded[device] = network.to(device)
+        return network
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the network: each process loads its own, on its own device."""

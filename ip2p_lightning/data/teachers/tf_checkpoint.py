@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,25 +22,22 @@ KINDS = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # tensorflow.DataTy
 LARGEST = 1 << 26  # bytes of an index: names and places only
 
 
-@dataclass
-class Entry:
+class Entry(NamedTuple):
     """BundleEntryProto: what tensor, and where its bytes lie."""
 
-    kind: int = 0
-    shape: list[int] = field(default_factory=list)
-    shard: int = 0
-    offset: int = 0
-    size: int = 0
-    crc: int | None = None
+    kind: int
+    shape: list[int]
+    shard: int
+    offset: int
+    size: int
+    crc: int | None
 
 
 class Bundle:
     """A checkpoint by its prefix (``.../model-1``). Tensors are read one by one, each against its checksum.
 
-    Raises:
-        UserError: compressed or big-endian, which TensorFlow's own writer on a PC never is.
-        DamagedError: the index is not a table, or is cut short.
-        StorageError: it cannot be read.
+    Raises UserError: compressed or big-endian, which TensorFlow's own writer on a PC never is; DamagedError: the index
+    is not a table, or is cut short; StorageError.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -113,15 +109,12 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def _entry(data: bytes) -> Entry:
-    entry, names = Entry(), {1: "kind", 3: "shard", 4: "offset", 5: "size", 6: "crc"}
-    for number, value in _fields(data):
-        if number in names:
-            setattr(entry, names[number], value)
-        elif number == 2:  # TensorShapeProto of Dim, each with its size in field 1
-            entry.shape = [dict(_fields(dim)).get(1, 0) for n, dim in _fields(value) if n == 2]
-        elif number == 7:
-            raise UserError("partitioned variables are not supported")
-    return entry
+    found = dict(_fields(data))
+    if 7 in found:
+        raise UserError("partitioned variables are not supported")
+    # TensorShapeProto of Dim, each with its size in field 1
+    shape = [dict(_fields(dim)).get(1, 0) for n, dim in _fields(found.get(2, b"")) if n == 2]
+    return Entry(found.get(1, 0), shape, *(found.get(number, 0) for number in (3, 4, 5)), found.get(6))
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

@@ -16,11 +16,8 @@ def convolutions(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Weight [O kH kW I] and bias [O] of every CONV_2D of the file's first graph, in the order in which they run.
 
     Weights may be float32, float16 (behind a DEQUANTIZE operator or not) or int8 with scales, which are multiplied in.
-
-    Raises:
-        UserError: not a TFLite file, one whose weights are of another kind, or `tflite` is not installed.
-        DamagedError: it is cut short.
-        StorageError: it cannot be read.
+    Raises UserError: not a TFLite file, one whose weights are of another kind, or `tflite` is not installed;
+    DamagedError: it is cut short; StorageError.
     """
     try:
         import tflite
@@ -34,14 +31,8 @@ def convolutions(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         return _convolutions(tflite, tflite.Model.GetRootAs(data, 0))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (
-        struct.error,
-        ValueError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-    ):  # offsets that lead nowhere
+    # offsets that lead nowhere
+    except (struct.error, ValueError, IndexError, TypeError, AttributeError, OverflowError):
         raise DamagedError(f"{path}: cut short, or not a TFLite file; download it again") from None
 
 

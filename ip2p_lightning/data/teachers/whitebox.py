@@ -62,11 +62,7 @@ class WhiteboxGenerator(nn.Module):
 
     @classmethod
     def from_weights(cls, tensors: dict[str, Tensor]) -> WhiteboxGenerator:
-        """The generator as wide as `tensors` (as `convert` writes them) say, frozen, with them loaded.
-
-        Raises:
-            KeyError, RuntimeError: they are not this generator's.
-        """
+        """The frozen generator with `tensors` (as `convert` writes them). Raises KeyError, RuntimeError: others'."""
         model = cls(tensors["conv.weight"].shape[0])
         model.load_state_dict(tensors)
         return model.eval().requires_grad_(False)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ip2p_lightning.curation.audit.policy import Audit, decoded
+from ip2p_lightning.curation.shards.parquet import IMAGES
 from ip2p_lightning.data.contact_sheet import contact_sheet
 from ip2p_lightning.data.sources.built import read_metadata
 from ip2p_lightning.errors import DamagedError
@@ -50,9 +51,7 @@ def _sheet(folder: Path, task: str, lines: Sequence[Mapping[str, Any]], count: i
     rows, captions = [], []
     for line in chosen:
         row = found[line["id"]]
-        before, after = (
-            decoded(row[name]["bytes"], Audit(pixels=10**9)).pixels for name in ("original_image", "edited_image")
-        )
+        before, after = (decoded(row[name]["bytes"], Audit(pixels=10**9)).pixels for name in IMAGES)
         difference = np.clip(GAIN * np.abs(before.astype(np.int16) - after), 0, 255).astype(np.uint8)
         rows.append((row["edit_prompt"], [before, after, difference]))
         score = "identical" if line["psnr"] is None else f"{line['psnr']:.1f} dB"

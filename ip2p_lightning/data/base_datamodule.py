@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from ip2p_lightning.data.bad_pairs import BadPairs
 from ip2p_lightning.data.batch_sampler import EvalBatches, Key, TrainBatches, TrainPlan
 from ip2p_lightning.data.dataloader import Batches, Loader
-from ip2p_lightning.data.dataset import TaskDatasets
+from ip2p_lightning.data.dataset import EditDataset, TaskDatasets
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.data.sources.base import Split
@@ -67,12 +67,17 @@ class TasksDataModule(LightningDataModule):
         """The datasets of a split, opened once. Raises as the sources do."""
         key = (split, held_out_prompts)
         if key not in self._opened:
-            same: dict[str, Any] = {"split": split, "loader": self.loader, "seed": self.seed}
-            same["held_out_prompts"] = held_out_prompts
+            misspelling = None
             if split == "train" and not held_out_prompts and self.loader.misspell:
-                said = [prompt for task in self.active.values() for prompt in task.prompts.prompts]
-                same["misspelling"] = Misspelling(said, self.loader.misspell)
-            self._opened[key] = TaskDatasets({n: task.dataset(name=n, **same) for n, task in self.active.items()})
+                prompts = [prompt for task in self.active.values() for prompt in task.prompts.prompts]
+                misspelling = Misspelling(prompts, self.loader.misspell)
+            opened = {}
+            for name, task in self.active.items():
+                pairs, view = task.source.pairs(split, task.make), self.loader.view(split, task.flip)
+                opened[name] = EditDataset(
+                    pairs, task.prompts, name, view, self.seed, split, held_out_prompts, misspelling
+                )
+            self._opened[key] = TaskDatasets(opened)
         return self._opened[key]
 
     def train_dataloader(self) -> Batches:

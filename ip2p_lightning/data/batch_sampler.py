@@ -51,7 +51,7 @@ def checked_weights(weights: Mapping[str, float] | None, tasks: list[str]) -> di
 def apportion(weights: Mapping[str, float], total: int) -> dict[str, int]:
     """`total` split in proportion to `weights`, exactly, by largest remainder (Hamilton); ties go to the earlier name.
 
-    ``sum(result.values()) == total`` and every count is within 1 of its exact share.
+    The counts sum to `total`, and each is within 1 of its exact share.
     """
     whole = sum(Fraction(w) for w in weights.values())  # exact: 0.1 + 0.2 must not decide a tie
     shares = {name: Fraction(w) * total / whole for name, w in weights.items()}
@@ -71,7 +71,6 @@ class TrainPlan:
 
     sizes: pairs per task.
     weights: share of each task in an epoch, any positive scale.
-    epoch_size: examples in an epoch.
     """
 
     def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], epoch_size: int, seed: int) -> None:
@@ -112,7 +111,6 @@ class TrainBatches(Sampler[list[Key]]):
     step is divided into micro-batches and ranks. A batch may hold the end of an epoch and the beginning of the next:
     no example is left out, and none of a step is missing.
 
-    plan: the global order.
     batch_size: examples per batch and rank.
     rank, world: number of this process, and of processes.
     start: micro-batches this rank has already done in the whole run; asked at every ``iter()``.
@@ -157,7 +155,6 @@ class TrainBatches(Sampler[list[Key]]):
 class EvalBatches(Sampler[list[Key]]):
     """Every pair of every task `draws` times, in a fixed order; rank r takes places r, r + world, ...: none twice.
 
-    sizes: pairs per task.
     draws: times each pair is shown, with a degradation and prompt of its own.
     batch_size: examples per batch; the last one may be smaller.
     """

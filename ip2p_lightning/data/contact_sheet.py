@@ -45,7 +45,6 @@ def contact_sheet(
 
     rows: per row its text and its images, ``[H W 3]`` uint8, scaled with their aspect kept.
     cell: largest side of an image on the sheet, in pixels.
-    title: a line above all.
     captions: per row a short text under each image, e.g. ``"27.3 dB"``; "" for none.
     """
     notes = captions or [[""] * len(columns) for _ in rows]

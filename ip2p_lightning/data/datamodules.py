@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from ip2p_lightning.data.base_datamodule import TasksDataModule
 from ip2p_lightning.data.batch_sampler import checked_weights
 from ip2p_lightning.data.dataloader import Loader
-from ip2p_lightning.data.dataset import EditDataset
 from ip2p_lightning.data.degradations.low_light import LowLight
 from ip2p_lightning.data.degradations.noise import SensorNoise
 from ip2p_lightning.data.degradations.rain import Rain
-from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.data.prompts import PromptPool
-from ip2p_lightning.data.sources.base import Maker, Source, Split
+from ip2p_lightning.data.sources.base import Maker, Source
 from ip2p_lightning.data.sources.photos import Photos
 from ip2p_lightning.data.teachers.cartoon import Cartoonizer
 from ip2p_lightning.errors import UserError
@@ -29,14 +27,13 @@ class EditDataModule(TasksDataModule):
     prompts: the task's instructions; None: one sentence that belongs to the task.
     make: degradation or teacher, for sources that hold one side only; None: the task's own.
     flip: probability of a left-right flip in training; prompts that name a side are never flipped.
-    loader: sizes, crops and workers.
     seed: of order, crops, degradations and prompts.
     name: what the task is called; None: the class's own name for it.
     """
 
     task = "edit"
     prompt = "edit the image"
-    maker: ClassVar[Callable[[], Maker] | None] = None
+    maker: ClassVar[type[Any] | None] = None
     """The class of the task's own degradation or teacher; None: the source must hold both sides."""
 
     def __init__(
@@ -61,20 +58,6 @@ class EditDataModule(TasksDataModule):
     @property
     def active(self) -> dict[str, EditDataModule]:
         return {self.task: self}
-
-    def dataset(
-        self,
-        split: Split,
-        name: str,
-        loader: Loader,
-        seed: int,
-        held_out_prompts: bool = False,
-        misspelling: Misspelling | None = None,
-    ) -> EditDataset:
-        """The examples of a split, called `name`. Raises as the source does."""
-        pairs = self.source.pairs(split, self.make)
-        view = loader.view(split, self.flip)
-        return EditDataset(pairs, self.prompts, name, view, seed, split, held_out_prompts, misspelling)
 
 
 class CartoonDataModule(EditDataModule):
@@ -122,8 +105,7 @@ class MixtureDataModule(TasksDataModule):
     tasks: the tasks by name; the name replaces the task's own. Their loaders and seeds are not used.
     weights: share of each in an epoch, any scale; a task that is not named weighs 1, one of weight 0 is left out (its
         data is not even opened). None: all alike.
-    loader: sizes, crops and workers, for all tasks.
-    seed: for all tasks.
+    loader, seed: for all tasks.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,32 +19,28 @@ from ip2p_lightning.data.transforms import View
 from ip2p_lightning.rng import numpy_rng
 
 
+@dataclass(eq=False)
 class EditDataset(Dataset[EditExample]):
-    """The examples of one task and split.
+    """The examples of one task and split; `task`, `seed` and `split` are part of every key.
 
     pairs: the images, and their own instructions if they have any.
     prompts: drawn from for pairs without their own instruction.
-    task: name put into every example and key.
     view: scale, crop and flip.
-    seed: of all draws.
-    split: part of the key.
     held_out: draw from the prompts that training never sees.
     misspelling: applied to each prompt; None: nothing.
     """
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        prompts: PromptPool,
-        task: str,
-        view: View,
-        seed: int,
-        split: Split = "train",
-        held_out: bool = False,
-        misspelling: Misspelling | None = None,
-    ) -> None:
-        self.pairs, self.prompts, self.task, self.view = pairs, prompts, task, replace(view, raw=True)
-        self.seed, self.split, self.held_out, self.misspelling = seed, split, held_out, misspelling
+    pairs: Pairs
+    prompts: PromptPool
+    task: str
+    view: View
+    seed: int
+    split: Split = "train"
+    held_out: bool = False
+    misspelling: Misspelling | None = None
+
+    def __post_init__(self) -> None:
+        self.view = replace(self.view, raw=True)
 
     def __len__(self) -> int:
         return len(self.pairs)

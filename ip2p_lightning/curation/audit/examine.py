@@ -54,15 +54,11 @@ class Part:
 class Side(NamedTuple):
     """One image of a pair."""
 
-    content: bytes
-    """As it will be stored."""
+    content: bytes  # as it will be stored
     pixels: np.ndarray
-    name: str
-    """File name in the dataset."""
-    sha256: str
-    """Of the source file; empty for a made image."""
-    kept: bool
-    """Whether the source file's own bytes are stored."""
+    name: str  # in the dataset
+    sha256: str  # of the source file; empty for a made image
+    kept: bool  # whether the source file's own bytes are stored
 
 
 class Example(NamedTuple):

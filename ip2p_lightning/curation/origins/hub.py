@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ip2p_lightning.curation.origins.base import Candidate, Listing
 from ip2p_lightning.data.sources.base import SPLITS
@@ -18,7 +18,7 @@ class HubOrigin(HubDataset):
     licence: of the images, for the card.
     """
 
-    prompts: str = field(default="own", init=False)
+    prompts: Literal["own", "pool"] = field(default="own", init=False)
     licence: str = ""
 
     def facts(self) -> dict[str, str]:

@@ -122,14 +122,14 @@ def checked(settings: Settings) -> Settings:
             raise UserError(f"{key} has no value; give {key}=... (see ip2p-data prompts --help)")
     if isinstance(settings.held_out, str) and settings.held_out != "shared":
         raise UserError(f"held_out={settings.held_out}: give a number, or shared")
-    n = settings.n if settings.n is not None or settings.source == "file" else 50
-    numbers = {"n": n, "per_round": settings.per_round, "rounds": settings.rounds, "max_tokens": settings.max_tokens}
-    for key, value in (numbers | {"max_new_tokens": settings.max_new_tokens}).items():
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value}: give at least 1")
+    if settings.n is None and settings.source != "file":
+        settings = replace(settings, n=50)
+    for key in ("n", "per_round", "rounds", "max_tokens", "max_new_tokens"):
+        if getattr(settings, key) is not None and getattr(settings, key) < 1:
+            raise UserError(f"{key}={getattr(settings, key)}: give at least 1")
     if isinstance(settings.held_out, int) and settings.held_out < 0:
         raise UserError(f"held_out={settings.held_out}: give 0 or more")
     for key, low, high in (("temperature", 0, 10), ("top_p", 0, 1), ("near", 0, 1)):
         if not low < getattr(settings, key) <= high:
             raise UserError(f"{key}={getattr(settings, key)}: give a number above {low}, at most {high}")
-    return replace(settings, n=n)
+    return settings

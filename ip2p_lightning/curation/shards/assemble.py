@@ -61,7 +61,7 @@ def _entries(work: Path, plan: Mapping[str, Any]) -> tuple[list[Entry], list[dic
 
 
 def _write(
-    work: Path, plan: Mapping[str, Any], entries: Sequence[Entry], counts: Mapping[str, int], progress: bool
+    work: Path, plan: Mapping[str, Any], entries: Sequence[Entry], counts: dict[str, int], progress: bool
 ) -> None:
     final = work / "final"
     (final / "data").mkdir(parents=True, exist_ok=True)

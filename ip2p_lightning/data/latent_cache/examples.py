@@ -78,12 +78,10 @@ class Item(NamedTuple):
 
 
 class CachedTask:
-    """The examples of one task, from its cache.
+    """The examples of one task, those of `base`, from its cache.
 
-    base: the examples without a cache.
     space: None: nothing of this task is cached.
     crops: stored views of each pair, apart from their mirror images.
-    contents: digests of the sources.
     """
 
     def __init__(self, base: EditDataset, space: Space | None, crops: int, contents: Contents, codec: Codec) -> None:

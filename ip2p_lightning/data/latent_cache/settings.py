@@ -14,7 +14,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Settings:
-    """The cache's keys of a config.
+    """What a run caches, and how.
 
     mode: off; disk; auto: disk where pairs are real files, encoding costs something, and every entry is expected to be
         used more than once.

@@ -27,7 +27,6 @@ DESCRIPTION = "space.json"
 class Space:
     """A folder of payloads of one size, by key.
 
-    root: folder of all caches.
     description: what the payloads depend on, apart from their own keys; its sha256 names the folder.
     payload: bytes of an entry.
     damaged: entries found here whose bytes did not verify; they count as absent.

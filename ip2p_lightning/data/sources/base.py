@@ -39,7 +39,7 @@ class Pairs(Protocol):
         """The pair's own instruction; None where the task's pool is to be drawn from."""
 
     def pair(self, i: int, rng: np.random.Generator, view: View) -> tuple[Image, Image]:
-        """``(original, edited)`` as `view` shows them: a pure function of the arguments. float32 in [0, 1]; uint8 too.
+        """``(original, edited)`` as `view` shows them, float32 in [0, 1] or uint8; a pure function of the arguments.
 
         Raises DataError: a file cannot be read, or the two sizes differ.
         """

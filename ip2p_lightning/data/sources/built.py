@@ -37,7 +37,6 @@ class Built:
     Rows are found by number: an epoch's order needs no pass over the files, and a resumed run continues with the row it
     would have read. Memory holds ids and prompts of the split, and `memory` megabytes of encoded images.
 
-    root: the dataset's folder.
     task: use only pairs of this task; None: all.
     prompts: "own" uses the dataset's instructions, "pool" the task's, drawn anew in every epoch.
     memory: megabytes of encoded images kept, per process.
@@ -68,9 +67,7 @@ class Built:
         for name, known in files.items():
             path, size = root / name, known["bytes"]
             if not path.is_file() or path.stat().st_size != size:
-                raise DamagedError(
-                    f"{path}: missing, or not the {size} bytes that were written; copy or build it again"
-                )
+                raise DamagedError(f"{path}: missing, or not the {size} bytes that were written; copy or rebuild it")
         if files:
             table = _Table([root / name for name in files], int(self.memory * 2**20))
             hashes = {name: known["sha256"] for name, known in files.items()}

@@ -26,11 +26,9 @@ class Folder:
     root: the folder. If it has folders named train, val and test, each holds its own `input` and `target`; otherwise
         pairs are split by the hash of the target's content, so that several inputs with one target (rain on one scene)
         stay together.
-    input: name of the folder of originals.
-    target: name of the folder of edited images.
+    input, target: names of the folders of originals and of edited images.
     prompt: one instruction for all pairs; None draws from the task's prompts.
-    val: fraction for validation, within [0, 1).
-    test: fraction for testing, within [0, 1).
+    val, test: fractions for validation and testing, within [0, 1).
     memory: megabytes of decoded images kept, per process and shared between sources.
     """
 
@@ -58,7 +56,7 @@ class Folder:
             matched = {stem: pair for stem, pair in matched.items() if place[groups[stem]] == split}
         if not matched:
             raise DataError(f"{root}: no pair for '{split}'")
-        return FilePairs([Row(stem, *map(str, pair), self.prompt) for stem, pair in matched.items()], self._store)
+        return FilePairs([Row(stem, str(a), str(b), self.prompt) for stem, (a, b) in matched.items()], self._store)
 
     def _matched(self, root: Path) -> dict[str, tuple[Path, Path]]:
         inputs = _by_stem(checked_folder(root / self.input, "Folder.input"))

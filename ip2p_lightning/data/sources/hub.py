@@ -54,8 +54,7 @@ class HubDataset:
     group: column whose equal values keep rows in one split; None: as above, else every row by itself.
     prompts: "own" uses the dataset's instructions, "pool" the task's.
     revision: commit, tag or branch of a hub dataset; None: its newest.
-    val: fraction of "train" for validation if there is no such split, within [0, 1).
-    test: fraction of it for testing, likewise.
+    val, test: fractions of "train" for validation and testing where there is no such split, within [0, 1).
     """
 
     name: str
@@ -94,10 +93,7 @@ class HubDataset:
         return HubPairs(table, rows, columns, self.name, name)
 
     def undecoded(self, table: Dataset) -> tuple[Dataset, Columns]:
-        """The columns needed, and which they are; images as bytes: they are decoded by our own rules.
-
-        Raises DataError: a column is missing or holds no images.
-        """
+        """The columns needed, images undecoded, and their names. Raises DataError: one is missing or no image."""
         import datasets
 
         columns = self._checked(table)
@@ -194,11 +190,8 @@ def load_tables(name: str, revision: str | None) -> dict[str, Dataset]:
         raise
     except Exception as error:  # the hub's client, fsspec and Arrow each have their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        how = (
-            "is the folder complete?"
-            if folder.exists()
-            else f"on a machine with internet: datasets.load_dataset('{name}').save_to_disk(DIR); then data.name=DIR"
-        )
+        how = f"on a machine with internet: datasets.load_dataset('{name}').save_to_disk(DIR); then data.name=DIR"
+        how = "is the folder complete?" if folder.exists() else how
         raise UserError(f"dataset '{name}' could not be loaded: {reason}; {how}") from None
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 

@@ -24,14 +24,11 @@ class Manifest:
     Optional columns: ``id`` (default: both paths), ``split`` (train, val or test; without it, pairs that share
     an image stay together and are split by hash), ``task`` (see below).
 
-    path: the manifest.
     root: folder that paths are relative to and must stay within; None: the manifest's folder.
-    original: column with the path of the image before the edit.
-    edited: column with the path of the image after it.
+    original, edited: columns with the paths of the images before and after the edit.
     prompt: column with the instruction; None, or an empty cell, draws from the task's prompts.
     task: use only lines whose ``task`` column says this; None: all lines.
-    val: fraction for validation where there is no split column, within [0, 1).
-    test: fraction for testing there, within [0, 1).
+    val, test: fractions for validation and testing where there is no split column, within [0, 1).
     memory: megabytes of decoded images kept, per process and shared between sources.
     """
 

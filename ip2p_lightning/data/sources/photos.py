@@ -39,8 +39,7 @@ class Photos:
     root: a folder; every image file below it is used. If it has folders named train, val and test, these are the
         splits; otherwise photos are split by their content's hash, so that copies stay together and no photo is in two
         splits. None: nine photos that come with scikit-image, in fixed splits (6 train, 1 val, 2 test).
-    val: fraction of the photos in `root` for validation, within [0, 1).
-    test: fraction of them for testing, within [0, 1).
+    val, test: fractions of the photos in `root` for validation and testing, within [0, 1).
     memory: megabytes of decoded photos kept, per process and shared between sources.
     """
 
@@ -60,9 +59,7 @@ class Photos:
         """
         checked_split(split)
         if make is None:
-            raise UserError(
-                "Photos hold one side of a pair only: give the task a degradation or a teacher, or use data=folder"
-            )
+            raise UserError("Photos hold one side of a pair only: give a degradation or a teacher, or use data=folder")
         base = _installed_folder() if self.root is None else checked_folder(self.root, "Photos.root")
         return PhotoPairs(base, self._files(base, split), make, self._store)
 

@@ -1,8 +1,7 @@
 """The cartoon teacher: an edge-preserving abstraction of a photo with ink lines, computed, not learned.
 
 After Winnemöller et al. 2006 ("Real-time video abstraction"): smooth without crossing edges, flatten regions, quantise
-luminance softly, draw lines. Every step looks a few pixels around, so a crop of the cartoon is, away from the border,
-the cartoon of the crop.
+luminance softly, draw lines. Every step is local: away from the border, a crop of the cartoon is the crop's cartoon.
 """
 
 from __future__ import annotations

@@ -23,11 +23,10 @@ from ip2p_lightning.system.files import sha256_of, storage_errors
 class Architecture:
     """What a teacher has to know of a generator. Another (CartoonGAN, AnimeGAN) is a line in `ARCHITECTURES`.
 
-    build: from the tensors of a safetensors file to a module [B 3 H W] in [-1, 1] -> the same. A file holds tensors
-        alone, never code, so the class must be ours.
+    build: from the tensors of a safetensors file, which holds no code, to a module [B 3 H W] in [-1, 1] -> the same.
     multiple: what its sides must be multiples of.
     bgr: whether blue comes first.
-    where: whence the user gets the weights, under which licence, and how they become a safetensors file.
+    where: where the user gets the weights, under which licence, and how they become a safetensors file.
     """
 
     build: Callable[[dict[str, Tensor]], nn.Module]

@@ -114,7 +114,7 @@ def _entry(data: bytes) -> Entry:
         raise UserError("partitioned variables are not supported")
     # TensorShapeProto of Dim, each with its size in field 1
     shape = [dict(_fields(dim)).get(1, 0) for n, dim in _fields(found.get(2, b"")) if n == 2]
-    return Entry(found.get(1, 0), shape, *(found.get(number, 0) for number in (3, 4, 5)), found.get(6))
+    return Entry(found.get(1, 0), shape, found.get(3, 0), found.get(4, 0), found.get(5, 0), found.get(6))
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

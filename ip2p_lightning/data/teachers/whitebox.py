@@ -39,14 +39,11 @@ class ResidualBlock(nn.Module):
 
 
 class WhiteboxGenerator(nn.Module):
-    """The generator and its guided filter. Layers bear the names of the authors' checkpoint, in lower case.
-
-    channels: width of the first layer; 32 in the published weights.
-    """
+    """The generator and its guided filter. Layers bear the names of the authors' checkpoint, in lower case."""
 
     def __init__(self, channels: int = 32) -> None:
         super().__init__()
-        c = channels
+        c = channels  # of the first layer, 32 in the published weights
         self.conv = SameConv(3, c, 7)
         self.conv_1 = SameConv(c, c, 3, stride=2)
         self.conv_2 = SameConv(c, 2 * c, 3)

@@ -99,7 +99,7 @@ class Watched(Dataset[Any]):
         return example
 
     def at(self, worker: int) -> str:
-        """Task and pair that a worker has begun and not finished; "" if there is none."""
+        """Task and pair that a worker is reading; "" if there is none."""
         return self._at[worker * _SLOT : (worker + 1) * _SLOT].rstrip(b"\0").decode(errors="replace")
 
     def _read(self, key: Key) -> Any:

@@ -81,7 +81,7 @@ class TasksDataModule(LightningDataModule):
         return self._opened[key]
 
     def train_dataloader(self) -> Batches:
-        """Training batches of this rank, beginning where the trainer stands (at the start without a trainer)."""
+        """Training batches of this rank, from the trainer's position on (from the start without a trainer)."""
         data, (rank, world) = self.datasets("train"), self._place()
         plan = TrainPlan(data.sizes, self.weights, self.loader.epoch_size or len(data), self.seed)
         keys = TrainBatches(plan, self.loader.batch_size, rank, world, self._done, self._total())
@@ -113,7 +113,7 @@ class TasksDataModule(LightningDataModule):
         return self._watched(Batches(data, keys, self.loader))
 
     def explained(self, error: RuntimeError) -> DataError | None:
-        """What a hanging or dead worker of one of the loaders comes to; None: the error is another one."""
+        """The error as a hanging or dead worker of one of the loaders; None: it is another one."""
         living = (loader() for loader in self._loaders)
         return next(filter(None, (loader.explained(error) for loader in living if loader)), None)
 
@@ -150,6 +150,6 @@ class TasksDataModule(LightningDataModule):
 
     def _done(self) -> int:
         """Micro-batches already done: in every Lightning checkpoint, and right between epochs as within them."""
-        if not self.trainer or self.trainer.overfit_batches:  # overfitting sees the same first batches for ever
+        if not self.trainer or self.trainer.overfit_batches:  # overfitting repeats the first batches
             return 0
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed

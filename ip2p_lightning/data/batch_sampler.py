@@ -105,7 +105,7 @@ class TrainPlan:
 
 
 class TrainBatches(Sampler[list[Key]]):
-    """Batches of keys for one rank, beginning where the run stands.
+    """Batches of keys for one rank, from the run's position on.
 
     A run is one endless sequence of examples, epoch after epoch (see `rng.place`), so that nothing depends on how a
     step is divided into micro-batches and ranks. A batch may hold the end of an epoch and the beginning of the next:
@@ -132,7 +132,7 @@ class TrainBatches(Sampler[list[Key]]):
         self._epoch, self._order = -1, list[tuple[str, int, int]]()
 
     def __len__(self) -> int:
-        """Batches in the whole run, or in a whole epoch, wherever the run stands in it."""
+        """Batches in the whole run, or in a whole epoch, whatever the position."""
         return self.per_epoch if self.total is None else self.total
 
     def __iter__(self) -> Iterator[list[Key]]:

@@ -37,7 +37,7 @@ class Loader:
     misspell: share of a training prompt's words that get another ending, in [0, 1]; half as many invented words come
         between. Drawn for each example: for a text encoder that learns its words here (see `Misspelling`).
     pin_memory: page-locked batches, for a GPU.
-    timeout: seconds after which a batch that no worker delivers is an error; 0 waits for ever.
+    timeout: seconds after which a batch that no worker delivers is an error; 0: no limit.
     max_bad: unreadable training pairs that a run leaves out and lists in its bad.jsonl; one more is an error.
     Raises `UserError` on values outside these.
     """
@@ -124,7 +124,7 @@ class Batches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[EditExample]:
-        batches = iter(self._loader)  # here and now: it reads the place
+        batches = iter(self._loader)  # at once: it reads the position
         self._pids = [worker.pid for worker in getattr(batches, "_workers", ())]
         return self._one_line_errors(batches)
 
@@ -154,7 +154,7 @@ class Batches:
         if "timed out" in text:
             what, how = f"no batch for {self._loader.timeout:g} s (loader.timeout)", "look at the disk, or wait longer"
         elif dead or busy:
-            what, how = " ".join(text.split()), "for want of memory, perhaps: lower loader.workers or loader.size"
+            what, how = " ".join(text.split()), "perhaps out of memory: lower loader.workers or loader.size"
         else:
             return None  # another loader's
         self._kill()
@@ -172,7 +172,7 @@ class Batches:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes now (left to the garbage collector, each takes 5 s); the next iter() starts anew."""
+        """End the worker processes now (the garbage collector takes 5 s for each); the next iter() starts new ones."""
         iterator, self._iterator = self._iterator, None
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()

@@ -104,7 +104,7 @@ class MixtureDataModule(TasksDataModule):
 
     tasks: the tasks by name; the name replaces the task's own. Their loaders and seeds are not used.
     weights: share of each in an epoch, any scale; a task that is not named weighs 1, one of weight 0 is left out (its
-        data is not even opened). None: all alike.
+        data is not even opened). None: equal.
     loader, seed: for all tasks.
     """
 

@@ -110,7 +110,7 @@ def _opened(source: str | os.PathLike[str] | bytes) -> io.BytesIO | Path:
         return io.BytesIO(source)
     path = Path(source)
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):  # a FIFO would block for ever
+    if not stat.S_ISREG(mode):  # a FIFO would block
         raise DataError("is a folder" if stat.S_ISDIR(mode) else "not a regular file")
     return path
 

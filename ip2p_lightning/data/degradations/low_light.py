@@ -14,7 +14,7 @@ from ip2p_lightning.data.image import Image
 class LowLight:
     """An under-exposed photo: less light, drifted white balance, and the noise of few photons, in linear light.
 
-    The photo is unprocessed to linear light (Brooks et al. 2019), exposed anew, counted by a sensor (shot and read
+    The photo is unprocessed to linear light (Brooks et al. 2019), exposed again, counted by a sensor (shot and read
     noise: Wei et al. 2020, eq. 4-6, without row noise) and developed again.
 
     exposure: change in stops, within [-12, 0]; -3 is an eighth of the light, 0 leaves it.

@@ -14,7 +14,7 @@ from ip2p_lightning.system.file_digests import Digests
 
 
 class Contents:
-    """Digests of the sources of pairs, by way of `digests`."""
+    """Digests of the sources of pairs, cached in `digests`."""
 
     def __init__(self, digests: Digests) -> None:
         self.digests = digests

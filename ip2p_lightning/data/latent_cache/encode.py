@@ -79,7 +79,7 @@ class Filler:
         return torch.stack(originals), torch.stack(edited)
 
     def _claimed(self, part: Part, rows: dict[bytes, int], found: dict[int, tuple[Tensor, Tensor]]) -> list[bytes]:
-        """Compute what nobody else computes; take what others finished meanwhile. Waits for nobody: no deadlock."""
+        """Encode what no other process claims, and read what others have finished. Never waits: no deadlock."""
         ready: dict[bytes, bytes] = {}
         with self.space.claims() as claims:
             mine = claims.take(rows)

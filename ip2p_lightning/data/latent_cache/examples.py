@@ -1,4 +1,4 @@
-"""Training examples whose images are either there as moments or still have to be encoded.
+"""Training examples whose images are cached moments, or pixels still to be encoded.
 
 Shapes: B batch, C latent channels, H W pixels, h w latent size.
 """
@@ -94,7 +94,7 @@ class CachedTask:
     def __getitem__(self, key: tuple[int, int, int]) -> Item:
         """The example of ``(epoch, index, draw)``: the view is drawn from the stored ones by the same key.
 
-        A flip is the very flip that the example has without a cache; so is everything else where crops == 1.
+        The flip is the one that the example has without a cache; so is everything else where crops == 1.
         """
         if self.space is None:
             return Item(self.base[key], b"", False)
@@ -139,7 +139,7 @@ class CachedTasks(Dataset[Item]):
 
 
 class Part(NamedTuple):
-    """Items of a batch that are alike: images stacked, and where in the batch they belong."""
+    """The cached or the other items of a batch: images stacked, and their places in the batch."""
 
     example: EditExample
     keys: list[bytes]

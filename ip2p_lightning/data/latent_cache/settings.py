@@ -20,7 +20,7 @@ class Settings:
         used more than once.
     folder: of all caches on disk.
     variants: crops stored of each pair where crops are drawn; mirror images come on top.
-    draws: stored degradations of each photo; 0: degradations are drawn anew each time, and nothing of them is stored.
+    draws: stored degradations of each photo; 0: each is drawn when needed, and none is stored.
     dtype: float32, or bfloat16: half the size, moments rounded to 8 bits of mantissa (relative error at most 2^-8).
     precision: in which the machine multiplies matrices of float32, as the run's ``matmul_precision``.
     """

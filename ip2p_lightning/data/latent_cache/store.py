@@ -70,7 +70,7 @@ class Space:
         """The payload of `key` if it is there and verifies."""
         found = self.index.find(key)
         if found is not None and self._bad.get(key) == found[0] and self.index.refresh():
-            found = self.index.find(key)  # somebody may have rebuilt it
+            found = self.index.find(key)  # another process may have rebuilt it
         if found is None or self._bad.get(key) == found[0]:
             return None
         payload = self._read(found[0])

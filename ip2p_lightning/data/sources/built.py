@@ -38,7 +38,7 @@ class Built:
     would have read. Memory holds ids and prompts of the split, and `memory` megabytes of encoded images.
 
     task: use only pairs of this task; None: all.
-    prompts: "own" uses the dataset's instructions, "pool" the task's, drawn anew in every epoch.
+    prompts: "own" uses the dataset's instructions, "pool" the task's, drawn in every epoch.
     memory: megabytes of encoded images kept, per process.
     """
 

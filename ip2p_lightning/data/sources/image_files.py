@@ -64,7 +64,7 @@ class ImageStore:
     def open(self, path: Path) -> np.ndarray:
         """The image at `path`, ``[H W 3]`` uint8, not to be written to. Raises `DataError` as `open_image` does."""
         try:
-            state = state_of(path)  # before the decoding: a file that changes meanwhile is decoded anew
+            state = state_of(path)  # before the decoding: a file that changes meanwhile is decoded again
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from None
         kept = self._kept.get(path)

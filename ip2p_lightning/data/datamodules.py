@@ -9,7 +9,6 @@ from ip2p_lightning.data.base_datamodule import TasksDataModule
 from ip2p_lightning.data.batch_sampler import checked_weights
 from ip2p_lightning.data.dataloader import Loader
 from ip2p_lightning.data.dataset import EditDataset
-from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.data.prompts import PromptPool
 from ip2p_lightning.data.sources.base import Maker, Source, Split
 from ip2p_lightning.data.sources.photos import Photos
@@ -70,12 +69,11 @@ class EditDataModule(TasksDataModule):
         loader: Loader,
         seed: int,
         held_out_prompts: bool = False,
-        misspelling: Misspelling | None = None,
     ) -> EditDataset:
         """The examples of a split, called `name`. Raises as the source does."""
         pairs = self.source.pairs(split, self.make)
         view = loader.view(split, self.flip)
-        return EditDataset(pairs, self.prompts, name, view, seed, split, held_out_prompts, misspelling)
+        return EditDataset(pairs, self.prompts, name, view, seed, split, held_out_prompts)
 
 
 class CartoonDataModule(EditDataModule):

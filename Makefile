@@ -21,7 +21,7 @@ setup: .venv/.installed  ## make .venv and install the pinned packages
 
 demo: setup  ## train the embedded model on four tasks, edit held-out photos, write pictures and a table to runs/demo
 	$(BIN)/ip2p-train hydra.run.dir=runs/demo loader.workers=1
-	$(BIN)/ip2p-evaluate runs/demo --prompts heldout --sheet-examples 1
+	$(BIN)/ip2p-evaluate runs/demo --prompts heldout --draws 12 --sheet-examples 1
 	@echo
 	@echo "look at: runs/demo/sheet-test-heldout.png   scores: runs/demo/scores.csv"
 	@echo "curves:  $(BIN)/tensorboard --logdir runs/demo"

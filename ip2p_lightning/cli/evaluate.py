@@ -46,6 +46,12 @@ def parser() -> Parser:
         default="seen",
         help="instructions from the training pool, or those held out from it (default: seen)",
     )
+    page.add_argument(
+        "--draws",
+        type=at_least(1),
+        metavar="N",
+        help="times each pair is shown, with another degradation and prompt (default: the run's loader.eval_draws)",
+    )
     page.add_argument("--batch-size", type=at_least(1), metavar="N", help="images at a time (default: by their size)")
     add_model_options(page)
     page.add_argument(
@@ -70,7 +76,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     data = build_data(model_config(args.run))
     if args.batch_size is not None:
         data.loader = replace(data.loader, eval_batch_size=args.batch_size)
-    batches = data.evaluation(args.split, held_out_prompts=args.prompts == "heldout")  # bad data shows before weights
+    held_out = args.prompts == "heldout"
+    batches = data.evaluation(args.split, held_out_prompts=held_out, draws=args.draws)  # bad data shows before weights
     quiet_libraries()
     opened = open_run(args.run, args.weights)
     wrong = wrong_pools(data, opened.config)

@@ -1,6 +1,6 @@
 """Checks a config's keys, types and targets before anything is built.
 
-The schema of a node is the signature of its ``_target_``. A config can name exactly the classes listed in ``allowed_targets``,
+The schema of a node is the signature of its ``_target_``. A config can name the classes in ``allowed_targets``,
 and callbacks and loggers that the environment permits (see ``extensions``).
 """
 

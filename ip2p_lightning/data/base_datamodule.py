@@ -13,13 +13,15 @@ from ip2p_lightning.data.batch_sampler import EvalBatches, Key, TrainBatches, Tr
 from ip2p_lightning.data.dataloader import Batches, Loader
 from ip2p_lightning.data.dataset import EditDataset, TaskDatasets
 from ip2p_lightning.data.example import EditExample
-from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.data.sources.base import Split
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.system.file_digests import Digests
 
 if TYPE_CHECKING:
     from ip2p_lightning.data.datamodules import EditDataModule
+
+# Of degradations and prompts in validation and testing: runs of all seeds are judged by the same examples.
+EVAL_SEED = 0
 
 
 class TasksDataModule(LightningDataModule):
@@ -67,16 +69,11 @@ class TasksDataModule(LightningDataModule):
         """The datasets of a split, opened once. Raises as the sources do."""
         key = (split, held_out_prompts)
         if key not in self._opened:
-            misspelling = None
-            if split == "train" and not held_out_prompts and self.loader.misspell:
-                prompts = [prompt for task in self.active.values() for prompt in task.prompts.prompts]
-                misspelling = Misspelling(prompts, self.loader.misspell)
+            seed = self.seed if split == "train" else EVAL_SEED
             opened = {}
             for name, task in self.active.items():
                 pairs, view = task.source.pairs(split, task.make), self.loader.view(split, task.flip)
-                opened[name] = EditDataset(
-                    pairs, task.prompts, name, view, self.seed, split, held_out_prompts, misspelling
-                )
+                opened[name] = EditDataset(pairs, task.prompts, name, view, seed, split, held_out_prompts)
             self._opened[key] = TaskDatasets(opened)
         return self._opened[key]
 
@@ -101,15 +98,22 @@ class TasksDataModule(LightningDataModule):
         """The test split."""
         return self.evaluation("test")
 
-    def evaluation(self, split: Split = "test", held_out_prompts: bool = False, examples: int | None = None) -> Batches:
-        """Every pair of a split (train with the training view), `loader.eval_draws` times, none twice over all ranks.
+    def evaluation(
+        self,
+        split: Split = "test",
+        held_out_prompts: bool = False,
+        examples: int | None = None,
+        draws: int | None = None,
+    ) -> Batches:
+        """Every pair of a split (train with the training view), several times, none twice over all ranks.
 
         held_out_prompts: ask with prompts that training never draws.
         examples: only the first so many pairs of each task; None: all.
+        draws: times each pair is shown, with a degradation and prompt of its own; None: `loader.eval_draws`.
         """
         data, (rank, world) = self.datasets(split, held_out_prompts), self._place()
         sizes = {name: size if examples is None else min(size, examples) for name, size in data.sizes.items()}
-        keys = EvalBatches(sizes, self.loader.eval_draws, self.loader.batch_size_of_eval, rank, world)
+        keys = EvalBatches(sizes, draws or self.loader.eval_draws, self.loader.batch_size_of_eval, rank, world)
         return self._watched(Batches(data, keys, self.loader))
 
     def explained(self, error: RuntimeError) -> DataError | None:

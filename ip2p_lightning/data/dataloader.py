@@ -34,8 +34,6 @@ class Loader:
     workers: processes that prepare batches, per rank; 0 prepares them in the training process.
     epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs.
     eval_draws: times each validation or test pair is shown, with a degradation and prompt of its own.
-    misspell: share of a training prompt's words that get another ending, in [0, 1]; half as many invented words come
-        between. Drawn for each example: for a text encoder that learns its words here (see `Misspelling`).
     pin_memory: page-locked batches, for a GPU.
     timeout: seconds after which a batch that no worker delivers is an error; 0: no limit.
     max_bad: unreadable training pairs that a run leaves out and lists in its bad.jsonl; one more is an error.
@@ -51,7 +49,6 @@ class Loader:
     workers: int = 0
     epoch_size: int | None = None
     eval_draws: int = 1
-    misspell: float = 0.0
     pin_memory: bool = False
     timeout: float = 0
     max_bad: int = 0
@@ -63,8 +60,6 @@ class Loader:
             _check(name, getattr(self, name), MULTIPLE, MULTIPLE)
         for name in ("workers", "max_bad"):
             _check(name, getattr(self, name), 0)
-        if not 0 <= self.misspell <= 1:
-            raise UserError(f"loader.misspell={self.misspell}: give a share within [0, 1]")
         if not self.timeout >= 0:
             raise UserError(f"loader.timeout={self.timeout}: give seconds, 0 or more")
         if self.eval_size is None and (self.eval_batch_size or 1) > 1:

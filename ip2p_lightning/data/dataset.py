@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from ip2p_lightning.data.batch_sampler import Key
 from ip2p_lightning.data.example import EditExample
-from ip2p_lightning.data.prompt_augmentation import Misspelling
 from ip2p_lightning.data.prompts import PromptPool, mentions_side
 from ip2p_lightning.data.sources.base import Pairs, Split
 from ip2p_lightning.data.transforms import View
@@ -27,7 +26,6 @@ class EditDataset(Dataset[EditExample]):
     prompts: drawn from for pairs without their own instruction.
     view: scale, crop and flip.
     held_out: draw from the prompts that training never sees.
-    misspelling: applied to each prompt; None: nothing.
     """
 
     pairs: Pairs
@@ -37,7 +35,6 @@ class EditDataset(Dataset[EditExample]):
     seed: int
     split: Split = "train"
     held_out: bool = False
-    misspelling: Misspelling | None = None
 
     def __post_init__(self) -> None:
         self.view = replace(self.view, raw=True)
@@ -61,11 +58,12 @@ class EditDataset(Dataset[EditExample]):
         name = self.pairs.id(index)
         place = (self.seed, "data", self.task, self.split, epoch, name, draw)
         prompt = self.pairs.prompt(index)
-        if prompt is None:
+        if prompt is None and self.split == "train":
             prompt = self.prompts.draw(numpy_rng(*place, "prompt"), held_out=self.held_out)
+        elif prompt is None:  # each draw of a pair has another sentence: as many draws as sentences show them all
+            order = numpy_rng(*place[:-1], "prompts")
+            prompt = self.prompts.in_order(draw, order, held_out=self.held_out)
         view = replace(self.view, flip=0.0) if self.view.flip and mentions_side(prompt) else self.view
-        if self.misspelling is not None:
-            prompt = self.misspelling(prompt, numpy_rng(*place, "spelling"))
         return place, prompt, view
 
 

@@ -55,10 +55,10 @@ class PromptPool:
         part = self._part(held_out)
         return part[int(rng.integers(len(part)))]
 
-    def at(self, i: int, held_out: bool = False) -> str:
-        """Prompt `i` modulo the size of the part. Raises DataError without held-out prompts."""
+    def in_order(self, i: int, rng: np.random.Generator, held_out: bool = False) -> str:
+        """Prompt `i`, modulo the size of the part, of the order that `rng` draws. Raises DataError as `draw` does."""
         part = self._part(held_out)
-        return part[i % len(part)]
+        return part[int(rng.permutation(len(part))[i % len(part)])]
 
     def _part(self, held_out: bool) -> tuple[str, ...]:
         if held_out and not self.held_out:

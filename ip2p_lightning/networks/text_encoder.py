@@ -1,4 +1,4 @@
-"""Prompts to text states: what all text encoders share; CLIP as Stable Diffusion 1.x uses it, and a tiny one.
+"""Prompts to text states: what all text encoders share; CLIP as Stable Diffusion 1.x uses it.
 
 Shapes: B batch, L tokens, D text width.
 """
@@ -9,7 +9,6 @@ import copy
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from ip2p_lightning.errors import DamagedError, StorageError, UserError
 from ip2p_lightning.networks.pretrained import load_part, missing
-from ip2p_lightning.networks.tiny_tokenizer import collect_prompts, random_model, train_tokenizer
 
 REMEMBERED = 1024  # states kept while frozen; 242 MB for CLIP ViT-L/14 in float32
 
@@ -182,48 +180,6 @@ class ClipText(ClipModel):
         tokenizer = load_tokenizer(CLIPTokenizer, path, "tokenizer", model.config.vocab_size, **chosen)
         super().__init__(tokenizer, model, trainable=False)
         self.to(dtype=getattr(torch, dtype))
-
-
-class TinyText(ClipModel):
-    """A small CLIP text model with random weights, and a byte-level BPE tokenizer learnt from the prompts.
-
-    Args:
-        corpus: prompts, in any nesting of lists, mappings and pools. Of a pool only `prompts` is read: held-out
-            sentences must not shape the vocabulary.
-        width: D. layers, heads: of the transformer.
-        length: L, tokens of a padded or cut prompt, start and end included.
-        vocab_size: rows of the embedding, the most tokens that are learnt; shapes do not depend on the corpus.
-        trainable: False freezes the random weights.
-        seed: of the weights; torch's global generator is left as it was.
-
-    Raises:
-        UserError: no prompt in `corpus`, or sizes that do not fit.
-    """
-
-    def __init__(
-        self,
-        corpus: Mapping[str, Any] | Sequence[Any],
-        width: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        length: int = 32,
-        vocab_size: int = 1024,
-        trainable: bool = True,
-        seed: int = 0,
-    ) -> None:
-        if min(width, layers, heads) < 1 or width % heads or length < 3:
-            raise UserError(
-                f"text_encoder: width={width}, layers={layers}, heads={heads}, length={length} do not fit; "
-                "heads must divide width, and length be at least 3"
-            )
-        texts = list(collect_prompts(corpus))
-        if not texts:
-            raise UserError("text_encoder.corpus holds no prompt; give a list of prompts, or corpus: ${prompts}")
-        _calm_tokenizers()
-        tokenizer = train_tokenizer(texts, vocab_size, length)
-        sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
-        sizes |= {"num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": length}
-        super().__init__(tokenizer, random_model(tokenizer, vocab_size, sizes, seed), trainable)
 
 
 def load_tokenizer(cls: Any, path: str, subfolder: str | None, vocab_size: int, **options: Any) -> Any:

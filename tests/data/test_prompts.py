@@ -17,7 +17,7 @@ from ip2p_lightning.rng import numpy_rng
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("cartoon", "derain", "denoise", "lowlight", "deblur")
-TRAINING_PROMPTS = {"name": 1, "single": 1, "template": 24, "paraphrase": 55}
+TRAINING_PROMPTS = {"name": 1, "single": 1, "template": 24, "paraphrase": 160}
 WORDS = {  # what a prompt of a task must say, and one of any other task must not
     "cartoon": r"cartoon|\btoon",
     "derain": r"\b(de)?rain|drizzle|downpour|\bshower",
@@ -78,15 +78,16 @@ def test_limit_keeps_the_first_training_prompts_and_all_held_out_ones():
     assert len(PromptPool(["a"], limit=9)) == 1
 
 
-def test_at_counts_modulo_the_part_and_text_is_normalised():
-    pool = PromptPool([" cafe\u0301 ", "b"], ["x"])
-    assert [pool.at(i) for i in (0, 1, 2, -1)] == ["caf\u00e9", "b", "caf\u00e9", "b"]
-    assert pool.at(7, held_out=True) == "x"
+def test_in_order_shows_each_prompt_once_before_any_comes_again_and_text_is_normalised():
+    pool = PromptPool([" cafe\u0301 ", "b", "c"], ["x"])
+    first, again = ([pool.in_order(i, numpy_rng(0)) for i in range(at, at + 3)] for at in (0, 3))
+    assert sorted(first) == ["b", "c", "caf\u00e9"] and again == first
+    assert pool.in_order(7, numpy_rng(0), held_out=True) == "x"
 
 
 def test_a_pool_without_held_out_prompts_says_so():
     pool = PromptPool(["derain the image"])
-    for ask in (lambda: pool.at(0, held_out=True), lambda: pool.draw(numpy_rng(0), held_out=True)):
+    for ask in (lambda: pool.in_order(0, numpy_rng(0), held_out=True), lambda: pool.draw(numpy_rng(0), held_out=True)):
         with pytest.raises(DataError, match="has no held-out prompts"):
             ask()
 
@@ -151,7 +152,7 @@ def test_limit_comes_from_the_command_line():
 
 
 def test_the_original_experiments_sentences(pools):
-    single = {task: pool.at(0) for task, pool in pools["single"].items()}
+    single = {task: pool.prompts[0] for task, pool in pools["single"].items()}
     assert (single["derain"], single["denoise"]) == ("derain the image", "denoise the noisy image")
     assert single["lowlight"] == "enhance the low-light image"
 
@@ -161,7 +162,9 @@ def test_prompts_say_their_task_and_no_other(pools, task):
     for pool in (pools["single"][task], pools["template"][task], pools["paraphrase"][task]):
         for prompt in pool.all:
             said = {t for t, words in WORDS.items() if re.search(words, prompt, re.IGNORECASE)}
-            assert said == {task} and not mentions_side(prompt), prompt
+            assert not said - {task} and not mentions_side(prompt), prompt
+    for prompt in (*pools["template"][task].all, *pools["paraphrase"][task].prompts[:55]):  # the others may only hint
+        assert re.search(WORDS[task], prompt, re.IGNORECASE), prompt
 
 
 @pytest.mark.parametrize("task", TASKS)

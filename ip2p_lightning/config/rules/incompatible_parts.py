@@ -7,10 +7,6 @@ from ip2p_lightning.config.walk import get
 
 PARTS: Rules = (
     (
-        lambda c: get(c, "text_encoder.corpus", c.get("prompts")) != c.get("prompts"),
-        lambda c: "text_encoder.corpus is set to the prompts by the framework; change prompts, e.g. prompts.limit=10",
-    ),
-    (
         lambda c: (target(c, "objective") == "BridgeObjective") != (target(c, "sampler") == "BridgeSampler"),
         lambda c: (
             f"objective={target(c, 'objective')} cannot be sampled by sampler={target(c, 'sampler')}: a bridge "

@@ -70,10 +70,8 @@ def _system_error(error: BaseException) -> OSError:
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Verify and read a checkpoint: tensors and plain data only.
 
-    Raises:
-        SecurityError: an address, or a file that holds code.
-        DamagedError: its checksum does not match.
-        UserError: there is no such file.
+    Raises SecurityError for an address or a file that holds code, DamagedError for a wrong checksum, UserError for no
+    such file.
     """
     if "://" in str(path):
         raise SecurityError(f"{path}: checkpoints are read from local files only; download and inspect it first")

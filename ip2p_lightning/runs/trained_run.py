@@ -36,14 +36,8 @@ def model_config(folder: str | Path) -> dict[str, Any]:
 def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> Run:
     """Rebuild a run's model from its config and its newest undamaged checkpoint.
 
-    Args:
-        folder: the run's folder.
-        weights: ``ema`` (the averaged ones) or ``raw``.
-        merged: add low-rank adapters to the weights that they adapt.
-
-    Raises:
-        UserError: not a run, no checkpoint yet, or no averaged weights in it.
-        DamagedError, SecurityError: see `checkpoint.load`.
+    `weights` are ``ema`` (averaged) or ``raw``; `merged` adds low-rank adapters to the weights that they adapt. Raises
+    UserError: not a run, no checkpoint yet, or no averaged weights in it; and as `checkpoint.load`.
     """
     folder = Path(folder)
     config = model_config(folder)

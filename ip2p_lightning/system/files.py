@@ -40,12 +40,9 @@ def full_disk_named(folder: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old one or the new one, never a part.
+    """Write a file so that a kill at any moment leaves the old one or the new one, never a part. Raises StorageError.
 
     The temporary file lies in the same folder: a rename across file systems would be a copy.
-
-    Raises:
-        StorageError: no space, no permission.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")

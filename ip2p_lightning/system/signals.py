@@ -31,7 +31,7 @@ def exit_on_signal() -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        line = f"error: {signal.Signals(number).name}; the same command begins, or goes on, where this left off"
+        line = f"error: {signal.Signals(number).name}; the same command starts or continues the run"
         line, code = (INTERRUPTED_LINE, INTERRUPTED) if number == signal.SIGINT else (line, PreemptedError.code)
         try:
             os.write(2, f"{line}\n".encode())
@@ -70,10 +70,7 @@ class StopRequest:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
-        """Called by Python, between two of its instructions.
-
-        Raises PreemptedError, InterruptedRunError: nothing to save yet, or the second Ctrl-C.
-        """
+        """Raises PreemptedError or InterruptedRunError: nothing to save yet, or the second Ctrl-C."""
         if os.getpid() != self._pid:
             return  # a loader's worker ends with its run, which got the signal as well
         first, before = self.received is None, self.received

@@ -18,17 +18,10 @@ from ip2p_lightning.training.memory.meta_unet import part_config
 
 
 def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int, afresh: bool) -> dict[str, Any]:
-    """The config with plain values in place of ``auto``; the choices go into the run's status.
+    """The config with plain values in place of ``auto``; the choices go into the status in the run's `folder`.
 
-    Gradient checkpointing changes no number: it is chosen at each start, for the device that is there. The cache
-    decides which crops are seen: what was chosen when the run began is kept, though the disk be full by now.
-
-    Args:
-        config: checked.
-        folder: the run's.
-        data: its data module, opened.
-        ranks: processes that train together.
-        afresh: whether the run begins; what a start before it chose, and did not get far with, is forgotten.
+    Gradient checkpointing changes no number: it is chosen at each start, for the present device. The cache decides
+    which crops are seen: the choice made when the run began is kept, unless the run begins `afresh`.
     """
     cache = None if afresh else read_status(folder).get("cache")
     if config["cache"] == "auto" and cache is None:
@@ -45,7 +38,7 @@ def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int,
 
 
 def _against_caching(config: Mapping[str, Any], data: Any, ranks: int) -> str:
-    """Why the run had better not cache, "" where a cache pays: judged before any weights are read."""
+    """Why a cache does not pay, "" where it does; no weights are read."""
     settings = replace(settings_of(config), mode="disk")
     shares, samples = shares_of(settings, data), samples_of(config, ranks)
     entries = sum(share.entries for share in shares)

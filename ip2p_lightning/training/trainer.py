@@ -46,7 +46,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
 
 
 def _constructed(node: Mapping[str, Any], **parts: Any) -> Any:
-    """The Trainer, or in one line why Lightning takes no such callbacks together."""
+    """The Trainer. Raises UserError for callbacks that Lightning does not take together."""
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from ip2p_lightning.config.build import build
@@ -60,14 +60,14 @@ def _constructed(node: Mapping[str, Any], **parts: Any) -> Any:
 
 
 def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
-    """The config's loggers, told what the run is, and ``metrics.jsonl``."""
+    """The config's loggers, with config and hyperparameters logged, and ``metrics.jsonl``."""
     from ip2p_lightning.config.extensions import make_entries
     from ip2p_lightning.config.overrides import hyperparameters
     from ip2p_lightning.runs.folder import METRICS, read_status
     from ip2p_lightning.training.loggers.jsonl import JsonLines
 
     metrics = folder / METRICS
-    if metrics.exists():  # an earlier start's: may it be gone on with?
+    if metrics.exists():  # from an earlier start: fail early if it cannot be written
         with storage_errors(metrics):
             metrics.open("a").close()
     loggers = make_entries(config, "logger", folder)
@@ -103,19 +103,12 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
 
 def _strategy(node: Mapping[str, Any], timeout: int) -> Any:
     """The strategy by name, with a finite timeout, so that a dead rank ends the run instead of hanging it."""
-    name = node.get("strategy", "auto")
+    from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+    name, limit = node.get("strategy", "auto"), timedelta(seconds=timeout)
     if name == "ddp":
-        from lightning.pytorch.strategies import DDPStrategy
-
         # buffers are summed over the ranks where they change; broadcasting them would hang uneven validation shards
-        return DDPStrategy(timeout=timedelta(seconds=timeout), broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DDPStrategy(timeout=limit, broadcast_buffers=False, gradient_as_bucket_view=True)
     if name == "fsdp2":
-        from lightning.pytorch.strategies import ModelParallelStrategy
-
-        parts = {
-            "data_parallel_size": environment.world(),
-            "tensor_parallel_size": 1,
-            "save_distributed_checkpoint": False,
-        }
-        return ModelParallelStrategy(timeout=timedelta(seconds=timeout), **parts)
+        return ModelParallelStrategy(environment.world(), 1, save_distributed_checkpoint=False, timeout=limit)
     return name

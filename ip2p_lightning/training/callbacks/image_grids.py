@@ -12,12 +12,8 @@ from ip2p_lightning.rng import seed_of
 
 
 class ImageGrids(Callback):
-    """[original | edit | ground truth] with the prompt, for the same examples each time: as PNG, and in every logger.
-
-    Args:
-        folder: the run's.
-        examples: of each task; at most as many as are validated.
-    """
+    """[original | edit | ground truth] with the prompt, for the same examples each time: as PNG in the run's `folder`
+    and in every logger; `examples` of each task, at most as many as are validated."""
 
     def __init__(self, folder: Path, examples: int = 3) -> None:
         self.folder, self.count = Path(folder) / "samples", examples

@@ -90,11 +90,9 @@ def _opened(path: str) -> tuple[Any, list[str]]:
 
 def examples(config: Mapping[str, Any], most: int = 3) -> list[str]:
     """The first instructions of each task that a run was trained on."""
-    from ip2p_lightning.config.build import task_names
+    from ip2p_lightning.config.build import task_prompts
 
-    tasks = config["task"].get("tasks") or dict.fromkeys(task_names(config), config["task"])
-    pools = [(tasks[name].get("prompts") or {}).get("prompts") or [] for name in task_names(config)]
-    return [prompt for pool in pools for prompt in pool[:most]]
+    return [prompt for pool in task_prompts(config).values() for prompt in pool[:most]]
 
 
 class Editor(NamedTuple):

@@ -28,8 +28,8 @@ LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0  # as in diffusers' DiagonalGaussianDistrib
 class Autoencoder:
     """A frozen codec, computing in the precision that `to` gave it, also under autocast.
 
-    A cache stores `moments`. `mode` is NOT scaled, `sample` and `decode` are of scaled z: InstructPix2Pix's UNet sees the
-    unscaled mode of the original and denoises the scaled sample of the edit (timothybrooks/instruct-pix2pix#36).
+    A cache stores `moments`. `mode` is NOT scaled, `sample` and `decode` are of scaled z: InstructPix2Pix's UNet sees
+    the unscaled mode of the original and denoises the scaled sample of the edit (timothybrooks/instruct-pix2pix#36).
     """
 
     channels: int  # C

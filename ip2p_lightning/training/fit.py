@@ -11,11 +11,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import StorageError
+import torch
+
+from ip2p_lightning.config.build import build_module
+from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
+from ip2p_lightning.data.latent_cache.cache import cached
+from ip2p_lightning.data.prompts import token_report
+from ip2p_lightning.errors import StorageError, chain
+from ip2p_lightning.runs.folder import note
 from ip2p_lightning.system.allocator import keep_pages
 from ip2p_lightning.system.files import full_disk_named
-from ip2p_lightning.system.imports import gc_paused
+from ip2p_lightning.system.imports import gc_paused, quiet_libraries
 from ip2p_lightning.system.signals import StopRequest
+from ip2p_lightning.training.callbacks.validation import PendingValidation
 from ip2p_lightning.training.distributed import environment
 from ip2p_lightning.training.trainer import _trainer
 
@@ -26,10 +34,6 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     `config` is checked and resolved, `data` its data module, `request` what the signal handlers set. Returns the last
     optimizer step.
     """
-    from ip2p_lightning.config.build import build_module
-    from ip2p_lightning.system.imports import quiet_libraries
-    from ip2p_lightning.training.callbacks.validation import PendingValidation
-
     _quiet()
     _set_up_device(config)
     with gc_paused():
@@ -53,8 +57,6 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
 
 def _report_cut_prompts(data: Any, encoder: Any) -> None:
     """Print which share of each task's pool is too long for the text encoder."""
-    from ip2p_lightning.data.prompts import token_report
-
     for name, task in data.active.items():
         if report := token_report(task.prompts, encoder.count, encoder.length):
             print(f"prompts of {name}: {report}")
@@ -62,8 +64,6 @@ def _report_cut_prompts(data: Any, encoder: Any) -> None:
 
 def _set_up_device(config: Mapping[str, Any]) -> None:
     """Set how this process multiplies and allocates."""
-    import torch
-
     torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
     if config["trainer"].get("accelerator") != "cpu":
         return
@@ -76,34 +76,21 @@ def _set_up_device(config: Mapping[str, Any]) -> None:
 @contextmanager
 def _tolerating(folder: Path, data: Any) -> Iterator[None]:
     """Leave out and report unreadable pairs, up to `loader.max_bad`; reword torch's error about a dead worker."""
-    from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
-    from ip2p_lightning.runs.folder import note
-
     bad = BadPairs(folder / RECORD, data.loader.max_bad)
     data.bad = bad if bad.most else None
     try:
         yield
-    except RuntimeError as error:  # torch raises it wherever the main process happens to be
-        raise next(filter(None, map(data.explained, _chain(error))), error) from None
+    except RuntimeError as error:  # raised anywhere; Lightning's own teardown may fail after a worker did
+        raise next(filter(None, map(data.explained, chain(error))), error) from None
     finally:
         if environment.rank() == 0 and bad.path.exists():
             note(folder, bad_pairs=bad.lines())
             print(f"left out, because they could not be read: {len(bad)} pairs, listed in {bad.path}")
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes: Lightning's own teardown may fail after a worker did."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 @contextmanager
 def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, trainer: Any) -> Iterator[None]:
     """Train from the config's cache, if any; print its size, and record its use in the status."""
-    from ip2p_lightning.data.latent_cache.cache import cached
-    from ip2p_lightning.runs.folder import note
-
     cache = cached(config, data, module.autoencoder)
     if cache is None or not trainer.is_global_zero:
         yield

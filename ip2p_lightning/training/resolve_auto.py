@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from ip2p_lightning.data.latent_cache.cache import Cache, Share, refusal, shares
 from ip2p_lightning.data.latent_cache.examples import Codec
 from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, samples_of, settings_of
 from ip2p_lightning.runs.folder import note, read_status
+from ip2p_lightning.system.files import free_bytes
 from ip2p_lightning.training.memory.estimate import resolve_checkpointing
 from ip2p_lightning.training.memory.meta_unet import part_config
 
@@ -53,7 +53,7 @@ def _against_caching(config: Mapping[str, Any], data: Any, ranks: int) -> str:
 
 def _too_large(config: Mapping[str, Any], settings: Settings, data: Any, shares: list[Share]) -> str:
     """Why the disk has no room for what is not there yet, "" where it has."""
-    free, payload = _free(Path(settings.folder).expanduser()), _payload(config)
+    free, payload = free_bytes(Path(settings.folder).expanduser()), _payload(config)
     missing = sum(share.entries for share in shares)
     if missing * payload > free / 2:  # only the weights say which of the entries there are theirs
         missing -= min(missing, len(Cache(settings, data, build(config["autoencoder"])).space))
@@ -69,9 +69,3 @@ def _payload(config: Mapping[str, Any]) -> int:
     shape = part_config(str(node.get("path")), node.get("subfolder", None if point else "vae")) or {}
     side = config["loader"]["size"] // 2 ** (len(shape.get("block_out_channels", range(4))) - 1)
     return Codec(shape.get("latent_channels", 4), side, point, DTYPES[config["cache_dtype"]]).payload
-
-
-def _free(path: Path) -> int:
-    while not path.exists():
-        path = path.absolute().parent
-    return shutil.disk_usage(path).free

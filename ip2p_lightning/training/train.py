@@ -75,7 +75,7 @@ def _train(
     run.write_status("running", **origin, split=split_of(config, processes), exit_code=None, reason=None)
     try:
         config = resolve_auto(config, run.path, data, processes, afresh=checkpoint is None)
-        start = rendezvous.start_of(run.path, checkpoint, config)
+        start = {"run": str(run.path), "checkpoint": checkpoint, "config": dict(config)}
         if processes > environment.world():
             step = launch.supervise(start, processes, request)
         else:

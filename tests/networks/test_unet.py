@@ -59,6 +59,7 @@ def test_a_half_precision_unet_keeps_the_latents_dtype(checkpoints):
     assert apply_unet(load_unet(checkpoints[8]).bfloat16(), z, t, condition).dtype == torch.float32
 
 
+@pytest.mark.parametrize("path", ["/nowhere/at/all", "./nowhere", "nowhere"])
 def test_missing_weights_say_how_to_get_them(path):
     with pytest.raises(UserError, match=r"hf download .* --local-dir DIR.*model.path=DIR") as caught:
         load_unet(path)

@@ -73,7 +73,7 @@ class Rank:
 def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) -> int:
     """Start the ranks of a run, forward a stop request to them, wait for them; returns the last optimizer step.
 
-    `start` is the announcement (`rendezvous.start_of`), `request` is set by this process's signal handlers.
+    `start` is the announcement, as for `rendezvous.announce`; `request` is set by this process's signal handlers.
 
     Raises:
         PreemptedError: the ranks were asked to stop, and saved.

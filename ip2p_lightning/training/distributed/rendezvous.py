@@ -39,11 +39,6 @@ def leading(folder: Path) -> Iterator[None]:
             _conclude(folder, code)
 
 
-def start_of(run: Path, checkpoint: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The announcement."""
-    return {"run": str(run), "checkpoint": checkpoint, "config": dict(config)}
-
-
 def announce(folder: Path, start: Mapping[str, Any]) -> None:
     """Announce the run to the other ranks; called by rank 0."""
     if place() == "srun":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config.build import build_module
-from ip2p_lightning.config.extensions import without
+from ip2p_lightning.config.extensions import GROUPS
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError
@@ -28,7 +28,7 @@ class Run:
 
 def model_config(folder: str | Path) -> dict[str, Any]:
     """A run's checked config without its callbacks and loggers, which using a model never imports."""
-    config = without(read_config(Path(folder)))
+    config = {key: value for key, value in read_config(Path(folder)).items() if key not in GROUPS}
     check(config, TrainConfig)
     return config
 

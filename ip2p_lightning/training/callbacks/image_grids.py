@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
 from ip2p_lightning.rng import seed_of
 
 
@@ -26,8 +27,6 @@ class ImageGrids(Callback):
             self.examples = data.fixed_examples(min(self.count, data.val_examples or self.count))
         if not self.examples:
             return
-        from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
-
         rows = []
         for example in self.examples:
             original = example.original[None].to(pl_module.device)

@@ -68,4 +68,5 @@ class GuidedNet:
             self._stacked = condition, condition._replace(image=both[0], text=both[1])
         k, stacked = len(self.names), self._stacked[1]
         outs = dict(zip(self.names, self.net(torch.cat([z_t] * k), t.repeat(k), stacked).chunk(k), strict=True))
-        return edit_guidance(*(outs.get(name) for name in BRANCHES), *self.scales)
+        full, image, null = (outs.get(name) for name in BRANCHES)
+        return edit_guidance(full, image, null, *self.scales)

@@ -31,7 +31,7 @@ def exit_on_signal() -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        line = f"error: {signal.Signals(number).name}; the same command starts or continues the run"
+        line = f"error: {signal.Signals(number).name}; the same command begins, or goes on, where this left off"
         line, code = (INTERRUPTED_LINE, INTERRUPTED) if number == signal.SIGINT else (line, PreemptedError.code)
         try:
             os.write(2, f"{line}\n".encode())

@@ -7,7 +7,7 @@ import errno
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UserError(Exception):
@@ -120,12 +120,18 @@ def outcome(error: BaseException) -> tuple[int, str]:
 
 def user_error(error: BaseException | None) -> UserError | None:
     """The UserError in a chain of exceptions; a storage failure such as a full disk counts as one."""
+    for one in chain(error):
+        if isinstance(one, UserError):
+            return one
+        if isinstance(one, OSError) and one.errno in _STORAGE:
+            return StorageError(f"{one.filename or 'file'}: {one.strerror}")
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, its cause or context, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, UserError):
-            return error
-        if isinstance(error, OSError) and error.errno in _STORAGE:
-            return StorageError(f"{error.filename or 'file'}: {error.strerror}")
+        yield error
         error = error.__cause__ or error.__context__
-    return None

@@ -32,15 +32,9 @@ Exit codes: 0 ended with Ctrl-C, 2 usage or no gradio (pip install 'ip2p-lightni
 OPTIONS = [("port", 1, 7860, "of the page"), ("max-side", 8, 1024, "longest side the model sees")]
 OPTIONS += [("max-steps", 1, 50, "most steps of an edit"), ("queue", 1, 8, "most edits that wait")]
 LOCAL = ("127.0.0.1", "localhost", "::1")
-CLOSED: dict[str, Any] = {
-    "share": False,
-    "inbrowser": False,
-    "ssr_mode": False,
-    "mcp_server": False,
-    "pwa": False,
-    "show_error": False,
-}
-CLOSED |= {"enable_monitoring": False, "footer_links": [], "allowed_paths": [], "max_file_size": "20mb"}
+OFF = ("share", "inbrowser", "ssr_mode", "mcp_server", "pwa", "show_error", "enable_monitoring")
+CLOSED: dict[str, Any] = dict.fromkeys(OFF, False)
+CLOSED |= {"footer_links": [], "allowed_paths": [], "max_file_size": "20mb"}
 MAX_PROMPT, MAX_SCALE, MAX_SEED = 1000, 100, 2**53 - 1  # the largest whole number a browser keeps
 
 
@@ -96,11 +90,9 @@ def _opened(path: str) -> tuple[Any, list[str]]:
 
 def examples(config: Mapping[str, Any], most: int = 3) -> list[str]:
     """The first instructions of each task that a run was trained on."""
-    from ip2p_lightning.config.build import task_names
+    from ip2p_lightning.config.build import task_prompts
 
-    tasks = config["task"].get("tasks") or dict.fromkeys(task_names(config), config["task"])
-    pools = [(tasks[name].get("prompts") or {}).get("prompts") or [] for name in task_names(config)]
-    return [prompt for pool in pools for prompt in pool[:most]]
+    return [prompt for pool in task_prompts(config).values() for prompt in pool[:most]]
 
 
 class Editor(NamedTuple):

@@ -54,10 +54,9 @@ def _unread(config: Mapping[str, Any], run: Path | None) -> str:
 
     if config["cache"] == "off":
         return "the run has cache=off and will not read it; cache=disk does"
-    reason = (
-        (read_status(run).get("cache") or {}).get("reason") if run is not None and config["cache"] == "auto" else None
-    )
-    if reason:
+    chosen = read_status(run).get("cache") if run is not None and config["cache"] == "auto" else None
+    if chosen and chosen.get("reason"):
+        reason = chosen["reason"]
         return f"the run began without ({reason}) and will not read it; cache=disk 'resume_allow=[cache]' does"
     return ""
 

@@ -44,28 +44,22 @@ exit codes: 0 done, 2 usage, 3 bad data, 5 disk, 6 damaged, 7 unsafe path.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; returns an exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(_PAGE.format(sources=", ".join(_names("source")), recipes=", ".join(_names("recipe"))), end="")
+        from ip2p_lightning.config.hydra_errors import members
+
+        print(_PAGE.format(sources=", ".join(members("source")), recipes=", ".join(members("recipe"))), end="")
         return 0
     commands = {"build": _build, "merge": _merge, "show": _show, "verify": _verify, "prompts": _prompts}
     if words[0] not in commands:
-        print(f"error: no command '{words[0]}'{suggest(words[0], commands)}; see ip2p-data --help", file=sys.stderr)
-        return UserError.code
+        raise UserError(f"no command '{words[0]}'{suggest(words[0], commands)}; see ip2p-data --help")
     return commands[words[0]](words[1:])
 
 
-def _names(group: str) -> list[str]:
-    from ip2p_lightning.config.compose import CONF
-
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
 def _build(words: list[str]) -> int:
-    return exit_code(lambda: _build_jobs(words))
-
-
-def _build_jobs(words: list[str]) -> int:
     launched = any(word.startswith("hydra/launcher=") for word in words)
     if launched:  # each shard as a job of its own, on this machine or on a cluster
         from ip2p_lightning.sweeps import local_launcher, plugins

@@ -42,24 +42,21 @@ def parser() -> Parser:
     """The command line of ``ip2p-edit``."""
     page = Parser("ip2p-edit", "Follow an instruction on photos.", EXAMPLES, usage=USAGE)
     page.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    page.add_argument(
-        "-o", "--out", type=Path, help="FILE.png for one image, a folder for several (default: beside it)"
-    )
-    page.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="csv or jsonl with photo and prompt, in place of IMAGE and PROMPT"
-    )
+    out = "FILE.png for one image, a folder for several (default: beside it)"
+    page.add_argument("-o", "--out", type=Path, help=out)
+    prompts = "csv or jsonl with photo and prompt, in place of IMAGE and PROMPT"
+    page.add_argument("--prompts", type=Path, metavar="FILE", help=prompts)
     add_model_options(page)
     page.add_argument("--max-side", type=at_least(8), metavar="PIXELS", help="longest side the model sees")
-    page.add_argument(
-        "--batch-size", type=_batch_size, metavar="N", help="photos of one size at a time, or auto (default: auto)"
-    )
+    at_once = "photos of one size at a time, or auto (default: auto)"
+    page.add_argument("--batch-size", type=_batch_size, metavar="N", help=at_once)
     page.add_argument("--throughput", action="store_true", help="print images a second, and where the time went")
     page.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     return page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ip2p-edit``; returns the exit code."""
+    """The console command."""
     return run(parser(), _edit, argv)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,29 +41,20 @@ def parser() -> Parser:
     page = Parser("ip2p-evaluate", "Score a run on its own data: PSNR and SSIM per task.", EXAMPLES)
     page.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     page.add_argument("--split", choices=("test", "val", "train"), default="test", help="which pairs (default: test)")
-    page.add_argument(
-        "--prompts",
-        choices=("seen", "heldout"),
-        default="seen",
-        help="instructions from the training pool, or those held out from it (default: seen)",
-    )
-    page.add_argument(
-        "--draws",
-        type=at_least(1),
-        metavar="N",
-        help="times each pair is shown, with another degradation and prompt (default: the run's loader.eval_draws)",
-    )
+    pools = "instructions from the training pool, or those held out from it (default: seen)"
+    page.add_argument("--prompts", choices=("seen", "heldout"), default="seen", help=pools)
+    times = "times each pair is shown, with another degradation and prompt (default: the run's loader.eval_draws)"
+    page.add_argument("--draws", type=at_least(1), metavar="N", help=times)
     page.add_argument("--batch-size", type=at_least(1), metavar="N", help="images at a time (default: by their size)")
     add_model_options(page)
-    page.add_argument(
-        "--sheet-examples", type=at_least(0), default=3, metavar="N", help="rows per task on the sheet (default: 3)"
-    )
+    rows = "rows per task on the sheet (default: 3)"
+    page.add_argument("--sheet-examples", type=at_least(0), default=3, metavar="N", help=rows)
     page.add_argument("--overwrite", action="store_true", help="begin scores.csv anew: drop all rows it holds")
     return page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ip2p-evaluate``; returns the exit code."""
+    """The console command."""
     return run(parser(), _evaluate, argv)
 
 
@@ -70,6 +62,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from ip2p_lightning.config.build import build_data
+    from ip2p_lightning.editing.editor import BatchEditor, ready
+    from ip2p_lightning.editing.timer import Clock
     from ip2p_lightning.evaluation.scoring import score_batches, wrong_pools
     from ip2p_lightning.runs.trained_run import model_config, open_run
 
@@ -81,7 +75,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     quiet_libraries()
     opened = open_run(args.run, args.weights)
     wrong = wrong_pools(data, opened.config)
-    editor = _editor(opened.module, args)
+    sampler = overridden(opened.module.sampler, args)
+    module = ready(opened.module, args.device, args.dtype, args.compile)
+    editor = BatchEditor(module, sampler, args.batch_size, Clock(module.device))
     rows: list[dict[str, Any]] = []
     sheet: dict[str, list[Any]] = {}
     for example, lines, images in score_batches(editor, batches, wrong, args.split, args.prompts, args.seed):
@@ -93,20 +89,14 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"speed        {editor.clock.summary()}")
 
 
-def _editor(module: Any, args: argparse.Namespace) -> Any:
-    from ip2p_lightning.editing.editor import BatchEditor, ready
-    from ip2p_lightning.editing.timer import Clock
-
-    sampler = overridden(module.sampler, args)
-    module = ready(module, args.device, args.dtype, args.compile)
-    return BatchEditor(module, sampler, args.batch_size, Clock(module.device))
-
-
 def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sheet: Mapping[str, list[Any]]) -> None:
     from ip2p_lightning.system.files import storage_errors
 
     name, ending = opened.folder.resolve().name, f"{args.split}-{args.prompts}"
-    folder = _folder(args)
+    settings = sampler_settings(args)  # other ones than the run's have a folder of their own
+    folder = args.run / "+".join(f"{key.replace('_', '-')}-{value}" for key, value in settings.items())
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
     scores, lines = folder / "scores.csv", folder / f"scores-{ending}.jsonl"
     found = means(rows, run=name, split=args.split, prompts=args.prompts)
     write_rows(lines, [{"step": opened.step, "weights": args.weights, "seed": args.seed, **row} for row in rows])
@@ -122,29 +112,17 @@ def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sh
         print(f"picture      {shown(picture)}")
 
 
-def _folder(args: argparse.Namespace) -> Path:
-    """Where the scores go: the run's folder, or one inside it for other settings of the sampler."""
-    from ip2p_lightning.system.files import storage_errors
-
-    given = sampler_settings(args)
-    folder = args.run / "+".join(f"{name.replace('_', '-')}-{value}" for name, value in given.items())
-    with storage_errors(folder):
-        folder.mkdir(exist_ok=True)
-    return folder
-
-
 def _save_sheet(path: Path, title: str, sheet: Mapping[str, list[Any]]) -> None:
     from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
     from ip2p_lightning.system.files import write_atomic
 
-    rows, captions = [], []
-    for task, examples in sheet.items():
-        for example, images, scored in examples:
-            found, methods = {row["method"]: row for row in scored}, ("identity", "model", "wrong_instruction")
-            title_of_row = f"{task}: {example.prompt}   (wrong: {found['wrong_instruction']['prompt']})"
-            cells = [*(images[method] for method in methods), example.edited]
-            rows.append((title_of_row, [to_pixels(cell) for cell in cells]))
-            captions.append([*(f"{found[method]['psnr']:.1f} dB" for method in methods), ""])
+    rows, captions, methods = [], [], ("identity", "model", "wrong_instruction")
+    for example, images, scored in itertools.chain(*sheet.values()):
+        found = {row["method"]: row for row in scored}
+        label = f"{example.task}: {example.prompt}   (wrong: {found['wrong_instruction']['prompt']})"
+        cells = [*(images[method] for method in methods), example.edited]
+        rows.append((label, [to_pixels(cell) for cell in cells]))
+        captions.append([*(f"{found[method]['psnr']:.1f} dB" for method in methods), ""])
     columns = ["original", "edit", "wrong instruction", "ground truth"]
     picture = contact_sheet(columns, rows, title=title, captions=captions)
     write_atomic(path, lambda file: picture.save(file, "PNG"))

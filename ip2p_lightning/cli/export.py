@@ -37,20 +37,15 @@ Exit codes: 0 done, 2 usage, 5 disk or permission, 6 damaged checkpoint, 7 unsaf
 """
 
 
-def parser() -> Parser:
-    """The command line of ``ip2p-export``."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command."""
     page = Parser("ip2p-export", "Write a run as a stock diffusers pipeline.", EXAMPLES)
     page.add_argument("run", metavar="RUN", type=Path, help="the run's folder")
     page.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     add_weights_option(page)
     page.add_argument("--adapter", action="store_true", help="only the low-rank adapters of a run with unet=sd_lora")
     page.add_argument("--overwrite", action="store_true", help="replace an earlier export at OUT")
-    return page
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ip2p-export``; returns the exit code."""
-    return run(parser(), _export, argv)
+    return run(page, _export, argv)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -101,11 +96,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that replaces it when the block is done; until then, and on failure, `out` stays.
-
-    Raises:
-        StorageError: no space, no permission.
-    """
+    """A folder beside `out` that replaces it when the block is done; on failure `out` stays. Raises StorageError."""
     from ip2p_lightning.system.files import TEMPORARY, storage_errors, sync_folder
 
     out = out.resolve()  # replaces a link's target, not the link

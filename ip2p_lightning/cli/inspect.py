@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,11 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("ip2p-inspect", "Digest a run's newest checkpoint, or verify what is stored.", EXAMPLES)
     parser.add_argument("action", choices=["digest", "verify"])
     parser.add_argument("path", type=Path, help="a run's folder or a checkpoint; to verify also others")
-    return run(parser, _inspect, argv)
-
-
-def _inspect(args: argparse.Namespace) -> None:
-    {"digest": _digest, "verify": _verify}[args.action](args.path)
+    return run(parser, lambda args: {"digest": _digest, "verify": _verify}[args.action](args.path), argv)
 
 
 def _digest(path: Path) -> None:
@@ -113,10 +108,7 @@ def verified(path: Path) -> Iterator[Verdict]:
 
 def export(folder: Path) -> Iterator[Verdict]:
     """All files of an export by its SHA256SUMS."""
-    wrong = damaged_files(folder)
-    yield from ((folder / name, reason) for name, reason in wrong.items())
-    if not wrong:
-        yield folder, None
+    yield from [(folder / name, reason) for name, reason in damaged_files(folder).items()] or [(folder, None)]
 
 
 def dataset(folder: Path) -> Iterator[Verdict]:

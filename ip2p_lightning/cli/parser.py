@@ -60,16 +60,8 @@ def one_line_warnings() -> None:
 def run_hydra(name: str, argv: Sequence[str], job: Callable[[Any], int]) -> int:
     """Let Hydra compose the config `name` and call `job` with it, once or for each job of a multirun.
 
-    Args:
-        name: a file of ``conf/``.
-        argv: program and command line; ``sys.argv`` meanwhile.
-        job: returns an exit code, so that Hydra has nothing to report.
-
-    Returns:
-        The highest exit code.
-
-    Raises:
-        UserError: an error of Hydra's, reworded.
+    `name` is a file of ``conf/``, `argv` program and command line. Returns the highest exit code of the jobs; raises
+    UserError for an error of Hydra's, reworded.
     """
     with gc_paused():
         import hydra

@@ -31,22 +31,16 @@ The same runs give the same bytes. Exit codes: 0 done, 2 usage, 5 disk, 6 damage
 """
 
 
-def parser() -> Parser:
-    """The command line of ``ip2p-report``."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command."""
     page = Parser("ip2p-report", "Compare runs: Markdown, CSV and a picture.", EXAMPLES)
     page.add_argument("runs", metavar="RUNS", type=Path, nargs="+", help="folders of runs, or that hold runs")
     where = page.add_mutually_exclusive_group()
     where.add_argument("-o", "--out", metavar="FILE.md", type=Path, help="default: report.md in the first of RUNS")
     where.add_argument("--update", metavar="FILE.md", type=Path, help=f"a page with {BEGIN} and {END}")
-    page.add_argument(
-        "--by", metavar="KEY", nargs="+", default=[], help="keys that make a configuration (default: overrides)"
-    )
-    return page
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ip2p-report``; returns the exit code."""
-    return run(parser(), _report, argv)
+    keys = "keys that make a configuration (default: overrides)"
+    page.add_argument("--by", metavar="KEY", nargs="+", default=[], help=keys)
+    return run(page, _report, argv)
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -51,6 +51,12 @@ def task_names(config: Mapping[str, Any]) -> list[str]:
     return [task["name"]]
 
 
+def task_prompts(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The instructions of each task that a config trains."""
+    nodes = {name: config["task"].get("tasks", {}).get(name, config["task"]) for name in task_names(config)}
+    return {name: list((node.get("prompts") or {}).get("prompts") or []) for name, node in nodes.items()}
+
+
 def checked(composed: Any) -> dict[str, Any]:
     """The composed config as plain data, checked against signatures and rules. Raises UserError or SecurityError."""
     config = plain(composed)

@@ -20,11 +20,6 @@ PERMISSION = "IP2P_ALLOW_TARGETS"  # comma-separated names of classes
 GROUPS = {"callbacks": ("lightning.pytorch", "Callback"), "logger": ("lightning.pytorch.loggers", "Logger")}
 
 
-def without(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config without the two groups, which do not shape the model."""
-    return {key: value for key, value in config.items() if key not in GROUPS}
-
-
 def permit(path: str, name: Any) -> None:
     """Raise SecurityError unless the class `name` may stand at ``GROUP.ENTRY._target_``."""
     allowed = {word.strip() for word in os.environ.get(PERMISSION, "").split(",")} | ALLOWED_TARGETS

@@ -36,16 +36,16 @@ def _unknown_key(found: re.Match[str], words: Sequence[str]) -> str:
 def _unknown_member(found: re.Match[str], words: Sequence[str]) -> str:
     group, _, member = found.group(1).rpartition("/")
     if not group:
-        return f"no config named '{member}'{suggest(member, _members(''))}; known: {', '.join(_members(''))}"
-    members = _members(group)
-    return f"{group}={member}: no such member{suggest(member, members)}; known: {', '.join(members) or 'none'}"
+        return f"no config named '{member}'{suggest(member, members(''))}; known: {', '.join(members(''))}"
+    known = members(group)
+    return f"{group}={member}: no such member{suggest(member, known)}; known: {', '.join(known) or 'none'}"
 
 
 def _not_a_member(found: re.Match[str], words: Sequence[str]) -> str:
     for word in words:
         group, _, value = word.lstrip("+").partition("=")
-        if (CONF / group).is_dir() and value not in _members(group):
-            return f"{group}={value}: no such member; known: {', '.join(_members(group))}"
+        if (CONF / group).is_dir() and value not in members(group):
+            return f"{group}={value}: no such member; known: {', '.join(members(group))}"
     return found.group(0)
 
 
@@ -81,5 +81,6 @@ def _keys(words: Sequence[str]) -> list[str]:
     return []
 
 
-def _members(group: str) -> list[str]:
+def members(group: str) -> list[str]:
+    """Names of the configs in a group of ``conf/``."""
     return sorted(p.stem for p in (CONF / group).glob("*.yaml"))

@@ -17,8 +17,6 @@ def conforms(value: Any, hint: Any) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return any(conforms(value, arg) for arg in args)
-    if origin is typing.Annotated:
-        return conforms(value, args[0])
     if origin is Literal:
         return any(type(value) is type(arg) and value == arg for arg in args)
     if hint in _SCALARS:
@@ -68,8 +66,6 @@ def describe(hint: Any) -> str:
         return " or ".join(dict.fromkeys(describe(a) for a in args))
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
-    if origin is typing.Annotated:
-        return describe(args[0])
     if hint in _WORDS:
         return _WORDS[hint]
     kind = origin or hint

@@ -1,6 +1,6 @@
 """Checks a config's keys, types and targets before anything is built.
 
-The schema of a node is the signature of its ``_target_``. A config can name the classes in ``allowed_targets``,
+The schema of a node is the signature of its ``_target_``. A config can name exactly the classes in ``allowed_targets``,
 and callbacks and loggers that the environment permits (see ``extensions``).
 """
 
@@ -25,11 +25,7 @@ _NOT_FROM_CONFIG = {"self", "params", "model_or_params", "unet", "autoencoder", 
 
 
 def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
-    """Check a plain config against the signatures of its targets.
-
-    Args:
-        config: the composed, resolved config.
-        root: the class that takes the top level's keys.
+    """Check a plain config against the signatures of its targets; `root` is the class of the top level.
 
     Raises:
         SecurityError: a ``_target_`` that is not on the list.
@@ -39,9 +35,8 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
         if is_entry(path):
             permit(path, value)
         elif path.rpartition(".")[2] in _NAMES_CODE and str(value) not in ALLOWED_TARGETS:
-            raise SecurityError(
-                f"{path}={value} is not one of the classes a config may name{suggest(value, ALLOWED_TARGETS)}"
-            )
+            near = suggest(value, ALLOWED_TARGETS)
+            raise SecurityError(f"{path}={value} is not one of the classes a config may name{near}")
     check_entries(config)
     try:
         check_node(config, root, "")

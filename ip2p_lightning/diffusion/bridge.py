@@ -49,13 +49,10 @@ class BridgeObjective:
             raise UserError(f"objective.kind must be one of {', '.join(KINDS)}, got {kind!r}")
         self.sigma, self.start_share, self.kind = sigma, start_share, kind
 
-    def draw(
-        self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
-    ) -> Tensor:  # [B]
-        """Times in [0, 1), float32; drawn where the generator lives, moved to `device`."""
-        where = generator.device if generator is not None else device
-        at_start, t = torch.rand(2, batch, generator=generator, device=where)
-        return torch.where(at_start < self.start_share, 0.0, t).to(device)
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:  # [B]
+        """Times in [0, 1), float32, on the generator's device."""
+        at_start, t = torch.rand(2, batch, generator=generator, device=generator.device)
+        return torch.where(at_start < self.start_share, 0.0, t)
 
     def between(self, z_original: Tensor, z_edited: Tensor, t: Tensor, noise: Tensor | None) -> Tensor:  # -> [B C h w]
         """z_t = (1 - t) z_0 + t z_1 + sigma sqrt(t (1 - t)) eps: a Brownian bridge; `noise` None leaves eps out."""

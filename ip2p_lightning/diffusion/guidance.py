@@ -49,8 +49,7 @@ class GuidedNet:
     """A net whose output is guided; the branches it needs go through `net` as one batch of k B."""
 
     def __init__(self, net: Net, null: ConditionLike, text_scale: float, image_scale: float) -> None:
-        self.net, self.null = net, null
-        self.scales = (text_scale, image_scale)
+        self.net, self.null, self.scales = net, null, (text_scale, image_scale)
         self.names = branches(text_scale, image_scale)
         self._stacked: tuple[ConditionLike, ConditionLike] | None = None  # a condition, and what is made of it
 
@@ -69,5 +68,5 @@ class GuidedNet:
             self._stacked = condition, condition._replace(image=both[0], text=both[1])
         k, stacked = len(self.names), self._stacked[1]
         outs = dict(zip(self.names, self.net(torch.cat([z_t] * k), t.repeat(k), stacked).chunk(k), strict=True))
-        text_scale, image_scale = self.scales
-        return edit_guidance(outs.get("full"), outs.get("image"), outs.get("null"), text_scale, image_scale)
+        full, image, null = (outs.get(name) for name in BRANCHES)
+        return edit_guidance(full, image, null, *self.scales)

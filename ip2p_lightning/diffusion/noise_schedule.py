@@ -5,7 +5,6 @@ Shapes: B batch, C latent channels, h w latent size, T training timesteps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,9 +36,8 @@ class Schedule:
             raise UserError(f"objective.timesteps must be at least 2, got {timesteps}")
         if not 0 < beta_start <= beta_end < 1:
             raise UserError(f"objective: need 0 < beta_start <= beta_end < 1, got {beta_start} and {beta_end}")
-        self.timesteps = timesteps
+        self.timesteps, self.zero_terminal_snr = timesteps, zero_terminal_snr
         self.beta_start, self.beta_end, self.beta_schedule = beta_start, beta_end, beta_schedule
-        self.zero_terminal_snr = zero_terminal_snr
         self._held: dict[torch.device, Tensor] = {}
 
     def config(self) -> dict[str, Any]:
@@ -83,22 +81,10 @@ class Schedule:
 
 
 def checkpoint_schedule(path: str, subfolder: str = "scheduler", revision: str | None = None) -> dict[str, Any]:
-    """The scheduler config that a checkpoint carries (its JSON, without a class's defaults).
-
-    Raises UserError when folder or hub repository `path` has none.
-    """
+    """The JSON of a checkpoint's scheduler, without a class's defaults. Raises UserError where `path` has none."""
     from diffusers import DDPMScheduler
 
     try:
         return dict(DDPMScheduler.load_config(path, subfolder=subfolder, revision=revision))
     except OSError as error:
         raise UserError(f"no scheduler config in {path}/{subfolder}: {str(error).splitlines()[0]}") from error
-
-
-def disagreement(ours: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> str:
-    """What the objective and a checkpoint's scheduler config say differently, "" when nothing: a text for a warning.
-
-    `ours` is ``objective.scheduler_config()``; keys that the checkpoint does not mention are not compared.
-    """
-    differing = [k for k in ours if checkpoint.get(k) is not None and k in checkpoint and checkpoint[k] != ours[k]]
-    return "; ".join(f"{k} is {ours[k]!r} here, {checkpoint[k]!r} in the checkpoint" for k in differing)

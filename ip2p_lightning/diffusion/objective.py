@@ -27,19 +27,6 @@ class ConditionLike(Protocol):
 Net = Callable[[Tensor, Tensor, Any], Tensor]  # (z_t [B C h w], t [B], ConditionLike) -> [B C h w]
 
 
-class Objective(Protocol):
-    """The path between two ends, what is predicted on it, and how the error is weighted."""
-
-    name: str
-    start: Literal["noise", "original"]
-
-    def draw(self, batch: int, generator: torch.Generator | None, device: torch.device | str = "cpu") -> Tensor: ...
-    def loss(
-        self, net: Net, z_edited: Tensor, condition: ConditionLike, t: Tensor, noise: Tensor, z_original: Tensor
-    ) -> Tensor: ...
-    def quartile(self, t: Tensor) -> Tensor: ...
-
-
 class DiffusionObjective:
     """Predict the noise, or the velocity, that was mixed into the edited image's latents.
 
@@ -68,8 +55,7 @@ class DiffusionObjective:
             raise UserError("objective.zero_terminal_snr=true needs objective.prediction=v_prediction, not epsilon")
         if snr_gamma is not None and not 0 < snr_gamma < float("inf"):
             raise UserError(f"objective.snr_gamma must be positive or null, got {snr_gamma}")
-        self.name = prediction
-        self.prediction = prediction
+        self.name = self.prediction = prediction
         self.snr_gamma = snr_gamma
         self.schedule = Schedule(timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr)
 
@@ -77,12 +63,9 @@ class DiffusionObjective:
         """What a diffusers scheduler must know to sample from a net trained under this objective."""
         return self.schedule.config() | {"prediction_type": self.prediction}
 
-    def draw(
-        self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
-    ) -> Tensor:  # [B]
-        """Integer timesteps, uniform over 0 .. timesteps-1; drawn where the generator lives, moved to `device`."""
-        where = generator.device if generator is not None else device
-        return torch.randint(0, self.schedule.timesteps, (batch,), generator=generator, device=where).to(device)
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:  # [B]
+        """Integer timesteps, uniform over 0 .. timesteps-1, on the generator's device."""
+        return torch.randint(0, self.schedule.timesteps, (batch,), generator=generator, device=generator.device)
 
     def target(self, z_edited: Tensor, noise: Tensor, t: Tensor) -> Tensor:  # -> [B C h w]
         """The regression target: eps, or v of the clean scaled latents."""

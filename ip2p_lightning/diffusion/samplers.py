@@ -8,14 +8,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ip2p_lightning.diffusion.bridge import BridgeObjective
 from ip2p_lightning.diffusion.guidance import GuidedNet
-from ip2p_lightning.diffusion.objective import ConditionLike, DiffusionObjective, Net, Objective
+from ip2p_lightning.diffusion.objective import ConditionLike, DiffusionObjective, Net
 from ip2p_lightning.errors import UserError
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
@@ -32,27 +32,14 @@ SCHEDULERS = {
 STABLE_DIFFUSION = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 
 
-class Sampler(Protocol):
-    def sample(
-        self,
-        net: Net,
-        objective: Objective,
-        condition: ConditionLike,
-        null: ConditionLike,
-        z_original: Tensor,
-        generators: Generators,
-        progress: Progress | None = None,
-    ) -> Tensor: ...
-
-
 class DiffusionSampler:
     """From noise, with one of diffusers' solvers and guidance for text and image.
 
     `scheduler` and `steps` >= 1 of it; `text_scale` s_T and `image_scale` s_I: 1 means no guidance, and they work
-    independently. `spacing` "auto" is "trailing" under
-    zero-terminal SNR (Lin et al. 2023, section 3.3), else the checkpoint's or the solver's own. `checkpoint` is a
-    checkpoint's scheduler config (``checkpoint_schedule``): it decides steps_offset, set_alpha_to_one and the spacing;
-    betas and prediction type are always the objective's. Raises UserError for values out of range.
+    independently. `spacing` "auto" is "trailing" under zero-terminal SNR (Lin et al. 2023, section 3.3), else the
+    checkpoint's or the solver's own. `checkpoint`, a scheduler config (``checkpoint_schedule``), decides steps_offset,
+    set_alpha_to_one and the spacing; the objective decides betas and prediction type. Raises UserError for values out
+    of range.
     """
 
     start: Literal["noise"] = "noise"
@@ -72,8 +59,7 @@ class DiffusionSampler:
             raise UserError(f"sampler.spacing must be auto, leading, linspace or trailing, got {spacing!r}")
         _check(steps, text_scale=text_scale, image_scale=image_scale)
         self.scheduler, self.steps, self.spacing = scheduler, steps, spacing
-        self.text_scale, self.image_scale = text_scale, image_scale
-        self.checkpoint = checkpoint
+        self.text_scale, self.image_scale, self.checkpoint = text_scale, image_scale, checkpoint
 
     def build(self, objective: DiffusionObjective) -> Any:
         """The diffusers scheduler that samples what `objective` trained."""

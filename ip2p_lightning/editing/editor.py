@@ -47,16 +47,9 @@ class BatchEditor:
         self.at_once, self.clock, self.progress = at_once, clock or Clock(), progress
 
     def edit(self, original: Tensor, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """Follow an instruction on each image.
+        """`EditDiffusion.edit` of any number of images on any device; [N 3 H W] in [-1, 1], on the CPU.
 
-        Args:
-            original, prompts, seeds: as for `EditDiffusion.edit`, of any number and on any device.
-
-        Returns:
-            [N 3 H W] in [-1, 1], on the CPU.
-
-        Raises:
-            RuntimeError: not enough memory for one image.
+        Raises RuntimeError: not enough memory for one image.
         """
         edits: list[Tensor] = []
         while (begin := sum(map(len, edits))) < len(original):
@@ -112,11 +105,10 @@ def ready(module: Any, device: str | None = None, dtype: str = "float32", compil
 
     Args:
         device: as torch names it; None = the GPU if there is one.
-        dtype: float32, bfloat16 or float16: of the networks' weights and arithmetic; samplers stay in float32.
+        dtype: float32, bfloat16 or float16: of the networks; samplers stay in float32.
         compile: torch.compile of the unet's repeated blocks, for any size of image.
 
-    Raises:
-        UserError: no such device, or a dtype that it does not support.
+    Raises UserError: no such device, or a dtype that it does not support.
     """
     place = _device(device)
     if place.type == "cpu" and dtype == "float16":

@@ -17,17 +17,11 @@ PIXEL_STRIDE = 8  # what the data modules cut evaluation images to
 
 @dataclass(frozen=True)
 class Fit:
-    """The size of a photo and its size in the model.
+    """The size of a photo and its size in the model."""
 
-    Args:
-        size: (width, height) of the photo.
-        work: the size it is resampled to; `size` if it is not.
-        model: the size the model sees: `work`, mirrored at the right and the lower edge up to a multiple.
-    """
-
-    size: tuple[int, int]
-    work: tuple[int, int]
-    model: tuple[int, int]
+    size: tuple[int, int]  # (width, height) of the photo
+    work: tuple[int, int]  # what it is resampled to
+    model: tuple[int, int]  # what the model sees: `work`, mirrored at the right and the lower edge up to a multiple
 
     @classmethod
     def of(cls, size: tuple[int, int], module: Any, max_side: int | None = None) -> Fit:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ip2p_lightning.config.build import task_names
+from ip2p_lightning.config.build import task_prompts
 from ip2p_lightning.evaluation import score_table
 from ip2p_lightning.runs.folder import read_status
 
@@ -67,7 +67,7 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     config, sampler = opened.config, opened.module.sampler
     settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}
     settings |= {"image_guidance_scale": sampler.image_scale}
-    pools = {name: _sentences(config, name) for name in task_names(config)}
+    pools = task_prompts(config)
     rows = [dict(list(row.items())[1:]) for row in score_table.read(opened.folder / "scores.csv")]  # without the run
     return PAGE.format(
         load=LOAD_ADAPTER.format(base=config["model"]["path"]) if getattr(opened.module.unet, "lora", None) else LOAD,
@@ -86,8 +86,3 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
         prompts="\n".join(f"- {name}: {'; '.join(pool[:10]) or '(none)'}" for name, pool in pools.items()),
         config=json.dumps(config, indent=2),
     )
-
-
-def _sentences(config: Mapping[str, Any], task: str) -> list[str]:
-    node = config["task"].get("tasks", {}).get(task, config["task"])
-    return list((node.get("prompts") or {}).get("prompts", []))

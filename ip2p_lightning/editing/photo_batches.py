@@ -31,13 +31,9 @@ class PhotoBatch(NamedTuple):
 def make_batches(
     jobs: Sequence[Job], sizes: dict[Path, tuple[int, int]], module: Any, max_side: int | None, at_once: int | None
 ) -> list[PhotoBatch]:
-    """Jobs in batches of one size, in order as far as possible.
+    """Jobs in batches of one size, in order as far as possible: padding would change the edits.
 
-    Photos are not padded to a common size: padding would change the results of attention and convolution.
-
-    Args:
-        sizes: (width, height) of each photo.
-        at_once: most photos in a batch; None = what their size suggests.
+    `sizes` holds (width, height) of each photo; `at_once` is the most photos in a batch, None = by their size.
     """
     groups: dict[tuple[int, int], PhotoBatch] = {}
     for job in jobs:
@@ -63,14 +59,8 @@ def edit_photos(
 ) -> None:
     """Edit all batches; the next one is read, and the last one written, while this one is computed.
 
-    Args:
-        seed: of each photo's noise.
-        save: writes an edit [H W 3] uint8; called in a thread of its own.
-        done: called with each job whose edit is written, in order.
-
-    Raises:
-        UserError: not enough memory for one photo.
-        Exception: the first that reading or saving raised; edits computed before are written nevertheless.
+    `save` writes an edit [H W 3] uint8, in a thread of its own; `done` is called with each job whose edit is written,
+    in order. Raises UserError for too little memory, and what reading or saving raised: earlier edits are written.
     """
 
     def write(job: Job, fit: Fit, edit: Tensor) -> None:

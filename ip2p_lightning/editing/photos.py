@@ -29,11 +29,8 @@ def find_photos(names: Sequence[str], prompt: str) -> list[tuple[Path, str]]:
 def read_list(path: Path) -> list[tuple[Path, str]]:
     """The photos and instructions of a ``.csv`` or ``.jsonl`` file with the fields ``photo`` and ``prompt``.
 
-    A photo's path is relative to the file's folder, or absolute; it may come with several instructions.
-
-    Raises:
-        UserError: no such file, or of another kind.
-        DataError: a line without a photo that exists, or without an instruction; or no line at all.
+    A photo's path is relative to the file's folder, or absolute; it may come with several instructions. Raises
+    UserError for no such file, DataError for a line without an existing photo or an instruction, or no line.
     """
     found: list[tuple[Path, str]] = []
     for number, record in records(path):
@@ -50,10 +47,8 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
 def plan_outputs(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite: bool) -> list[Job]:
     """The output of every photo, checked before any model is loaded.
 
-    Edits of a photo with several instructions are numbered in their order: NAME-1, NAME-2, ...
-
-    Raises:
-        UserError: an output that exists, is named twice or is a photo to be edited.
+    Edits of a photo with several instructions are numbered: NAME-1, NAME-2, ... Raises UserError for an output that
+    exists, is named twice or is a photo to be edited.
     """
     if out is not None and out.suffix.lower() in SUFFIXES and not out.is_dir():
         if out.suffix.lower() != ".png" or len(wanted) > 1:

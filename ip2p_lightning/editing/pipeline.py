@@ -27,9 +27,7 @@ def is_pipeline(path: str | Path) -> bool:
 def open_pipeline(path: str) -> Any:
     """The model of a diffusers InstructPix2Pix checkpoint, with its scheduler, or DDIM if it is not supported.
 
-    Raises:
-        UserError: missing weights, or a model without image conditioning.
-        DamagedError: weights that cannot be read.
+    Raises UserError for missing weights or no image conditioning, DamagedError for weights that cannot be read.
     """
     from ip2p_lightning.diffusion.noise_schedule import checkpoint_schedule
     from ip2p_lightning.diffusion.samplers import SCHEDULERS, DiffusionSampler
@@ -82,21 +80,19 @@ def write_pipeline(module: Any, folder: Path) -> dict[str, Any]:
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config(module.sampler, module.objective))
     write_json(folder / INDEX, _index(module))
-    digest = weight_digest(weights_of(module))
-    write_json(folder / "weights.json", digest)
-    return digest
+    return _write_digest(weights_of(module), folder)
 
 
 def write_adapter(module: Any, folder: Path) -> dict[str, Any]:
-    """Write a module's LoRA adapters for a pipeline's ``load_lora_weights``; returns their digest.
-
-    Raises:
-        UserError: more than the adapters was trained.
-    """
+    """Write LoRA adapters for a pipeline's ``load_lora_weights``; returns their digest. Raises as `Lora.adapters`."""
     from diffusers import StableDiffusionInstructPix2PixPipeline as Pipeline
 
     weights, settings = module.unet.lora.adapters(module.unet)
     Pipeline.save_lora_weights(folder, weights, unet_lora_adapter_metadata=settings, weight_name=ADAPTER)
+    return _write_digest(weights, folder)
+
+
+def _write_digest(weights: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     digest = weight_digest(weights)
     write_json(folder / "weights.json", digest)
     return digest
@@ -116,10 +112,8 @@ def _index(module: Any) -> dict[str, Any]:
     return {
         "_class_name": PIPELINE,
         "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
         "requires_safety_checker": False,
-        "safety_checker": [None, None],
+        **{part: [None, None] for part in ("feature_extractor", "image_encoder", "safety_checker")},
         "scheduler": ["diffusers", SCHEDULERS[module.sampler.scheduler]],
         "text_encoder": ["transformers", type(module.text_encoder.model).__name__],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -131,8 +125,7 @@ def _index(module: Any) -> dict[str, Any]:
 def scheduler_config(sampler: Any, objective: Any) -> dict[str, Any]:
     """The settings that every scheduler needs to sample this model, without any class's defaults.
 
-    A scheduler's own ``save_pretrained`` would also write its class's defaults (``timestep_spacing``), which then apply
-    to another scheduler that a user loads from this config.
+    ``save_pretrained`` also writes defaults (``timestep_spacing``), which then apply to another class of scheduler.
     """
     import diffusers
 

@@ -31,11 +31,7 @@ def score_batches(
 ) -> Iterator[Any]:
     """Yields each example with its rows per method and the images of the methods.
 
-    Args:
-        editor: a `BatchEditor`.
-        batches: of ``data.evaluation``.
-        wrong: from `wrong_pools`.
-        split, prompts, seed: of the batches and of the noise, as for ``ip2p-evaluate``.
+    Takes a `BatchEditor`, the batches of ``data.evaluation``, `wrong_pools`, and options of ``ip2p-evaluate``.
     """
     draws: Counter[tuple[str, str]] = Counter()
     for batch in _with_progress(batches, editor):

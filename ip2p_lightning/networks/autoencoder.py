@@ -28,9 +28,8 @@ LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0  # as in diffusers' DiagonalGaussianDistrib
 class Autoencoder:
     """A frozen codec, computing in the precision that `to` gave it, also under autocast.
 
-    `moments` is what a cache stores; `mode` is NOT scaled, `sample` and `decode` speak scaled z: InstructPix2Pix shows
-    its UNet the unscaled mode of the original and denoises the scaled sample of the edit, and every released checkpoint
-    depends on it (timothybrooks/instruct-pix2pix#36).
+    A cache stores `moments`. `mode` is NOT scaled, `sample` and `decode` are of scaled z: InstructPix2Pix's UNet sees
+    the unscaled mode of the original and denoises the scaled sample of the edit (timothybrooks/instruct-pix2pix#36).
     """
 
     channels: int  # C
@@ -73,8 +72,8 @@ class Autoencoder:
         """sha256 over name, settings and weights as they are held (so it depends on their dtype, not on the device)."""
         found = hashlib.sha256(f"{type(self).__name__} {self.channels} {self.factor} {self.scaling_factor}".encode())
         config = {} if self.model is None else self.model.config  # activations, groups of norms, scales
-        said = {name: value for name, value in config.items() if not name.startswith("_")}  # that is: paths, versions
-        found.update(json.dumps(said, sort_keys=True, default=str).encode())
+        settings = {name: value for name, value in config.items() if not name.startswith("_")}  # no paths, no versions
+        found.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, weight in sorted(self.model.state_dict().items()) if self.model is not None else ():
             found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             found.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -137,9 +136,8 @@ class TAESD(Autoencoder):
     From a folder or hub repository `path`, a `subfolder` of it, at `revision`.
 
     TAESD's latents are those of the KL autoencoder ALREADY multiplied by 0.18215, and its own scaling factor is 1: by
-    default its mode is 5.5 times smaller than the mode a released InstructPix2Pix was trained on. That is what
-    diffusers' pipeline does with this autoencoder, so exports agree. `latent_scale` 0.18215 makes it a stand-in for
-    the KL autoencoder instead: mode and sample then have the KL autoencoder's magnitudes.
+    default its mode is 5.5 times smaller than the mode a released InstructPix2Pix was trained on, as in diffusers'
+    pipeline. With `latent_scale` 0.18215 mode and sample have the KL autoencoder's magnitudes.
     """
 
     deterministic = True
@@ -161,8 +159,7 @@ class TAESD(Autoencoder):
         self.scaling_factor = self.own_scale if latent_scale is None else latent_scale
 
     def _moments(self, x: Tensor) -> Tensor:
-        mean = self.model.encode(x.to(self.model.dtype)).latents * (self.own_scale / self.scaling_factor)
-        return _point(mean)
+        return _point(self.model.encode(x.to(self.model.dtype)).latents * (self.own_scale / self.scaling_factor))
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.model.decode((z / self.own_scale).to(self.model.dtype)).sample

@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, h w latent size, L tokens, D text width.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,6 @@ class Condition(NamedTuple):
     text: Tensor  # [B L D]
 
 
-class EncodesText(Protocol):
-    def encode(self, prompts: list[str]) -> Tensor: ...  # [B L D]
-
-
 class Conditioner:
     """Builds conditions, and drops parts of them in training (Brooks et al. 2023, section 3.2.1).
 
@@ -33,13 +29,13 @@ class Conditioner:
     then the text alone is lost, still in [0, 2p). Raises UserError for `p` out of range.
     """
 
-    def __init__(self, text_encoder: EncodesText, p: float | None = 0.05, drop_image: bool = True) -> None:
+    def __init__(self, text_encoder: Any, p: float | None = 0.05, drop_image: bool = True) -> None:
         if p is not None and not 0 <= p <= 1 / 3:
             raise UserError(f"conditioner.p must lie in [0, 1/3] (three regions of width p), got {p}")
         self.text_encoder, self.p, self.drop_image = text_encoder, p or 0.0, drop_image
 
     def encode(self, image_latents: Tensor, prompts: list[str]) -> Condition:  # [B C h w], B strings
-        """The whole condition: the latents as they are, and the encoded prompts on the latents' device."""
+        """The latents as they are, and the encoded prompts on the latents' device."""
         if len(prompts) != len(image_latents):
             raise UserError(f"{len(image_latents)} images but {len(prompts)} prompts")
         return Condition(image_latents, self.text_encoder.encode(prompts).to(image_latents.device))

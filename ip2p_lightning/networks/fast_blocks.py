@@ -38,7 +38,7 @@ def joined(part: Any) -> dict[nn.Module, Forward]:
         if temb is not None and part.time_emb_proj is not None:
             h = h.add_(part.time_emb_proj(F.silu(temb))[:, :, None, None])
         h = part.conv2(part.dropout(F.silu(part.norm2(h), inplace=True)))
-        return _sum(h, x if part.conv_shortcut is None else _pointwise(part.conv_shortcut, x))
+        return h.add_(x if part.conv_shortcut is None else _pointwise(part.conv_shortcut, x))
 
     return {part: added}
 
@@ -59,8 +59,7 @@ def flat(part: Any) -> dict[nn.Module, Forward]:
         rows = tokens.flatten(1, 2)
         for block in part.transformer_blocks:
             rows = block(rows, encoder_hidden_states=encoder_hidden_states)
-        out = _pointwise(part.proj_out, rows.view(tokens.shape).permute(0, 3, 1, 2))
-        return (_sum(out, x),)
+        return (_pointwise(part.proj_out, rows.view(tokens.shape).permute(0, 3, 1, 2)).add_(x),)
 
     return {part: straight}
 
@@ -68,12 +67,9 @@ def flat(part: Any) -> dict[nn.Module, Forward]:
 def padded(part: Any) -> dict[nn.Module, Forward]:
     """Attention without a division by 1, whose text is padded with keys that are masked."""
     plain = type(part).__name__ == "Attention" and type(part.processor).__name__ == "AttnProcessor2_0"
-    if (
-        not plain
-        or part.to_q.weight.device.type != "cpu"
-        or part.residual_connection
-        or part.rescale_output_factor != 1
-    ):
+    if not plain or part.to_q.weight.device.type != "cpu":
+        return {}
+    if part.residual_connection or part.rescale_output_factor != 1:
         return {}
     norms = ("spatial_norm", "group_norm", "norm_q", "norm_k", "norm_cross")
     if any(getattr(part, name, None) for name in norms):
@@ -133,15 +129,7 @@ def _repeated(given: list[Tensor]) -> int:
 
 def _pointwise(conv: Any, x: Tensor) -> Tensor:  # [B C h w] -> [B C' h w]
     """A 1x1 convolution; as a product of matrices where pixels lie channels last."""
-    if (
-        type(conv) is not nn.Conv2d
-        or conv.kernel_size != (1, 1)
-        or not x.is_contiguous(memory_format=torch.channels_last)
-    ):
+    plain = type(conv) is nn.Conv2d and conv.kernel_size == (1, 1)
+    if not plain or not x.is_contiguous(memory_format=torch.channels_last):
         return conv(x)
     return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
-
-
-def _sum(own: Tensor, other: Tensor) -> Tensor:
-    """The sum, in place of the first where that has its type: under autocast the two may differ."""
-    return own.add_(other) if own.dtype == other.dtype else own + other

@@ -24,10 +24,10 @@ Rule = Callable[[Any], dict[nn.Module, Forward]]  # of a module: the layers that
 
 @contextmanager
 def leaner(*networks: nn.Module | None, rules: Sequence[Rule] | None = None) -> Iterator[None]:
-    """Within, layers of `networks` compute by other `rules`, by default by all of `RULES`.
+    """Within, layers of `networks` compute by other `rules`, by default by all of `RULES`; without gradients.
 
-    Not for training: nothing here has a gradient. What is compiled, and layers of another kind (LoRA's, say), are left
-    alone; None is no network. Under a CPU's autocast nothing changes: sums in 16 bits depend on their order.
+    Compiled modules, and layers of another kind (LoRA's, say), are left alone; None is no network. Under a CPU's
+    autocast nothing changes: sums in 16 bits depend on their order.
     """
     rules, changed = rules or RULES, list[nn.Module]()
     if torch.is_autocast_enabled("cpu"):
@@ -61,12 +61,12 @@ def kept(part: Any) -> dict[nn.Module, Forward]:
     def keeping(forward: Forward) -> Forward:
         last: list[Tensor] = []
 
-        def once(text: Tensor) -> Tensor:
+        def remembered(text: Tensor) -> Tensor:
             if not last or last[0] is not text:
                 last[:] = [text, forward(text)]
             return last[1]
 
-        return once
+        return remembered
 
     return {layer: keeping(layer.forward) for layer in (part.to_k, part.to_v)}
 

@@ -22,10 +22,9 @@ class Lora:
         alpha: numerator of the adapters' scale, alpha / rank; None = rank, as in diffusers' scripts.
         targets: ends of the names of the Linear and Conv2d layers that get an adapter.
         dropout: of the adapters' inputs, in training.
-        dtype: the frozen weights are held in; bfloat16 halves them, and needs bf16 autocast in training.
+        dtype: of the frozen weights; bfloat16 needs bf16 autocast in training.
 
-    Raises:
-        UserError: no targets.
+    Raises UserError without targets.
     """
 
     def __init__(
@@ -44,23 +43,15 @@ class Lora:
     def apply(self, unet: nn.Module, widened: bool) -> None:
         """Freeze `unet` and give it adapters, in place; their output is exactly 0 at first.
 
-        `widened`: its ``conv_in`` has just got inputs for the photo. Their weights are zero, so that frozen they would
-        hide the photo for ever: the layer is trained whole.
-
-        Raises:
-            UserError: peft is not installed, or no layer has such a name.
+        `widened`: its ``conv_in`` has just got inputs for the photo, with zero weights: the layer is trained whole.
+        Raises UserError without peft, or where no layer has a name of the targets.
         """
         if importlib.util.find_spec("peft") is None:
             raise UserError("unet=sd_lora needs peft; pip install 'ip2p-lightning[lora]'")
         from peft import LoraConfig
 
-        adapters = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=self.targets,
-            init_lora_weights="gaussian",
-        )
+        settings = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
+        adapters = LoraConfig(**settings, target_modules=self.targets, init_lora_weights="gaussian")
         unet.requires_grad_(False)
         try:
             unet.add_adapter(adapters)
@@ -74,11 +65,7 @@ class Lora:
         unet.lora = self
 
     def adapters(self, unet: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The adapters' weights and settings, as a pipeline's ``save_lora_weights`` takes them.
-
-        Raises:
-            UserError: the adapters alone are not what was trained.
-        """
+        """Weights and settings, for a pipeline's ``save_lora_weights``. Raises UserError if more was trained."""
         from peft import get_peft_model_state_dict
 
         if unet.conv_in.weight.requires_grad:

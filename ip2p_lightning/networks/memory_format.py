@@ -9,8 +9,7 @@ from torch import nn
 def to_channels_last(network: nn.Module) -> None:
     """Copy all weights, those of convolutions into channels-last order.
 
-    ``Module.to`` would leave the others where they are: views of the file that was read, which then stays mapped as a
-    whole. Of Stable Diffusion 1.5 those are 2.3 GiB, resident beside their copies.
+    ``Module.to`` would leave the others as views of the memory-mapped file (2.3 GiB for Stable Diffusion 1.5).
     """
     for parameter in network.parameters():
         order = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format

@@ -1,7 +1,6 @@
-"""The backbone of the embedded `tiny` model: a small U-shaped pixel network that is told what to do in words.
+"""Small text-conditioned U-Net on pixels, used by ``model=tiny``; called like diffusers' ``UNet2DConditionModel``.
 
-Called like diffusers' ``UNet2DConditionModel`` and, like it, ignorant of tasks: all it knows of one is the encoded
-instruction. Without normalisation layers, which would hide how bright a picture is; global means are fed back instead.
+Without normalisation layers, which would remove a picture's brightness; global means are fed back instead.
 
 Shapes: B batch, C channels of a level, h w latent size, L tokens, D text width, E width of the embedding.
 """
@@ -74,10 +73,8 @@ class EditBlock(nn.Module):
 
 
 class Tone(nn.Module):
-    """Gain and offset per channel, from the means of the deepest features: the exposure of a whole picture.
-
-    What low light mostly needs, and what a residual made of convolutions learns slowly. Starts at exactly 0.
-    """
+    """Gain and offset per channel, from the means of the deepest features: the exposure of a whole picture, which a
+    residual of convolutions learns slowly. Starts at exactly 0."""
 
     def __init__(self, features: int, embedding: int, channels: int) -> None:
         super().__init__()
@@ -146,7 +143,8 @@ class PixelEditor(ModelMixin, ConfigMixin):
         time = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         embedding = self.embedding(time, encoder_hidden_states)
         height, width = sample.shape[-2:]
-        padded = self._pad(sample)
+        step = 2 ** len(self.down)  # sizes that halve at every level
+        padded = F.pad(sample, (0, -width % step, 0, -height % step), mode="replicate")
         out = self._edit(padded, embedding)[..., :height, :width]
         return PixelEditorOutput(sample=out) if return_dict else (out,)
 
@@ -170,9 +168,3 @@ class PixelEditor(ModelMixin, ConfigMixin):
 
     def _level(self, channels: int, blocks: int) -> nn.ModuleList:
         return nn.ModuleList(EditBlock(channels, self.config.embedding_dim) for _ in range(blocks))
-
-    def _pad(self, sample: Tensor) -> Tensor:
-        """`sample` grown to sizes that halve at every level, by repeating its last row and column."""
-        step = 2 ** len(self.down)
-        height, width = sample.shape[-2:]
-        return F.pad(sample, (0, -width % step, 0, -height % step), mode="replicate")

@@ -32,13 +32,9 @@ def load_part(cls: Any, path: str, subfolder: str | None = None, **options: Any)
 
 
 def is_local(path: str, subfolder: str | None = None) -> bool:
-    """Whether `path` is a folder here; otherwise it is a hub repository's name.
-
-    Raises:
-        UserError: it can be no repository's name, and there is no such folder.
-    """
+    """Whether `path` is a folder here; otherwise it is a hub repository's name. Raises UserError if it is neither."""
     place = Path(path).expanduser()
-    if not place.is_dir() and (place.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") != 1):
+    if not place.is_dir() and not is_hub_id(str(path)):
         raise UserError(missing(path, subfolder))
     return place.is_dir()
 
@@ -46,11 +42,10 @@ def is_local(path: str, subfolder: str | None = None) -> bool:
 def missing(path: str, subfolder: str | None, what: str = "weights") -> str:
     """The line for weights, or a tokenizer, that are not there."""
     part = f" (subfolder {subfolder})" if subfolder else ""
-    name = "ID" if str(path).startswith((".", "~", "/")) or str(path).count("/") != 1 else path
+    name = path if is_hub_id(str(path)) else "ID"
+    fetch = f"`hf download {name} --local-dir DIR`"
     then = "model=local model.path=DIR" if subfolder else "DIR as the path"
-    return (
-        f"no {what} at {path}{part}; to fetch them for offline use: `hf download {name} --local-dir DIR`, then {then}"
-    )
+    return f"no {what} at {path}{part}; to fetch them for offline use: {fetch}, then {then}"
 
 
 def _head(error: Exception) -> str:

@@ -21,7 +21,6 @@ def load_unet(
     copy_bias: bool = True,
     revision: str | None = None,
     variant: str | None = None,
-    gradient_checkpointing: bool = False,
     lora: Lora | None = None,
 ) -> nn.Module:
     """A ``UNet2DConditionModel`` of [z_t | image latents], float32, in eval mode, from folder or hub repository `path`.
@@ -29,8 +28,8 @@ def load_unet(
     With C latent channels (its output channels), a checkpoint of C inputs (text to image) is widened to
     C + `image_channels`, one of C + `image_channels` (already an editor) is taken as it is. `copy_bias` False
     reproduces diffusers' training script (diffusers#4960), see `widen`. `subfolder`, `revision` and `variant` say which
-    files; `gradient_checkpointing` trades time for memory; `lora` freezes all but itself. Raises UserError for any
-    other number of inputs and for missing weights, DamagedError for weights that cannot be read.
+    files; `lora` freezes all but itself. Raises UserError for any other number of inputs and for missing weights,
+    DamagedError for weights that cannot be read.
     """
     from diffusers import UNet2DConditionModel
 
@@ -43,8 +42,6 @@ def load_unet(
             f"the UNet of {path} has {inputs} input channels; an editor needs {latent} (to be widened) "
             f"or {latent + image_channels} (latents and image)"
         )
-    if gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
     if lora is not None:
         lora.apply(unet, widened=inputs == latent)
     return unet
@@ -57,9 +54,8 @@ def widen(unet: nn.Module, image_channels: int, copy_bias: bool = True) -> nn.Mo
     layer keeps nn.Conv2d's random bias, as in diffusers' script.
     """
     old = unet.conv_in
-    new = nn.Conv2d(old.in_channels + image_channels, old.out_channels, old.kernel_size, old.stride, old.padding).to(
-        old.weight
-    )
+    inputs = old.in_channels + image_channels
+    new = nn.Conv2d(inputs, old.out_channels, old.kernel_size, old.stride, old.padding).to(old.weight)
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, : old.in_channels].copy_(old.weight)

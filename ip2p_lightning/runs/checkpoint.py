@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ip2p_lightning.errors import DamagedError, SecurityError, UserError
+from ip2p_lightning.errors import DamagedError, SecurityError, UserError, chain
 from ip2p_lightning.system.files import read_json, sha256_of, write_atomic, write_json
 
 FOLDER = "checkpoints"
@@ -59,21 +59,15 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 def _system_error(error: BaseException) -> OSError:
     """The OSError behind torch's RuntimeError, several exceptions deep."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            return OSError(cause.errno, cause.strerror)
-        cause = cause.__cause__ or cause.__context__
-    return OSError(errno.EIO, str(error).splitlines()[0])
+    causes = (OSError(cause.errno, cause.strerror) for cause in chain(error) if isinstance(cause, OSError))
+    return next(causes, OSError(errno.EIO, str(error).splitlines()[0]))
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Verify and read a checkpoint: tensors and plain data only.
 
-    Raises:
-        SecurityError: an address, or a file that holds code.
-        DamagedError: its checksum does not match.
-        UserError: there is no such file.
+    Raises SecurityError for an address or a file that holds code, DamagedError for a wrong checksum, UserError for no
+    such file.
     """
     if "://" in str(path):
         raise SecurityError(f"{path}: checkpoints are read from local files only; download and inspect it first")

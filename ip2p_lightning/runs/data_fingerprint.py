@@ -36,15 +36,12 @@ def adopt_data(
     """Record the fingerprint of the run's data, or compare it with the recorded one.
 
     Args:
-        run: locked by this process.
         contents: hashes by ``task/split`` and name.
         fresh: the run begins now; an earlier record is replaced.
         allow: with ``data`` in it, changed data is accepted and recorded.
         bad: pairs that may have changed, because the run skips them.
 
-    Raises:
-        DataError: the data changed; the message names what.
-        StorageError: the folder cannot be written.
+    Raises DataError that names what changed, StorageError if the folder cannot be written.
     """
     probe(run.path / FOLDER)
     new = {place: _summed(hashes) for place, hashes in contents.items()}

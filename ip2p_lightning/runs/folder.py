@@ -18,6 +18,7 @@ from ip2p_lightning.system.files import read_json, storage_errors, write_json
 from ip2p_lightning.system.locks import try_lock
 
 CONFIG, STATUS, METRICS, LOCK = "config.json", "status.json", "metrics.jsonl", ".lock"
+LOG = "log.txt"  # a launcher writes a job's output there
 
 
 @dataclass
@@ -48,6 +49,13 @@ def note(folder: Path, **more: Any) -> None:
     write_json(Path(folder) / STATUS, read_status(folder) | more)
 
 
+def last_line(text: str) -> str:
+    """The last line of a job's output that starts with ``error:``, or else its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or [""])[-1][:300]
+
+
 def claim(folder: Path) -> RunFolder:
     """Lock `folder` for this process; if a live process has it, a sibling ``folder@2``, ``@3``, ...
 
@@ -68,12 +76,7 @@ def claim(folder: Path) -> RunFolder:
 
 
 def read_config(folder: Path, limit: int = 4_000_000) -> dict[str, Any]:
-    """A run's config: plain JSON of at most `limit` bytes.
-
-    Raises:
-        UserError: not a run.
-        DamagedError: the config is unreadable or too large.
-    """
+    """A run's config. Raises UserError if `folder` is no run, DamagedError if the file is unreadable or too large."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise UserError(f"{folder} is not a run: it has no {CONFIG}; give the folder that ip2p-train printed")
@@ -86,9 +89,9 @@ def commit() -> str | None:
     """The git commit of the code, with ``+`` where the tree is changed; None outside a checkout."""
     try:
         git = ["git", "-C", str(Path(__file__).parent)]
-        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
-        return (name.stdout.strip() + ("+" if dirty.stdout.strip() else "")) if name.returncode == 0 else None
+        describe = [*git, "describe", "--always", "--exclude=*", "--dirty=+"]
+        done = subprocess.run(describe, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired):
         return None
 

@@ -35,12 +35,9 @@ def open_storage(name: str) -> Any:
 
 
 def make_pruner(name: str, startup: int, warmup: int) -> Any:
-    """A pruner by name: ``none``, ``median``, ``halving`` or ``hyperband``. Raises UserError for another name.
+    """A pruner by name; `startup` (complete trials) and `warmup` (steps) before any pruning are of ``median``.
 
-    Args:
-        name: the pruner.
-        startup: complete trials before any is pruned (median).
-        warmup: optimizer steps before a trial is pruned (median).
+    Raises UserError for another name.
     """
     pruners = import_optuna().pruners
     known = {

@@ -25,13 +25,10 @@ def split_of(config: Mapping[str, Any], ranks: int) -> list[int]:
 def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[str], ranks: int = 1) -> str | None:
     """Make the folder this config's, or continue what it holds; how a step is divided may differ, its size may not.
 
-    Returns:
-        The checkpoint to continue from, None for a fresh start.
-
-    Raises:
-        UserError: the folder holds a run whose config differs; the message names each key with both values.
+    Returns the checkpoint to continue from, None for a fresh start. Raises UserError, with each key and both values,
+    where the folder holds a run with another config.
     """
-    stored = run.path / CONFIG
+    stored, newest = run.path / CONFIG, None
     if stored.exists():
         old = read_config(run.path)
         if checkpoints(run.path) or (run.path / METRICS).exists():  # a start that failed at once may be mended
@@ -43,12 +40,8 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
             raise UserError(
                 f"{run.path} already holds {newest.name}; resume=auto continues it, or choose another hydra.run.dir"
             )
-        if newest is not None:
-            if old != config:  # what was allowed to change is recorded, and is what the ranks of a group read
-                write_json(stored, config)
-            return str(newest)
-    write_json(stored, config)
-    return None
+    write_json(stored, config)  # with what was allowed to change
+    return str(newest) if newest is not None else None
 
 
 def is_complete(folder: Path, config: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config.build import build_module
-from ip2p_lightning.config.extensions import without
+from ip2p_lightning.config.extensions import GROUPS
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
 from ip2p_lightning.errors import UserError
@@ -28,7 +28,7 @@ class Run:
 
 def model_config(folder: str | Path) -> dict[str, Any]:
     """A run's checked config without its callbacks and loggers, which using a model never imports."""
-    config = without(read_config(Path(folder)))
+    config = {key: value for key, value in read_config(Path(folder)).items() if key not in GROUPS}
     check(config, TrainConfig)
     return config
 
@@ -36,14 +36,8 @@ def model_config(folder: str | Path) -> dict[str, Any]:
 def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> Run:
     """Rebuild a run's model from its config and its newest undamaged checkpoint.
 
-    Args:
-        folder: the run's folder.
-        weights: ``ema`` (the averaged ones) or ``raw``.
-        merged: add low-rank adapters to the weights that they adapt.
-
-    Raises:
-        UserError: not a run, no checkpoint yet, or no averaged weights in it.
-        DamagedError, SecurityError: see `checkpoint.load`.
+    `weights` are ``ema`` (averaged) or ``raw``; `merged` adds low-rank adapters to the weights that they adapt. Raises
+    UserError: not a run, no checkpoint yet, or no averaged weights in it; and as `checkpoint.load`.
     """
     folder = Path(folder)
     config = model_config(folder)

@@ -17,10 +17,9 @@ from omegaconf import open_dict
 
 from ip2p_lightning.config.compose import plain
 from ip2p_lightning.errors import PreemptedError, UserError, outcome
-from ip2p_lightning.runs.folder import LOCK, note, read_config, read_status
+from ip2p_lightning.runs.folder import LOCK, LOG, last_line, note, read_config, read_status
 from ip2p_lightning.runs.metrics_log import final_score
 from ip2p_lightning.runs.resume import free_differences
-from ip2p_lightning.sweeps.slurm_task import LOG
 from ip2p_lightning.system.locks import is_held, try_lock
 
 SWEEP_LOCK = ".turn"
@@ -31,26 +30,17 @@ PROGRAMS = {"build": ["ip2p_lightning.cli.data", "build"]}  # by the name of the
 
 @dataclass
 class Job:
-    """A job of a sweep.
+    """A job of a sweep, and the state of its run."""
 
-    Args:
-        number: index in the sweep, from 0.
-        overrides: e.g. ``["seed=1", "prompts=name"]``.
-        folder: the run's folder.
-        command: arguments of its process.
-        config: its composed config, as plain data.
-        failure: an error of the launcher, which the run itself cannot record.
-    """
-
-    number: int
-    overrides: list[str]
-    folder: Path
-    command: list[str]
-    config: dict[str, Any]
+    number: int  # index in the sweep, from 0
+    overrides: list[str]  # e.g. ["seed=1", "prompts=name"]
+    folder: Path  # the run's
+    command: list[str]  # arguments of its process
+    config: dict[str, Any]  # composed, as plain data
     exit_code: int | None = None
     title: str = ""
-    failure: str = ""
-    output: str = ""
+    failure: str = ""  # an error of the launcher, which the run itself cannot record
+    output: str = ""  # of a dry run
 
     @property
     def dry(self) -> bool:
@@ -59,10 +49,7 @@ class Job:
 
     @property
     def state(self) -> str:
-        """From the run's status: complete, pruned, preempted, failed, running, not started; else killed or refused.
-
-        checked: a dry run without errors.
-        """
+        """complete, pruned, preempted, failed, running, not started, killed, refused; or checked, for a dry run."""
         if self.failure:
             return "failed"
         if self.dry:
@@ -166,10 +153,3 @@ def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -
 def quoted(text: str) -> str:
     """`text` as a quoted value in Hydra's grammar."""
     return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
-
-
-def last_line(text: str) -> str:
-    """The last line of a job's output that starts with ``error:``, or else its last line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[-1][:300]

@@ -8,7 +8,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.sweeps.job import GOOD, LOG, Job
+from ip2p_lightning.runs.folder import LOG
+from ip2p_lightning.sweeps.job import GOOD, Job
 
 
 def titled(jobs: Sequence[Job]) -> list[Job]:

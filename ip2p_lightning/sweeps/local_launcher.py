@@ -17,14 +17,13 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from ip2p_lightning.errors import SweepError, UserError
+from ip2p_lightning.runs.folder import LOG, last_line
 from ip2p_lightning.sweeps.job import (
     ENDED_WELL,
-    LOG,
     Job,
     exclusive,
     failures_kept,
     job_return,
-    last_line,
     make_job,
     print_state,
     record_kill,
@@ -46,11 +45,7 @@ class LocalOptions:
 class LocalLauncher(Launcher):
     """Runs the incomplete jobs, a few at a time; a job that fails does not affect the others.
 
-    Args:
-        options: see `LocalOptions`.
-
-    Raises:
-        UserError: a wrong option, or more GPUs asked for than there are.
+    Raises UserError: a wrong option (see `LocalOptions`), or more GPUs asked for than there are.
     """
 
     remedy = "the same command runs just those again"

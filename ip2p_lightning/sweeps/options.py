@@ -14,16 +14,9 @@ Kind = TypeVar("Kind")
 
 
 def read_options(
-    kind: Callable[..., Kind],
-    path: str,
-    options: Mapping[str, Any],
-    low: Mapping[str, float],
-    resolve: bool = True,
+    kind: Callable[..., Kind], path: str, options: Mapping[str, Any], low: Mapping[str, float], resolve: bool = True
 ) -> Kind:
-    """Options as Hydra passes them, as a dataclass; `low` holds lowest values.
-
-    Raises UserError: an unknown key, a wrong type, or a number that is too low.
-    """
+    """Hydra's options as a dataclass. Raises UserError: an unknown key, a wrong type, a value below `low`."""
     node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(options)), resolve=resolve))
     check_node(node, kind, path)
     for key, least in low.items():

@@ -33,33 +33,19 @@ from ip2p_lightning.system.files import write_json
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of a study.
+    """Options of a study; ``conf/hydra/sweeper/optuna.yaml`` explains each."""
 
-    Args:
-        n_trials: of the study, over all its starts.
-        sampler: tpe, random, cmaes, gp, nsgaii, qmc or grid.
-        seed: of the sampler.
-        direction: maximize or minimize.
-        metric: of ``metrics.jsonl``; its last value is the objective, its values at validations drive pruning.
-        pruner: median, halving, hyperband or none.
-        pruner_startup: complete trials before any is pruned (median).
-        pruner_warmup: optimizer steps before a trial is pruned (median).
-        storage: a URL such as ``sqlite:///study.db``; null = a journal file in the study's folder.
-        study_name: null = named after the search space and the fixed overrides.
-        params: search space from a config, e.g. ``{optimizer.lr: "tag(log,interval(1e-5,1e-2))"}``.
-    """
-
-    n_trials: int = 20
+    n_trials: int = 20  # over all starts of the study
     sampler: str = "tpe"
-    seed: int = 0
+    seed: int = 0  # of the sampler
     direction: Literal["maximize", "minimize"] = "maximize"
-    metric: str = "val/psnr"
+    metric: str = "val/psnr"  # its last value in metrics.jsonl is the objective, those at validations drive pruning
     pruner: str = "median"
-    pruner_startup: int = 5
-    pruner_warmup: int = 0
-    storage: str | None = None
-    study_name: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    pruner_startup: int = 5  # complete trials before any is pruned (median)
+    pruner_warmup: int = 0  # optimizer steps before a trial is pruned (median)
+    storage: str | None = None  # a URL such as sqlite:///study.db; None = a journal file in the study's folder
+    study_name: str | None = None  # None = named after the search space and the fixed overrides
+    params: dict[str, Any] = field(default_factory=dict)  # search space, {optimizer.lr: "tag(log,interval(1e-5,1e-2))"}
 
 
 AT_LEAST = {"n_trials": 1, "pruner_startup": 0, "pruner_warmup": 0}
@@ -68,11 +54,8 @@ AT_LEAST = {"n_trials": 1, "pruner_startup": 0, "pruner_warmup": 0}
 class OptunaSweeper(Sweeper):
     """Trains `n_trials` trials in all; the same command continues a stopped study.
 
-    Args:
-        options: see `SearchOptions`.
-
     Raises:
-        UserError: a wrong option, no Optuna, an empty search space, no validations.
+        UserError: a wrong option (see `SearchOptions`), no Optuna, an empty search space, no validations.
         SweepError: a complete trial did not log the metric.
     """
 

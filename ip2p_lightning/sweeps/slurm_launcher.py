@@ -61,11 +61,7 @@ AT_LEAST = {
 class SlurmLauncher(LocalLauncher):
     """Submits the incomplete jobs and waits until SLURM has none of them left.
 
-    Args:
-        options: see `Resources`.
-
-    Raises:
-        UserError: a wrong option, no SLURM or no submitit here, or SLURM refuses the job.
+    Raises UserError: a wrong option (see `Resources`), no SLURM or no submitit here, or SLURM refuses the job.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import PreemptedError
+from ip2p_lightning.runs.folder import LOG
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import SUPERVISOR
 
-LOG = "log.txt"
 RECORD = "slurm.json"  # in a run's folder: job id, partition, restarts, and the exit code once it has ended
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -44,16 +44,12 @@ class Study:
     """Asks Optuna for trials and reports their results.
 
     Args:
-        name: in the storage.
         storage: a file or a URL.
-        direction: ``maximize`` or ``minimize``.
         space: key to distribution.
         fixed: overrides of every trial.
-        sampler: its name.
-        seed: of the sampler, combined with the number of trials so far: a continued study repeats none.
+        sampler: its name; `seed` is combined with the number of trials so far: a continued study repeats none.
 
-    Raises:
-        UserError: the storage holds a study of this name with other fixed overrides or another direction.
+    Raises UserError: the storage holds a study of this name with other fixed overrides or another direction.
     """
 
     def __init__(

@@ -37,12 +37,8 @@ def state_of(path: Path) -> State:
 class Digests:
     """Digests of files, and of objects whose name changes with their content.
 
-    A cached digest is valid while the file's inode, size and times are unchanged. A touched file is read again.
-
-    Args:
-        memo: the cache; None: in this process only.
-
-    read: files and objects read so far. changed: files whose content differs from the cached digest.
+    A cached digest is valid while the file's inode, size and times are unchanged; `memo` is the cache, None: in this
+    process only. read: files and objects read so far. changed: files whose content differs from the cached digest.
     """
 
     def __init__(self, memo: Path | None = None) -> None:

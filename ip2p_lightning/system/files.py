@@ -24,7 +24,7 @@ def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        free = f", {shutil.disk_usage(_existing(path)).free} bytes free" if error.errno == errno.ENOSPC else ""
+        free = f", {free_bytes(path)} bytes free" if error.errno == errno.ENOSPC else ""
         raise StorageError(f"cannot {action} {path}: {error.strerror or error}{free}") from error
 
 
@@ -40,12 +40,9 @@ def full_disk_named(folder: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old one or the new one, never a part.
+    """Write a file so that a kill at any moment leaves the old one or the new one, never a part. Raises StorageError.
 
     The temporary file lies in the same folder: a rename across file systems would be a copy.
-
-    Raises:
-        StorageError: no space, no permission.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
@@ -114,7 +111,7 @@ def probe(folder: Path) -> None:
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise StorageError unless `needed` bytes are free where `folder` lies."""
-    free = shutil.disk_usage(_existing(folder)).free
+    free = free_bytes(folder)
     if free < needed:
         raise StorageError(f"{folder}: {needed} bytes needed, {free} free; free some space or lower keep")
 
@@ -138,9 +135,10 @@ def _alive(pid: int) -> bool:
     return pid != os.getpid()
 
 
-def _existing(path: Path) -> Path:
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk of `path`, which need not exist."""
     path = Path(path).absolute()
-    return next(p for p in (path, *path.parents) if p.exists())
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
 
 
 def remove_empty(folder: Path) -> None:

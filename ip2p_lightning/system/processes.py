@@ -17,12 +17,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def die_with_parent(number: int = signal.SIGKILL, ancestor: int | None = None) -> None:
-    """Have the kernel (Linux only) send signal `number` when the parent process ends.
-
-    Args:
-        number: the signal.
-        ancestor: pid of an ancestor; if it has already ended, the signal is sent at once.
-    """
+    """Have the kernel (Linux only) send signal `number` when the parent ends; at once if `ancestor` has ended."""
     if _LIBC is None:
         return
     _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, number)

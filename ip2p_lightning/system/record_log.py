@@ -24,11 +24,8 @@ _TAIL = 4096  # records kept in a dict before they are sorted into the arrays
 class RecordLog:
     """Maps a key (32 bytes) to a value (`value_size` bytes) and a row number; the last record of a key counts.
 
-    Args:
-        path: the file; it need not exist.
-        value_size: bytes of a value, a multiple of 8.
-
-    Any number of processes may read while others append.
+    The file at `path` need not exist; `value_size` is a multiple of 8. Any number of processes may read while others
+    append.
     """
 
     def __init__(self, path: Path, value_size: int) -> None:

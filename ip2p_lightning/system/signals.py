@@ -70,10 +70,7 @@ class StopRequest:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
-        """Called by Python, between two of its instructions.
-
-        Raises PreemptedError, InterruptedRunError: nothing to save yet, or the second Ctrl-C.
-        """
+        """Raises PreemptedError or InterruptedRunError: nothing to save yet, or the second Ctrl-C."""
         if os.getpid() != self._pid:
             return  # a loader's worker ends with its run, which got the signal as well
         first, before = self.received is None, self.received

@@ -1,7 +1,4 @@
-"""How a module is trained here: optimizer and schedule, guarded gradients, averaged weights, what a checkpoint adds.
-
-Nothing in this file knows what is learnt.
-"""
+"""What a LightningModule needs whatever it learns: optimizer, non-finite check, averaged weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps", "momentum")  # of an o
 
 
 class TrainedModule(LightningModule):
-    """A LightningModule whose steps are guarded, averaged and exactly resumable.
+    """A LightningModule whose steps are checked for non-finite gradients, averaged and exactly resumable.
 
     Args:
         optimizer: called with the parameters.
@@ -66,7 +63,7 @@ class TrainedModule(LightningModule):
         if self.optimizer is None:
             raise UserError("no optimizer was given; choose one: optimizer=adamw")
         try:
-            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+            optimizer = self.optimizer(self._trained())
         except ValueError as error:  # torch's and timm's word for a setting out of range
             raise UserError(f"optimizer: {error}") from None
         self._asked = [{k: v for k, v in g.items() if k in _HYPERPARAMETERS} for g in optimizer.param_groups]
@@ -104,8 +101,8 @@ class TrainedModule(LightningModule):
         if self._skip:
             for parameter in parameters:
                 parameter.grad = None
-        if bad and self.skipped > self.max_skips:
-            raise NonFiniteError(step.described(self.skipped))
+        if bad and self.guard.skipped > self.max_skips:
+            raise NonFiniteError(step.described(self.guard.skipped))
 
     @property
     def _scaler(self) -> Any:
@@ -113,23 +110,11 @@ class TrainedModule(LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
 
     def _scale_is_tried(self) -> bool:
-        """Whether a gradient that is not finite only tells the scaler that its scale is too large, on every rank alike.
-
-        It is the examples' or the model's fault where a loss is not finite, and where there is no scale left to halve.
-        """
+        """Whether a non-finite gradient only means that the scale is too large: losses are finite on every rank."""
         if self._scaler is None or self._scaler.get_scale() <= 1:
             return False
         losses = torch.cat([losses for *_, losses in self._window])
         return not self._sum_over_ranks((~torch.isfinite(losses)).sum())
-
-    @property
-    def skipped(self) -> int:
-        """Optimizer steps thrown away so far; on a GPU, up to the one before the last."""
-        return self.guard.skipped
-
-    @skipped.setter
-    def skipped(self, count: int) -> None:
-        self.guard.skipped = count
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self._skip = False
@@ -160,18 +145,17 @@ class TrainedModule(LightningModule):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in place of the raw ones, then the raw ones again; sharded ones are whole meanwhile."""
-        swapped = self.ema is not None and self.ema.optimization_step > 0
-        if swapped:
-            self._swap()
+        self._swap()
         try:
             with gathered(self):
                 yield
         finally:
-            if swapped:
-                self._swap()
+            self._swap()
 
     def _swap(self) -> None:
-        """Exchange raw and averaged weights without a third copy (3.4 GB at Stable Diffusion 1.5's size)."""
+        """Exchange raw and averaged weights, if any, without a third copy (3.4 GB for Stable Diffusion 1.5)."""
+        if self.ema is None or self.ema.optimization_step == 0:
+            return
         shadow = self.ema.shadow_params
         for place, parameter in enumerate(self._trained()):
             if self._sharded:
@@ -189,11 +173,7 @@ class TrainedModule(LightningModule):
         return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
 
     def completed(self, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-        """A checkpoint's weights beside the frozen ones that it was trained with.
-
-        Raises:
-            DamagedError: the frozen ones here are others.
-        """
+        """A checkpoint's weights and the frozen ones. Raises DamagedError if it was trained with other frozen ones."""
         held = checkpoint.get("base") or {"sha256": "none"}
         if self.base is not None and held["sha256"] != self.base["sha256"]:
             raise DamagedError(
@@ -208,7 +188,7 @@ class TrainedModule(LightningModule):
             frozen = self._frozen()
             checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
             checkpoint["base"] = self.base
-        checkpoint["skipped"] = self.skipped
+        checkpoint["skipped"] = self.guard.skipped
         if self.ema is not None:
             names = [name for name, p in self.named_parameters() if p.requires_grad]
             checkpoint["ema"] = {
@@ -233,7 +213,7 @@ class TrainedModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "state_dict" in checkpoint:  # of a sharded model the strategy has taken it out already
             checkpoint["state_dict"] = self.completed(checkpoint)
-        self.skipped = checkpoint.get("skipped", 0)
+        self.guard.skipped = checkpoint.get("skipped", 0)
         self._recount(checkpoint)
         if self.ema is not None and "ema" in checkpoint:
             self.ema.optimization_step = checkpoint["ema"]["step"]

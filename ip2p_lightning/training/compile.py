@@ -17,11 +17,7 @@ How = Literal["off", "regional", "full", "graphs"]
 
 
 def compile_unet(unet: Any, how: How) -> None:
-    """Compile a unet in place, at its first pass; its parameters keep their names.
-
-    Raises:
-        UserError: there is no compiler, or nothing for it to do.
-    """
+    """Compile a unet in place, at its first pass. Raises UserError without a compiler or repeated blocks."""
     if how == "off":
         return
     compiler = shlex.split(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))[0]

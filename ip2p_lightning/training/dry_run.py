@@ -10,11 +10,7 @@ from ip2p_lightning.errors import UserError
 
 
 def places(config: Mapping[str, Any]) -> str:
-    """A line about the folders that a checked config's weights are to be read from, before any of them is.
-
-    Raises:
-        UserError: one is not there.
-    """
+    """A line on where a checked config's weights are; none is read. Raises UserError for a missing folder."""
     from ip2p_lightning.networks.pretrained import is_local, missing
 
     found: dict[str, bool] = {}
@@ -25,7 +21,5 @@ def places(config: Mapping[str, Any]) -> str:
         found[path] = is_local(path, subfolder)
         if found[path] and not (Path(path).expanduser() / (subfolder or "")).is_dir():
             raise UserError(missing(path, subfolder))
-    told = [
-        f"{path} {'is here' if here else 'is of the hub, which was not asked for it'}" for path, here in found.items()
-    ]
-    return f"weights: {'; '.join(told) or 'random'}"
+    sources = (f"{path} {'is here' if here else 'is on the Hub (not checked)'}" for path, here in found.items())
+    return f"weights: {'; '.join(sources) or 'random'}"

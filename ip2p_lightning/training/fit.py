@@ -11,41 +11,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import StorageError
+import torch
+
+from ip2p_lightning.config.build import build_module
+from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
+from ip2p_lightning.data.latent_cache.cache import cached
+from ip2p_lightning.data.prompts import token_report
+from ip2p_lightning.errors import StorageError, chain
+from ip2p_lightning.runs.folder import note
 from ip2p_lightning.system.allocator import keep_pages
 from ip2p_lightning.system.files import full_disk_named
-from ip2p_lightning.system.imports import gc_paused
+from ip2p_lightning.system.imports import gc_paused, quiet_libraries
 from ip2p_lightning.system.signals import StopRequest
+from ip2p_lightning.training.callbacks.validation import PendingValidation
 from ip2p_lightning.training.distributed import environment
 from ip2p_lightning.training.trainer import _trainer
 
 
 def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | None, request: StopRequest) -> int:
-    """Train, or go on training, this process's part of a run.
+    """Train this process's part of a run in `folder`, from a `checkpoint` if it is continued.
 
-    Args:
-        config: checked and resolved.
-        folder: the run's.
-        data: its data module.
-        checkpoint: to go on from.
-        request: what the signal handlers write to.
-
-    Returns:
-        The optimizer step reached.
+    `config` is checked and resolved, `data` its data module, `request` what the signal handlers set. Returns the last
+    optimizer step.
     """
-    from ip2p_lightning.config.build import build_module
-    from ip2p_lightning.system.imports import quiet_libraries
-    from ip2p_lightning.training.callbacks.validation import PendingValidation
-
     _quiet()
     _set_up_device(config)
-    with gc_paused():  # imports what the parts are made of
+    with gc_paused():
         quiet_libraries()
         module = build_module(config)
     validation = PendingValidation(folder)
     trainer = _trainer(config, folder, data, request, validation)
     if environment.rank() == 0:
-        _tell_what_is_cut(data, module.text_encoder)
+        _report_cut_prompts(data, module.text_encoder)
     started = time.perf_counter()
     with _tolerating(folder, data):
         with full_disk_named(folder), _caching(config, folder, data, module, trainer):
@@ -58,86 +55,65 @@ def fit(config: Mapping[str, Any], folder: Path, data: Any, checkpoint: str | No
     return step
 
 
-def _tell_what_is_cut(data: Any, encoder: Any) -> None:
-    """Say which share of a task's pool is too long for the text encoder; of a dataset's own prompts its card does."""
-    from ip2p_lightning.data.prompts import token_report
-
+def _report_cut_prompts(data: Any, encoder: Any) -> None:
+    """Print which share of each task's pool is too long for the text encoder."""
     for name, task in data.active.items():
-        told = token_report(task.prompts, encoder.count, encoder.length)
-        if told:
-            print(f"prompts of {name}: {told}")
+        if report := token_report(task.prompts, encoder.count, encoder.length):
+            print(f"prompts of {name}: {report}")
 
 
 def _set_up_device(config: Mapping[str, Any]) -> None:
-    """How this process multiplies and allocates."""
-    import torch
-
+    """Set how this process multiplies and allocates."""
     torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
-    trainer = config["trainer"]
-    if trainer.get("accelerator") == "cpu":
-        keep_pages()
+    if config["trainer"].get("accelerator") != "cpu":
+        return
+    keep_pages()
     able = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    if trainer.get("accelerator") == "cpu" and "16" in str(trainer.get("precision")) and not able:
+    if "16" in str(config["trainer"].get("precision")) and not able:
         print("trainer.precision: this CPU has no arithmetic in 16 bits; 32-true is 4 to 16 times faster")
 
 
 @contextmanager
 def _tolerating(folder: Path, data: Any) -> Iterator[None]:
-    """Leave out what `loader.max_bad` allows, and say what it was; word what torch says of a worker that died."""
-    from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
-    from ip2p_lightning.runs.folder import note
-
+    """Leave out and report unreadable pairs, up to `loader.max_bad`; reword torch's error about a dead worker."""
     bad = BadPairs(folder / RECORD, data.loader.max_bad)
     data.bad = bad if bad.most else None
     try:
         yield
-    except RuntimeError as error:  # torch raises it wherever the main process happens to be
-        raise next(filter(None, map(data.explained, _chain(error))), error) from None
+    except RuntimeError as error:  # raised anywhere; Lightning's own teardown may fail after a worker did
+        raise next(filter(None, map(data.explained, chain(error))), error) from None
     finally:
         if environment.rank() == 0 and bad.path.exists():
             note(folder, bad_pairs=bad.lines())
             print(f"left out, because they could not be read: {len(bad)} pairs, listed in {bad.path}")
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised upon: Lightning's own teardown may fail after a worker did."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 @contextmanager
 def _caching(config: Mapping[str, Any], folder: Path, data: Any, module: Any, trainer: Any) -> Iterator[None]:
-    """Train from the cache that the config names; say what it holds, and in the status what it did."""
-    from ip2p_lightning.data.latent_cache.cache import cached
-    from ip2p_lightning.runs.folder import note
-
+    """Train from the config's cache, if any; print its size, and record its use in the status."""
     cache = cached(config, data, module.autoencoder)
-    if cache is None:
+    if cache is None or not trainer.is_global_zero:
         yield
         return
-    if trainer.is_global_zero:
-        print(cache.summary())
-        note(folder, cache=cache.state())
+    print(cache.summary())
+    note(folder, cache=cache.state())
     try:
         yield
     finally:
-        if trainer.is_global_zero:
-            with suppress(StorageError):  # a full disk must not hide what ended the fit
-                note(folder, cache=cache.state())
+        with suppress(StorageError):  # a full disk must not hide what ended the fit
+            note(folder, cache=cache.state())
 
 
 def _quiet() -> None:
-    """Say what a user can act on; Lightning's advice about loaders and hardware is not that."""
+    """Silence Lightning's advice about loaders and hardware."""
     threading.excepthook = _quiet_thread
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(lightning|huggingface_hub)\..*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|dataloader is not resumable).*")
 
 
-def _quiet_thread(told: threading.ExceptHookArgs) -> None:
-    """A disk that TensorBoard's thread finds full is told in one line by the thread that trains."""
-    if not isinstance(told.exc_value, OSError):
-        threading.__excepthook__(told)
+def _quiet_thread(failure: threading.ExceptHookArgs) -> None:
+    """A full disk in TensorBoard's thread is reported in one line by the thread that trains."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)

@@ -33,7 +33,7 @@ def _items(module: nn.Module, listed: bool = False) -> Iterator[nn.Module]:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Whole weights on every rank: then one may use the network oftener than another. Costs their full size."""
+    """Whole weights on every rank, so that ranks may use the network unequally often. Costs their full size."""
     parts = [part for part in module.modules() if hasattr(part, "set_reshard_after_forward")]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)

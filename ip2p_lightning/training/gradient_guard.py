@@ -17,11 +17,10 @@ class Step(NamedTuple):
     window: list[tuple[Any, ...]]  # ids, prompts, t and losses of each micro-batch
 
     def described(self, skipped: int) -> str:
-        """What to say of it where it is one of too many `skipped` ones: at most eight of its examples, the worst."""
-        ids, prompts, times, losses = zip(*self.window, strict=True)
+        """The error message where it is one of too many `skipped` ones, with at most eight of its worst examples."""
         examples = [
             f"{i} {p!r} t={float(t):g} loss={float(x):g}"
-            for group in zip(ids, prompts, times, losses, strict=True)
+            for group in self.window
             for i, p, t, x in zip(*group, strict=True)
         ]
         examples = _of_all_ranks(examples)
@@ -43,11 +42,10 @@ def _of_all_ranks(examples: list[str]) -> list[str]:
 class Guard:
     """Judges each optimizer step by its gradient norm.
 
-    At once (`immediate`): the caller throws the gradients away. Otherwise the verdict stays on the device, where a
-    fused optimizer obeys it (`found_inf`, as torch's GradScaler sets it); the host reads it one step later: it is at
-    most one step ahead anyway, and the copy it reads was queued before that step.
+    `immediate`: the caller drops the gradients. `masked`: the verdict stays on the device, where a fused optimizer
+    obeys it (`found_inf`, as torch's GradScaler sets it); the host reads it one step later, without waiting.
 
-    skipped: steps thrown away so far.
+    skipped: steps dropped so far; if masked, up to the one before the last.
     """
 
     def __init__(self) -> None:

@@ -11,9 +11,7 @@ from ip2p_lightning.errors import UserError
 class LearningRate:
     """A factor on the learning rate: linear warm-up, then constant or a cosine to zero (Loshchilov & Hutter 2017).
 
-    Args:
-        shape: what comes after the warm-up.
-        warmup: optimizer steps from 0 to the full rate.
+    `shape` is what comes after the warm-up of `warmup` optimizer steps.
     """
 
     def __init__(self, shape: Literal["constant", "cosine"] = "constant", warmup: int = 0) -> None:

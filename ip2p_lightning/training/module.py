@@ -6,7 +6,8 @@ Legend: B batch, C latent channels, H W pixels, h w latent size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -40,11 +41,10 @@ class EditDiffusion(TrainedModule):
     """Learns p(edited | original, instruction).
 
     Args:
-        unet: the network that is trained; called like diffusers' ``UNet2DConditionModel``.
+        unet: the trained network, called like diffusers' ``UNet2DConditionModel``.
         autoencoder, text_encoder: see ``networks``; frozen unless ``text_encoder.trainable``.
         objective, sampler: see ``diffusion``.
-        optimizer: called with the parameters.
-        schedule: factor on the learning rate.
+        optimizer, schedule, max_skips: see `TrainedModule`.
         tasks: names, for the losses per task and their normalisation.
         seed: key of all random numbers drawn here.
         path: where the weights came from, for the record.
@@ -56,10 +56,8 @@ class EditDiffusion(TrainedModule):
         channels_last: keep the unet's weights in that memory format; the same numbers, often faster.
         compile: torch.compile of the unet in training: regional (each kind of block once), full, or graphs (full, as
             CUDA graphs); takes minutes at the first step.
-        max_skips: non-finite optimizer steps that are skipped before training stops.
 
-    Raises:
-        UserError: parts that do not fit together.
+    Raises UserError: parts that do not fit together.
     """
 
     def __init__(
@@ -91,20 +89,17 @@ class EditDiffusion(TrainedModule):
         self.objective, self.sampler = objective, sampler
         self.conditioner = Conditioner(text_encoder, p=drop, drop_image=objective.start == "noise")
         self.tasks, self.seed, self.path = list(tasks), seed, path
-        self.balance_tasks = balance_tasks
+        self.balance_tasks, self.compiled = balance_tasks, compile
         if gradient_checkpointing is True:
             unet.enable_gradient_checkpointing()
         if channels_last:
             to_channels_last(unet)
-        self.compiled = compile
         self.register_buffer("identity_error", torch.zeros(max(1, len(self.tasks))))
         self.register_buffer("identity_count", torch.zeros(max(1, len(self.tasks))))
         self.register_buffer("identity_window", torch.zeros(2, max(1, len(self.tasks))), persistent=False)
         self.ema = self._average(ema)
         self.last_losses: dict[str, Any] = {}
         self.latent_side = 0  # of the last training batch
-
-    # -- the loss ----------------------------------------------------------------------------------------------------
 
     def draws(self, batch: EditExample, generator: torch.Generator, count: int | None = None) -> Draws:
         """The random numbers of a batch, or of `count` examples like its own, from `generator` and on its device."""
@@ -124,7 +119,8 @@ class EditDiffusion(TrainedModule):
         image = self.autoencoder.mode(self._moments(batch.original))
         condition = self.conditioner.drop(self.conditioner.encode(image, list(batch.prompt)), draws.u)
         z_original = image * self.autoencoder.scaling_factor
-        loss = self.objective.loss(self._net, z_edited, condition, draws.t, draws.noise, z_original)
+        net = partial(apply_unet, self.unet)
+        loss = self.objective.loss(net, z_edited, condition, draws.t, draws.noise, z_original)
         return loss / self._identity_error(batch, z_edited, z_original) if self.balance_tasks else loss
 
     def _is_encoded(self, x: Tensor) -> bool:
@@ -133,9 +129,6 @@ class EditDiffusion(TrainedModule):
 
     def _moments(self, x: Tensor) -> Tensor:  # -> [B 2C h w]
         return x if self._is_encoded(x) else self.autoencoder.moments(x)
-
-    def _net(self, z_t: Tensor, t: Tensor, condition: Any) -> Tensor:
-        return apply_unet(self.unet, z_t, t, condition)
 
     def _identity_error(self, batch: EditExample, z_edited: Tensor, z_original: Tensor) -> Tensor:  # -> [B]
         """Running mean of |edited - original|^2 over each example's task, up to the optimizer step before this one."""
@@ -162,16 +155,13 @@ class EditDiffusion(TrainedModule):
         # made on the host and sent without waiting: torch.tensor(..., device=) would wait for the GPU in every step
         return torch.tensor([known.get(name, 0) for name in batch.task]).to(self.device, non_blocking=True)
 
-    # -- training ----------------------------------------------------------------------------------------------------
-
     def on_train_batch_start(self, batch: EditExample, batch_idx: int) -> None:
-        # Dropout inside layers draws from the global generator, and is no function of the example alone: keyed by rank
-        # and micro-step, a restart in the same split repeats it exactly.
+        # dropout inside layers draws from the global generator: a restart in the same split repeats it exactly
         torch.manual_seed(seed_of(self.seed, "layers", self.global_rank, self.micro_step))
 
     @property
     def micro_step(self) -> int:
-        """Micro-batches begun in this run, over all restarts, counted in today's split."""
+        """Micro-batches started in this run, over all restarts, counted in the current split."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self._trainer else 0
 
     def training_step(self, batch: EditExample, batch_idx: int) -> Tensor:
@@ -201,8 +191,6 @@ class EditDiffusion(TrainedModule):
         if self.balance_tasks:
             self._update_identity_error()
 
-    # -- editing -----------------------------------------------------------------------------------------------------
-
     def setup(self, stage: str) -> None:
         self.autoencoder.to(self.device)
         self.text_encoder.to(self.device)
@@ -226,13 +214,12 @@ class EditDiffusion(TrainedModule):
             prompts: one instruction per image.
             seeds: one seed per image: an image's edit does not depend on its neighbours in the batch.
             sampler: in place of the configured one.
-            clock: times the parts, as `editing.timer.Clock` does; None = not timed.
+            clock: an `editing.timer.Clock`; None = not timed.
             progress: called after each step with the steps done and the steps in all.
 
-        Returns:
-            [B 3 H W] in [-1, 1].
+        Returns [B 3 H W] in [-1, 1].
         """
-        timed = clock or _untimed
+        timed = clock or (lambda part: nullcontext())
         with timed("encode"):
             image = self.autoencoder.mode(self._moments(original))
             full = self.conditioner.encode(image, list(prompts))
@@ -242,7 +229,8 @@ class EditDiffusion(TrainedModule):
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with timed("sample"), eager(self.compiled), leaner(self.unet):
             z = image * self.autoencoder.scaling_factor
-            net = clock.counting(self._net) if clock else self._net
+            net: Any = partial(apply_unet, self.unet)
+            net = clock.counting(net) if clock else net
             z = (sampler or self.sampler).sample(net, self.objective, full, null, z, generators, progress)
         with timed("decode"), leaner(self.autoencoder.model):
             return self.autoencoder.decode(z).clamp(-1, 1)
@@ -258,10 +246,6 @@ class EditDiffusion(TrainedModule):
             "psnr_identity": psnr(batch.original, batch.edited),
             "ssim_identity": ssim(batch.original, batch.edited),
         }
-
-
-def _untimed(part: str) -> AbstractContextManager[None]:
-    return nullcontext()
 
 
 def _check_fit(unet: Any, autoencoder: Any, text_encoder: Any) -> None:

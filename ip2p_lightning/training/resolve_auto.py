@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,22 +12,16 @@ from ip2p_lightning.data.latent_cache.cache import Cache, Share, refusal, shares
 from ip2p_lightning.data.latent_cache.examples import Codec
 from ip2p_lightning.data.latent_cache.settings import DTYPES, Settings, samples_of, settings_of
 from ip2p_lightning.runs.folder import note, read_status
+from ip2p_lightning.system.files import free_bytes
 from ip2p_lightning.training.memory.estimate import resolve_checkpointing
 from ip2p_lightning.training.memory.meta_unet import part_config
 
 
 def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int, afresh: bool) -> dict[str, Any]:
-    """The config with plain values in place of ``auto``; the choices go into the run's status.
+    """The config with plain values in place of ``auto``; the choices go into the status in the run's `folder`.
 
-    Gradient checkpointing changes no number: it is chosen at each start, for the device that is there. The cache
-    decides which crops are seen: what was chosen when the run began is kept, though the disk be full by now.
-
-    Args:
-        config: checked.
-        folder: the run's.
-        data: its data module, opened.
-        ranks: processes that train together.
-        afresh: whether the run begins; what a start before it chose, and did not get far with, is forgotten.
+    Gradient checkpointing changes no number: it is chosen at each start, for the present device. The cache decides
+    which crops are seen: the choice made when the run began is kept, unless the run begins `afresh`.
     """
     cache = None if afresh else read_status(folder).get("cache")
     if config["cache"] == "auto" and cache is None:
@@ -45,7 +38,7 @@ def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int,
 
 
 def _against_caching(config: Mapping[str, Any], data: Any, ranks: int) -> str:
-    """Why the run had better not cache, "" where a cache pays: judged before any weights are read."""
+    """Why a cache does not pay, "" where it does; no weights are read."""
     settings = replace(settings_of(config), mode="disk")
     shares, samples = shares_of(settings, data), samples_of(config, ranks)
     entries = sum(share.entries for share in shares)
@@ -60,7 +53,7 @@ def _against_caching(config: Mapping[str, Any], data: Any, ranks: int) -> str:
 
 def _too_large(config: Mapping[str, Any], settings: Settings, data: Any, shares: list[Share]) -> str:
     """Why the disk has no room for what is not there yet, "" where it has."""
-    free, payload = _free(Path(settings.folder).expanduser()), _payload(config)
+    free, payload = free_bytes(Path(settings.folder).expanduser()), _payload(config)
     missing = sum(share.entries for share in shares)
     if missing * payload > free / 2:  # only the weights say which of the entries there are theirs
         missing -= min(missing, len(Cache(settings, data, build(config["autoencoder"])).space))
@@ -76,9 +69,3 @@ def _payload(config: Mapping[str, Any]) -> int:
     shape = part_config(str(node.get("path")), node.get("subfolder", None if point else "vae")) or {}
     side = config["loader"]["size"] // 2 ** (len(shape.get("block_out_channels", range(4))) - 1)
     return Codec(shape.get("latent_channels", 4), side, point, DTYPES[config["cache_dtype"]]).payload
-
-
-def _free(path: Path) -> int:
-    while not path.exists():
-        path = path.absolute().parent
-    return shutil.disk_usage(path).free

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.errors import PreemptedError, PrunedError, StorageError, UserError, outcome, user_error
+from ip2p_lightning.runs import folder as run_folder
+from ip2p_lightning.system.signals import StopRequest
+from ip2p_lightning.training.distributed import environment, launch, rendezvous
 
 DONE = 0
 
 
 def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> int:
-    """Train a checked config in `folder` (or a sibling, if a live run holds it).
+    """Train a checked config in `folder` (or a sibling, if a live run holds it); 0 when the run is complete.
 
-    Returns:
-        0 when the run is complete.
-
-    Raises:
-        UserError and its kin: see ``errors``.
+    Raises UserError and its subclasses in ``errors``.
     """
-    from ip2p_lightning.training.distributed import environment, rendezvous
-
     if not environment.leads():
         return _follow(config, folder)
     with rendezvous.leading(folder):
@@ -35,20 +32,17 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
     """Claim the run's folder, for all its ranks, and train."""
     from ip2p_lightning.config import build
     from ip2p_lightning.runs import data_fingerprint, resume
-    from ip2p_lightning.runs import folder as run_folder
     from ip2p_lightning.system.file_digests import MEMO, Digests
-    from ip2p_lightning.training import dry_run
-    from ip2p_lightning.training.distributed import environment
 
     build.build_without_weights(config)
     data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
     if config["dry_run"]:
+        from ip2p_lightning.training.dry_run import places
         from ip2p_lightning.training.memory import estimate
 
-        where = dry_run.places(config)  # first: what is not there is no good config
-        print(f"{_summary(config, data)}\n{where}")
-        print(estimate.describe_memory(config))
+        where = places(config)  # first: missing weights are an error in the config
+        print(f"{_summary(config, data)}\n{where}\n{estimate.describe_memory(config)}")
         return DONE
     run = run_folder.claim(folder)
     ranks = environment.size(config["trainer"])
@@ -71,9 +65,7 @@ def _train(
     config: Mapping[str, Any], run: Any, data: Any, checkpoint: str | None, folder: Path, overrides: Sequence[str]
 ) -> None:
     """Train as the process that holds the run's folder and writes its status."""
-    from ip2p_lightning.runs import folder as run_folder
     from ip2p_lightning.runs.resume import split_of
-    from ip2p_lightning.training.distributed import environment, launch, rendezvous
     from ip2p_lightning.training.fit import fit
     from ip2p_lightning.training.resolve_auto import resolve_auto
 
@@ -83,7 +75,7 @@ def _train(
     run.write_status("running", **origin, split=split_of(config, processes), exit_code=None, reason=None)
     try:
         config = resolve_auto(config, run.path, data, processes, afresh=checkpoint is None)
-        start = rendezvous.start_of(run.path, checkpoint, config)
+        start = {"run": str(run.path), "checkpoint": checkpoint, "config": dict(config)}
         if processes > environment.world():
             step = launch.supervise(start, processes, request)
         else:
@@ -103,8 +95,6 @@ def _follow(config: Mapping[str, Any], folder: Path) -> int:
     from ip2p_lightning.config import build
     from ip2p_lightning.config.train_config import TrainConfig
     from ip2p_lightning.config.validate import check
-    from ip2p_lightning.runs.folder import note
-    from ip2p_lightning.training.distributed import environment, rendezvous
     from ip2p_lightning.training.fit import fit
 
     request = _stop_request()
@@ -123,15 +113,12 @@ def _follow(config: Mapping[str, Any], folder: Path) -> int:
             print(f"error: rank {environment.rank()}: {known}", file=sys.stderr)
         raise
     if environment.rank() == 0:
-        note(path, step=step)
+        run_folder.note(path, step=step)
     return DONE
 
 
-def _stop_request() -> Any:
-    """What this process is asked to do from now on; ranks wait until they can agree on it."""
-    from ip2p_lightning.system.signals import StopRequest
-    from ip2p_lightning.training.distributed import environment
-
+def _stop_request() -> StopRequest:
+    """Handles stop signals from now on; ranks wait until they can agree on one."""
     request = StopRequest()
     request.save_first = environment.place() != "single"
     request.listen()
@@ -139,7 +126,7 @@ def _stop_request() -> Any:
 
 
 def _record(run: Any, error: BaseException) -> None:
-    """Say in ``status.json`` why the run ended."""
+    """Write into ``status.json`` why the run ended."""
     code, reason = outcome(error)
     error = user_error(error) or error
     state = "preempted" if isinstance(error, PreemptedError | KeyboardInterrupt) else "failed"

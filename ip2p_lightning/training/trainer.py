@@ -7,18 +7,30 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ip2p_lightning.config.build import build
+from ip2p_lightning.config.extensions import make_entries
+from ip2p_lightning.config.overrides import hyperparameters
 from ip2p_lightning.errors import UserError
+from ip2p_lightning.runs.folder import METRICS, read_status
 from ip2p_lightning.system.files import storage_errors
 from ip2p_lightning.system.signals import StopRequest
+from ip2p_lightning.training.callbacks.checkpointing import Checkpoints, SafeCheckpointIO
+from ip2p_lightning.training.callbacks.hang_detector import HangDetector
+from ip2p_lightning.training.callbacks.loss_log import LossLog
+from ip2p_lightning.training.callbacks.preemption import Preemption
+from ip2p_lightning.training.callbacks.pruning import pruning
+from ip2p_lightning.training.callbacks.tensorboard_hparams import TensorBoardSummary
+from ip2p_lightning.training.callbacks.validation import ValidationScores
 from ip2p_lightning.training.distributed import environment
+from ip2p_lightning.training.loggers.jsonl import JsonLines
 
 
 def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRequest, last: Any) -> Any:
     """The Trainer of a config: its own keys, plus what every run has, and a `last` callback."""
-    from lightning.pytorch.callbacks import ProgressBar
-
-    from ip2p_lightning.training.callbacks.checkpointing import Checkpoints, SafeCheckpointIO
-
     node = dict(config["trainer"])
     checkpoints = Checkpoints(folder, config["save_every"], config["keep"])
     data.val_examples = config["val_examples"]
@@ -46,11 +58,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, data: Any, request: StopRe
 
 
 def _constructed(node: Mapping[str, Any], **parts: Any) -> Any:
-    """The Trainer, or in one line why Lightning takes no such callbacks together."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    from ip2p_lightning.config.build import build
-
+    """The Trainer. Raises UserError for callbacks that Lightning does not take together."""
     try:
         return build(node, **parts)
     except Exception as error:
@@ -60,14 +68,9 @@ def _constructed(node: Mapping[str, Any], **parts: Any) -> Any:
 
 
 def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
-    """The config's loggers, told what the run is, and ``metrics.jsonl``."""
-    from ip2p_lightning.config.extensions import make_entries
-    from ip2p_lightning.config.overrides import hyperparameters
-    from ip2p_lightning.runs.folder import METRICS, read_status
-    from ip2p_lightning.training.loggers.jsonl import JsonLines
-
+    """The config's loggers, with config and hyperparameters logged, and ``metrics.jsonl``."""
     metrics = folder / METRICS
-    if metrics.exists():  # an earlier start's: may it be gone on with?
+    if metrics.exists():  # from an earlier start: fail early if it cannot be written
         with storage_errors(metrics):
             metrics.open("a").close()
     loggers = make_entries(config, "logger", folder)
@@ -80,14 +83,6 @@ def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:
 
 def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: Any, request: StopRequest) -> list[Any]:
     """What keeps every run safe and logged, around the callbacks that the config chooses."""
-    from ip2p_lightning.config.extensions import make_entries
-    from ip2p_lightning.training.callbacks.hang_detector import HangDetector
-    from ip2p_lightning.training.callbacks.loss_log import LossLog
-    from ip2p_lightning.training.callbacks.preemption import Preemption
-    from ip2p_lightning.training.callbacks.pruning import pruning
-    from ip2p_lightning.training.callbacks.tensorboard_hparams import TensorBoardSummary
-    from ip2p_lightning.training.callbacks.validation import ValidationScores
-
     scores = ValidationScores()
     return [
         HangDetector(folder, config["timeout"]),  # first: what the others do in a hook counts as work
@@ -103,19 +98,10 @@ def _callbacks(config: Mapping[str, Any], folder: Path, data: Any, checkpoints: 
 
 def _strategy(node: Mapping[str, Any], timeout: int) -> Any:
     """The strategy by name, with a finite timeout, so that a dead rank ends the run instead of hanging it."""
-    name = node.get("strategy", "auto")
+    name, limit = node.get("strategy", "auto"), timedelta(seconds=timeout)
     if name == "ddp":
-        from lightning.pytorch.strategies import DDPStrategy
-
         # buffers are summed over the ranks where they change; broadcasting them would hang uneven validation shards
-        return DDPStrategy(timeout=timedelta(seconds=timeout), broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DDPStrategy(timeout=limit, broadcast_buffers=False, gradient_as_bucket_view=True)
     if name == "fsdp2":
-        from lightning.pytorch.strategies import ModelParallelStrategy
-
-        parts = {
-            "data_parallel_size": environment.world(),
-            "tensor_parallel_size": 1,
-            "save_distributed_checkpoint": False,
-        }
-        return ModelParallelStrategy(timeout=timedelta(seconds=timeout), **parts)
+        return ModelParallelStrategy(environment.world(), 1, save_distributed_checkpoint=False, timeout=limit)
     return name

@@ -109,7 +109,7 @@ def test_a_dry_run_looks_for_the_weights(tmp_path, sd_folder):
         train(config_of(*dry, "model.path=/nonexistent"), tmp_path)
     with pytest.raises(UserError, match=f"no weights at {tmp_path} "):  # a folder without a unet
         places(config_of(*dry, f"model.path={tmp_path}"))
-    told = f"weights: {sd_folder} is here; stabilityai/sd-vae-ft-mse is of the hub, which was not asked for it"
+    told = f"weights: {sd_folder} is here; stabilityai/sd-vae-ft-mse is on the Hub (not checked)"
     assert places(config_of(*dry, f"model.path={sd_folder}", "autoencoder=ft-mse")) == told
     assert places(config_of()) == "weights: random"
 

@@ -59,10 +59,6 @@ def test_a_half_precision_unet_keeps_the_latents_dtype(checkpoints):
     assert apply_unet(load_unet(checkpoints[8]).bfloat16(), z, t, condition).dtype == torch.float32
 
 
-def test_gradient_checkpointing(checkpoints):
-    assert load_unet(checkpoints[4], gradient_checkpointing=True).is_gradient_checkpointing
-
-
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "./nowhere", "nowhere"])
 def test_missing_weights_say_how_to_get_them(path):
     with pytest.raises(UserError, match=r"hf download .* --local-dir DIR.*model.path=DIR") as caught:

@@ -56,7 +56,7 @@ def test_gradients_are_clipped_without_their_scale(fused):
 def test_a_scale_too_large_is_halved_and_not_counted(fused):
     scaler = Overflows(steps=range(6))
     module, norms, _ = fit(scaler, fused, steps=8, max_skips=0)
-    assert module.skipped == 0 and scaler.get_scale() == 2.0**10
+    assert module.guard.skipped == 0 and scaler.get_scale() == 2.0**10
     assert [n == n and n != float("inf") for n in norms] == [False] * 6 + [True] * 2
     assert module.ema.optimization_step == 2 and all(torch.isfinite(p).all() for p in module.parameters())
 

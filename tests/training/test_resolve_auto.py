@@ -36,7 +36,7 @@ def chosen(config, folder, data, afresh=True, ranks=1):
 
 
 def room(monkeypatch, free):
-    monkeypatch.setattr("ip2p_lightning.training.resolve_auto._free", lambda path: free)
+    monkeypatch.setattr("ip2p_lightning.training.resolve_auto.free_bytes", lambda path: free)
 
 
 def test_auto_caches_where_it_pays(tmp_path, config, data, capsys):

@@ -59,8 +59,7 @@ VALUES: Rules = (
     ),
     (
         lambda c: get(c, "trainer.strategy", "auto") == "auto" and not _one_process(c),
-        "{trainer.devices} and trainer.strategy=auto: several processes share a run as trainer=ddp; "
-        "give that, or trainer.devices=1",
+        "{trainer.devices} and trainer.strategy=auto: for several processes give trainer=ddp, or trainer.devices=1",
     ),
     (
         lambda c: str(get(c, "trainer.precision")) in ("64", "64-true"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ip2p_lightning.config.walk import get
 from ip2p_lightning.errors import UserError, suggest
 from ip2p_lightning.evaluation.report.runs import RunSummary, Score
 from ip2p_lightning.evaluation.score_table import METHODS
@@ -26,17 +27,11 @@ Section = tuple[str, str]  # split, prompts
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs and their scores as tables.
+    """Runs and their scores as tables."""
 
-    Args:
-        runs: one row per run; its `configuration` is empty unless it is complete.
-        scores: one row per run, method, task, split and kind of prompts.
-        shared: the overrides that all complete runs have.
-    """
-
-    runs: pd.DataFrame
-    scores: pd.DataFrame
-    shared: Mapping[str, Any]
+    runs: pd.DataFrame  # one row per run; its `configuration` is empty unless it is complete
+    scores: pd.DataFrame  # one row per run, method, task, split and kind of prompts
+    shared: Mapping[str, Any]  # the overrides that all complete runs have
 
     def configurations(self) -> list[str]:
         """Their labels, in order of the values that differ."""
@@ -69,14 +64,9 @@ def per_run(rows: pd.DataFrame, score: str) -> dict[str, pd.DataFrame]:
 
 
 def compare(summaries: Sequence[RunSummary], by: Sequence[str] = ()) -> Comparison:
-    """Group the complete runs into configurations.
+    """Group the complete runs of `collect` into configurations by the values of the keys `by`, in this order.
 
-    Args:
-        summaries: from `collect`.
-        by: keys whose values make a configuration, in this order; without any, all overrides that differ.
-
-    Raises:
-        UserError: a key of `by` that no run has.
+    Without any, all overrides that differ make a configuration. Raises UserError for a key that no run has.
     """
     done = [run for run in summaries if run.state == "complete"]
     given = [run.hyperparameters for run in done]
@@ -98,26 +88,15 @@ def compare(summaries: Sequence[RunSummary], by: Sequence[str] = ()) -> Comparis
 
 
 def _run_row(run: RunSummary) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "seed": run.seed,
-        "state": run.state,
-        "reason": run.reason,
-        "step": run.status.get("step"),
-        "images": run.images,
-        "seconds": run.seconds,
-        "peak_memory_mb": run.memory,
-        "commit": run.status.get("commit"),
-        "command": run.status.get("command"),
-    }
+    row = {"run": run.name, "seed": run.seed, "state": run.state, "reason": run.reason}
+    row |= {"images": run.images, "seconds": run.seconds, "peak_memory_mb": run.memory}
+    return row | {key: run.status.get(key) for key in ("step", "commit", "command")}
 
 
 def _value(run: RunSummary, key: str) -> Any:
     if key in run.hyperparameters:
         return run.hyperparameters[key]
-    node: Any = run.config
-    for part in key.split("."):
-        node = node.get(part, DEFAULT) if isinstance(node, Mapping) else DEFAULT
+    node = get(run.config, key, DEFAULT)
     return DEFAULT if isinstance(node, Mapping) else node
 
 

@@ -19,12 +19,7 @@ IDENTITY = "*identity* is the original, unedited; *gain* is the model minus iden
 
 
 def as_markdown(found: Comparison, plot: str | None) -> str:
-    """Scores, costs, failures, commands; the same runs give the same text.
-
-    Args:
-        found: from `compare`.
-        plot: file name of the picture, where there is one.
-    """
+    """Scores, costs, failures, commands; the same runs give the same text. `plot`: file name of the picture, if any."""
     summary = f"{(found.runs['state'] == 'complete').sum()} of {len(found.runs)} runs complete"
     if found.shared:
         summary += "; all with " + " ".join(f"`{key}={value}`" for key, value in found.shared.items())
@@ -139,22 +134,13 @@ def readable_command(command: str) -> str:
         words = shlex.split(command)
     except ValueError:
         return command
-    text = " ".join(words).replace("python -m ip2p_lightning.cli.train", "ip2p-train", 1)
-    if not text.startswith("ip2p-train"):
-        return command
-    words = words[3:] if words[0] != "ip2p-train" else words[1:]
-    short, kept = {"--config-name": "-cn", "--config-dir": "-cd"}, ["ip2p-train"]
-    launched = "hydra.mode=RUN" in words
-    for before, word in zip(["", *words], words, strict=False):
-        if word == "hydra.mode=RUN" or (launched and word.startswith("hydra.run.dir=")):
-            continue
-        if word == "train" and before == "--config-name":
-            kept.pop()
-            continue
-        if before == "--config-dir" and Path(word).is_relative_to(Path.cwd()):
-            word = str(Path(word).relative_to(Path.cwd()))
-        kept.append(short.get(word, word))
-    return shlex.join(kept)
+    if "hydra.mode=RUN" in words:  # started by a launcher
+        words = [word for word in words if not word.startswith(("hydra.mode=", "hydra.run.dir="))]
+    text = f"{shlex.join(words)} ".replace("python -m ip2p_lightning.cli.train ", "ip2p-train ", 1)
+    short = {" --config-name train ": " ", " --config-name ": " -cn ", " --config-dir ": " -cd "}
+    for long, word in (short | {f" -cd {shlex.quote(str(Path.cwd()))}/": " -cd "}).items():
+        text = text.replace(long, word)
+    return text.strip()
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

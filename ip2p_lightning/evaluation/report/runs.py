@@ -11,11 +11,9 @@ from typing import Any
 from ip2p_lightning.config.overrides import Scalar, hyperparameters
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.evaluation import score_table
-from ip2p_lightning.runs.folder import CONFIG, LOCK, STATUS, read_config, read_status
+from ip2p_lightning.runs.folder import CONFIG, LOCK, LOG, STATUS, last_line, read_config, read_status
 from ip2p_lightning.runs.metrics_log import read_metrics
 from ip2p_lightning.system.locks import is_held
-
-LOG = "log.txt"  # a launcher writes a job's output there
 
 
 @dataclass(frozen=True)
@@ -33,25 +31,17 @@ class Score:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run.
+    """A run's state, scores and costs; a cost is None if the log does not have it."""
 
-    Args:
-        name: its folder, relative to the root of the report.
-        state: complete, running, preempted, failed, pruned, killed or not started.
-        reason: why it is not complete.
-        images, seconds: of training, validation included; None if the log does not have them.
-        memory: peak, in MB.
-    """
-
-    name: str
-    state: str
-    reason: str
+    name: str  # its folder, relative to the root of the report
+    state: str  # complete, running, preempted, failed, pruned, killed or not started
+    reason: str  # why it is not complete
     config: Mapping[str, Any] = field(default_factory=dict)
     status: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[Score, ...] = ()
-    images: int | None = None
-    seconds: float | None = None
-    memory: float | None = None
+    images: int | None = None  # seen in training
+    seconds: float | None = None  # of training, validation included
+    memory: float | None = None  # peak, MB
 
     @property
     def seed(self) -> Any:
@@ -64,12 +54,7 @@ class RunSummary:
 
 
 def collect(roots: Sequence[Path]) -> list[RunSummary]:
-    """All runs in and below `roots`, by name.
-
-    Raises:
-        UserError: a root does not exist, or holds no run.
-        DamagedError: a config or a table of scores cannot be read.
-    """
+    """All runs in and below `roots`, by name. Raises UserError for a root without runs, DamagedError for damage."""
     found: dict[Path, RunSummary] = {}
     for root in roots:
         folders = list(_folders(root))
@@ -115,9 +100,7 @@ def _read(folder: Path, name: str) -> RunSummary:
 
 
 def _last_error(log: Path) -> str:
-    text = log.read_text(errors="replace") if log.exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return ([line for line in lines if line.startswith("error:")] or lines or [""])[-1].removeprefix("error: ")[:300]
+    return last_line(log.read_text(errors="replace")).removeprefix("error: ") if log.exists() else ""
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

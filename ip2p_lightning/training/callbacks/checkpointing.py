@@ -27,12 +27,9 @@ class SafeCheckpointIO(CheckpointIO):
 
 
 class Checkpoints(Callback):
-    """Save every `every` optimizer steps, at a step's boundary, and keep the newest `keep`.
+    """Save every `every` optimizer steps into the run's `folder`, and keep the newest `keep`.
 
-    Args:
-        folder: the run's folder.
-        every: optimizer steps between checkpoints.
-        keep: how many stay; at least 2, so that a damaged one has a predecessor.
+    Keep at least 2, so that a damaged one has a predecessor.
     """
 
     def __init__(self, folder: Path, every: int = 200, keep: int = 2) -> None:

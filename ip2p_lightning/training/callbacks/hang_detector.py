@@ -14,11 +14,8 @@ from ip2p_lightning.training.distributed.launch import STACKS
 class HangDetector(Callback):
     """Dumps the stacks of this process's threads into the run's folder, from a thread that does not need the GIL.
 
-    It stops nothing: the collective's own timeout ends the ranks that wait, later than all stacks are written.
-
-    Args:
-        folder: the run's.
-        timeout: seconds without a step, or a validation batch.
+    `timeout` is in seconds without a training or validation batch. Nothing is stopped here: the collective's own
+    timeout ends the waiting ranks later.
     """
 
     def __init__(self, folder: Path, timeout: float) -> None:

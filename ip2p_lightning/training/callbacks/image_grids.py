@@ -8,16 +8,13 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
 from ip2p_lightning.rng import seed_of
 
 
 class ImageGrids(Callback):
-    """[original | edit | ground truth] with the prompt, for the same examples each time: as PNG, and in every logger.
-
-    Args:
-        folder: the run's.
-        examples: of each task; at most as many as are validated.
-    """
+    """[original | edit | ground truth] with the prompt, for the same examples each time: as PNG in the run's `folder`
+    and in every logger; `examples` of each task, at most as many as are validated."""
 
     def __init__(self, folder: Path, examples: int = 3) -> None:
         self.folder, self.count = Path(folder) / "samples", examples
@@ -30,8 +27,6 @@ class ImageGrids(Callback):
             self.examples = data.fixed_examples(min(self.count, data.val_examples or self.count))
         if not self.examples:
             return
-        from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
-
         rows = []
         for example in self.examples:
             original = example.original[None].to(pl_module.device)

@@ -21,9 +21,9 @@ class LossLog(Callback):
     def __init__(self, every: int = 10) -> None:
         self.every = every
         self.sums: Any = None
+        self.last: dict[str, float] = {}
         self.images, self.since, self.logged_step = 0, time.perf_counter(), 0
         self.waited, self.ended = 0.0, self.since
-        self.work: WorkMeter | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.since, self.logged_step = time.perf_counter(), trainer.global_step
@@ -56,17 +56,17 @@ class LossLog(Callback):
     def _log(self, trainer: Trainer, module: Any, tasks: int) -> None:
         sums, counts = module._sum_over_ranks(self.sums).cpu()
         now = time.perf_counter()
+        seconds = now - self.since
         metrics = {"train/loss": float(sums[:tasks].sum() / counts[:tasks].sum())}
         names = [*(f"task/{name}" for name in module.tasks or ["all"]), *(f"noise/q{i + 1}" for i in range(4))]
         metrics |= {f"train/loss/{n}": float(s / c) for n, s, c in zip(names, sums, counts, strict=True) if c > 0}
-        seconds = now - self.since
         metrics |= {
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/grad_norm": float(module.grad_norm),
             "train/images_per_s": self.images * trainer.world_size / seconds,
             "train/data_wait": self.waited / seconds,
-            **(self.work.rates(self.images / seconds) if self.work is not None else {}),
-            "train/skipped_steps": module.skipped,
+            **self.work.rates(self.images / seconds),
+            "train/skipped_steps": module.guard.skipped,
             "train/peak_memory_mb": peak_memory_mb(module.device),
         }
         for logger in trainer.loggers:

@@ -12,15 +12,10 @@ from ip2p_lightning.training.callbacks.checkpointing import Checkpoints
 
 
 class Preemption(Callback):
-    """Saves and stops at the first optimizer step's end after a stop request on any rank.
+    """Saves and stops at the end of the first optimizer step after a stop request on any rank.
 
-    Args:
-        request: set by the signal handlers.
-        checkpoints: saves.
-        agree_every: optimizer steps between all-reduces of the request; each waits for the device.
-
-    Raises:
-        PreemptedError: from within the fit, after the checkpoint is safe.
+    Ranks reduce the request every `agree_every` optimizer steps, which waits for the device. Raises PreemptedError from
+    within the fit, after the checkpoint is written.
     """
 
     def __init__(self, request: StopRequest, checkpoints: Checkpoints, agree_every: int = 1) -> None:

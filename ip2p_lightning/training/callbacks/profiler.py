@@ -15,12 +15,7 @@ WARM_UP = 2  # optimizer steps before the trace: allocations, compilation, the c
 
 class Profile(Callback):
     """Traces up to `steps` optimizer steps after a warm-up on rank 0 into ``RUN/profile/trace.json`` and
-    ``RUN/profile/breakdown.md``. Warns if the run ends before the warm-up does.
-
-    Args:
-        folder: the run's.
-        steps: to trace.
-    """
+    ``RUN/profile/breakdown.md``. Warns if the run ends before the warm-up does."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder, self.steps = Path(folder) / "profile", steps
@@ -73,17 +68,13 @@ def breakdown(events: Any, device: str, steps: int, rows: int = 25) -> str:
     found = sorted(shown, key=lambda e: -getattr(e, kind))
     whole = sum(getattr(e, kind) for e in found) or 1
     lines = [
-        f"# {steps} optimizer steps: {whole / 1e6 / steps:.3f} s of {device} time each",
-        "",
-        "Open trace.json in https://ui.perfetto.dev or in TensorBoard.",
-        "",
-        "| operation | share | ms a step | calls a step |",
-        "|---|---|---|---|",
+        f"# {steps} optimizer steps: {whole / 1e6 / steps:.3f} s of {device} time each\n",
+        "Open trace.json in https://ui.perfetto.dev or in TensorBoard.\n",
+        "| operation | share | ms a step | calls a step |\n|---|---|---|---|",
     ]
     for event in found[:rows]:
         own = getattr(event, kind)
-        cells = [f"{own / whole:.1%}", f"{own / 1e3 / steps:.1f}", f"{event.count / steps:.0f}"]
-        lines.append(f"| `{event.key}` | {' | '.join(cells)} |")
+        lines.append(f"| `{event.key}` | {own / whole:.1%} | {own / 1e3 / steps:.1f} | {event.count / steps:.0f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,6 @@ class Progress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self.losses: LossLog | None = None
         self.bar: Any = None
         self._enabled = True
 
@@ -29,7 +28,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         from tqdm.auto import tqdm
 
-        self.losses = next((c for c in trainer.callbacks if isinstance(c, LossLog)), None)
+        self.losses = next(c for c in trainer.callbacks if isinstance(c, LossLog))
         if self._enabled and trainer.is_global_zero:
             pause = 1 if sys.stderr.isatty() else 30  # seconds: few lines in a log file
             done = {"total": trainer.max_steps, "initial": trainer.global_step}
@@ -38,8 +37,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         if self.bar is None:
             return
-        metrics = getattr(self.losses, "last", None)
-        if metrics:
+        if metrics := self.losses.last:
             text = f"loss {metrics['train/loss']:.4f}, {metrics['train/images_per_s']:.1f} images/s"
             self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)

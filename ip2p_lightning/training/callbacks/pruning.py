@@ -27,15 +27,12 @@ def pruning(folder: Path, scores: Any) -> list[Callback]:
 
 
 class Pruning(Callback):
-    """Reports to the study after each validation.
+    """Reports to the study after each validation. Raises PrunedError from within the fit, on every rank.
 
     Args:
         study: storage, study, metric, pruner, startup, warmup.
         number: the trial's.
         scores: has the last validation's metrics in ``latest``.
-
-    Raises:
-        PrunedError: from within the fit, on every rank.
     """
 
     def __init__(self, study: dict[str, Any], number: int, scores: Any) -> None:
@@ -48,9 +45,8 @@ class Pruning(Callback):
         if trainer.world_size > 1:
             stop = trainer.strategy.broadcast(stop, src=0)
         if stop:
-            metric = self.study["metric"]
-            value = self.scores.latest[metric]
-            raise PrunedError(f"trial {self.number}: {metric} = {value:.4f} at step {trainer.global_step}")
+            reached = f"{self.study['metric']} = {self.scores.latest[self.study['metric']]:.4f}"
+            raise PrunedError(f"trial {self.number}: {reached} at step {trainer.global_step}")
 
     def _report(self, step: int) -> bool:
         """Store the value once (a continued run may validate a step again) and ask the pruner."""

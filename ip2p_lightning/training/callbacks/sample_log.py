@@ -15,9 +15,6 @@ class SampleLog(Callback):
 
     ``step`` is its optimizer step, from 1 as in ``metrics.jsonl``; ``micro_step`` counts from 1 over the whole run. A
     continued run repeats the lines of the steps that it repeats.
-
-    Args:
-        folder: the run's.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from ip2p_lightning.config.overrides import Scalar, hyperparameters
@@ -18,28 +19,21 @@ POINTS = 300  # prompts in the projector
 
 
 class TensorBoardSummary(Callback):
-    """Writes hyperparameters, chart layout and prompt embeddings from rank 0.
-
-    Args:
-        folder: the run's; the overrides are in its status.
-        pools: the prompt pool of each task, for the projector; {} for none.
-    """
+    """Writes the hyperparameters of the run in `folder`, chart layout and embeddings of the prompts of `pools` (one of
+    each task) from rank 0."""
 
     def __init__(self, folder: Path, pools: Mapping[str, Any]) -> None:
         self.folder, self.pools = Path(folder), dict(pools)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        tasks = pl_module.tasks or ["all"]
         for writer in _writers(trainer):
-            tasks = pl_module.tasks or ["all"]
-            known: dict[str, Scalar] = {}
-            for folder in siblings(self.folder):
-                known |= hyperparameters(read_status(folder))
-            _write_session(writer, self.folder, known, metric_tags(tasks))
+            _write_session(writer, self.folder, metric_tags(tasks))
             writer.add_custom_scalars(chart_layout(tasks))
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
-            if self.pools and not _is_sharded(trainer):
+            if self.pools and not isinstance(trainer.strategy, ModelParallelStrategy):  # rank 0 has no whole weights
                 prompts = list(prompt_sample(self.pools, POINTS))
                 states = pooled(pl_module, [row[2] for row in prompts])
                 words = {"metadata": [list(row) for row in prompts], "metadata_header": ["task", "pool", "prompt"]}
@@ -99,24 +93,18 @@ def _writers(trainer: Trainer) -> list[Any]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def _is_sharded(trainer: Trainer) -> bool:
-    """Whether the model is sharded over the ranks, so that rank 0 cannot encode alone."""
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
-    return isinstance(trainer.strategy, ModelParallelStrategy)
-
-
-def _write_session(writer: Any, folder: Path, known: Mapping[str, Scalar], metrics: Sequence[str]) -> None:
+def _write_session(writer: Any, folder: Path, metrics: Sequence[str]) -> None:
     """Declare a run to the HPARAMS tab at its start, so that a run that dies is listed too.
 
-    TensorBoard takes the columns from the first run it finds: hence `known`, the hyperparameters of all runs so far in
-    this folder. No domains are declared: a later run's value outside its domain would be hidden.
+    TensorBoard takes the columns from the first run it finds: hence those of all runs so far in this folder. No domains
+    are declared: a later run's value outside its domain would be hidden.
     """
     from tensorboard.plugins.hparams import summary_v2
     from torch.utils.tensorboard.summary import hparams
 
     chosen = hyperparameters(read_status(folder))
-    columns, _, _ = hparams(_typed({**known, **chosen}), dict.fromkeys(metrics, 0.0))
+    known = {key: v for run in siblings(folder) for key, v in hyperparameters(read_status(run)).items()} | chosen
+    columns, _, _ = hparams(_typed(known), dict.fromkeys(metrics, 0.0))
     file = writer._get_file_writer()
     file.add_summary(columns)
     file.add_summary(summary_v2.hparams_pb(_typed(chosen), trial_id=folder.name))  # its name: a row for each run

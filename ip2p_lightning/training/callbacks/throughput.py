@@ -77,8 +77,7 @@ class WorkMeter:
 
 
 def passes(unet: nn.Module) -> float:
-    """Forward and backward pass together, in forward passes: one for the gradients of the inputs, one for those of the
-    weights, in proportion to the trained ones."""
+    """Forward and backward pass in units of the forward pass; the weights' gradients by the share that is trained."""
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
     return 2 + trained / max(1, sum(p.numel() for p in unet.parameters()))
 

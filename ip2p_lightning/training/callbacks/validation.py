@@ -15,9 +15,6 @@ class PendingValidation(Callback):
     """Runs the pending validation on resume if the last checkpointed step was due and has no scores in the log.
 
     A checkpoint is saved before the validation of its step: a run may be killed or stopped in between.
-
-    Args:
-        folder: the run's.
     """
 
     def __init__(self, folder: Path) -> None:

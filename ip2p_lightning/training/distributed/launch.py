@@ -73,10 +73,7 @@ class Rank:
 def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) -> int:
     """Start the ranks of a run, forward a stop request to them, wait for them; returns the last optimizer step.
 
-    Args:
-        start: see `rendezvous.start_of`.
-        processes: how many ranks.
-        request: set by this process's signal handlers.
+    `start` is the announcement, as for `rendezvous.announce`; `request` is set by this process's signal handlers.
 
     Raises:
         PreemptedError: the ranks were asked to stop, and saved.
@@ -104,9 +101,8 @@ def supervise(start: Mapping[str, Any], processes: int, request: StopRequest) ->
 def _start(number: int, processes: int, port: int, reason_file: Path) -> Rank:
     ours: dict[str, Any] = {"RANK": number, "LOCAL_RANK": number, "GROUP_RANK": 0, "WORLD_SIZE": processes}
     ours |= {"LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, ERROR_FILE: reason_file}
-    ours[LEADER] = os.getpid()
-    ours |= {"TORCHELASTIC_RUN_ID": os.getpid(), "TORCHELASTIC_USE_AGENT_STORE": True}
-    ours |= {"PYTHONSAFEPATH": 1}  # no imports from the current folder, also not in a loader's workers
+    ours |= {LEADER: os.getpid(), "TORCHELASTIC_RUN_ID": os.getpid(), "TORCHELASTIC_USE_AGENT_STORE": True}
+    ours["PYTHONSAFEPATH"] = 1  # no imports from the current folder, also not in a loader's workers
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **{name: str(value) for name, value in ours.items()}}
     environment.pop(SUPERVISOR, None)  # a sweep's controller watches this process, not the rank
     command = [sys.executable, "-m", "ip2p_lightning.cli.train", *sys.argv[1:]]

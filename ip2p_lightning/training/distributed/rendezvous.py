@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import UserError, outcome
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.training.distributed.environment import nodes, place
 
@@ -32,16 +32,11 @@ def leading(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        code = getattr(error, "code", 1)
+        code = outcome(error)[0]
         raise
     finally:
         if place() != "single":
-            _conclude(folder, code if isinstance(code, int) else 1)
-
-
-def start_of(run: Path, checkpoint: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The announcement."""
-    return {"run": str(run), "checkpoint": checkpoint, "config": dict(config)}
+            _conclude(folder, code)
 
 
 def announce(folder: Path, start: Mapping[str, Any]) -> None:
@@ -68,8 +63,7 @@ def host(start: Mapping[str, Any]) -> Any:
 def await_start(folder: Path, timeout: float) -> dict[str, Any]:
     """Rank 0's announcement; where there is nothing to do, ``run`` is None and ``code`` an exit code.
 
-    Raises:
-        UserError: no announcement within `timeout` seconds.
+    Raises UserError after `timeout` seconds without one.
     """
     timeout = max(timeout, LEAST_WAIT)
     for _ in range(int(timeout * 5)):

@@ -85,7 +85,7 @@ def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypat
     words = sd_words(sd_folder, two_folders / "pairs", "cache=auto", f"cache_dir={two_folders}/cache", "save_every=3")
     train_run(two_folders / "a", *words, "trainer.max_steps=12")
     gc.collect()
-    monkeypatch.setattr("ip2p_lightning.training.resolve_auto._free", lambda path: 0)
+    monkeypatch.setattr("ip2p_lightning.training.resolve_auto.free_bytes", lambda path: 0)
     monkeypatch.setattr("ip2p_lightning.training.resolve_auto.samples_of", lambda *words: 0)
     run = train_run(two_folders / "a", *words, "trainer.max_steps=13", "resume_allow=[trainer.max_steps]")
     assert json.loads((run / "status.json").read_text())["cache"]["hits"] == 2

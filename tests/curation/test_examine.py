@@ -121,7 +121,7 @@ def test_no_source_reaches_outside_its_folder(pairs, tmp_path, build, source, ki
     where = f"source.path={manifest(root, *records)}" if source == "manifest" else f"source.root={root}"
     code, line = build("task=derain", f"source={source}", where, f"out={tmp_path / 'o'}", "on_bad=skip")
     assert code == 7 and ("line 2" if source == "manifest" else path.name) in line
-    assert not (tmp_path / "o").exists()
+    assert not (tmp_path / "o" / "data").exists()
 
 
 # ---- prompts ----

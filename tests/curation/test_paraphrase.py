@@ -7,11 +7,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from ip2p_lightning.cli.paraphrase import main
 from ip2p_lightning.config.build import build
-from ip2p_lightning.config.compose import CONF, plain
+from ip2p_lightning.config.compose import composed, plain
 from ip2p_lightning.curation.paraphrase.filters import Filter, embedding_test, keyword_test, sentences, split
 from ip2p_lightning.rng import seed_of
 
@@ -99,9 +98,8 @@ def test_the_pool_is_a_choice_for_training(server, tmp_path):
     out.parent.mkdir()
     words = ["source=endpoint", f"url={server.url}/chat/completions/", "model=m", f"out={out}"]
     assert main(["task=cartoon", "n=4", "held_out=2", *words]) == 0
-    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        search = f"hydra.searchpath=[file://{tmp_path}]"
-        config = plain(compose("train", ["task=cartoon", "prompts=mine", "prompts.limit=3", search]))
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    config = plain(composed(["task=cartoon", "prompts=mine", "prompts.limit=3", search]))
     pool = build(config["task"]["prompts"])
     assert len(pool) == 3 and len(pool.held_out) == 2
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ip2p_lightning.cli.data import main
 from tests.support.material import derain, rained, read_report, read_rows, save
-from tests.support.zoo import AS_PNG, KEPT, RGB, TURNS, zoo
+from tests.support.zoo import KEPT, RGB, TURNS, zoo
 
 ANIMALS = zoo()
 TURNED = [f"turned{n}.jpg" for n in TURNS]
@@ -28,10 +28,6 @@ def found(tmp_path_factory):
     policy = ["on_bad=skip", "audit.lookalikes=false", "audit.shift=off"]
     assert main(["build", *derain(root / "in", root / "out", *policy)]) == 0
     return tuple({x["id"].rpartition("/")[2]: x for x in read(root / "out")} for read in (read_report, read_rows))
-
-
-def test_there_are_enough_of_them():
-    assert len(ANIMALS) >= 40 and sum(a.verdict not in (KEPT, AS_PNG) for a in ANIMALS.values()) >= 10
 
 
 @pytest.mark.parametrize("name", ANIMALS)

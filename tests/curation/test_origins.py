@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from ip2p_lightning.config.build import build as made
+from ip2p_lightning.config.compose import CONF, composed, plain
+from ip2p_lightning.curation.audit.examine import Part
+from ip2p_lightning.curation.audit.policy import Audit
+from ip2p_lightning.curation.build import build as build_dataset
+from ip2p_lightning.curation.plan import BuildSettings
+from ip2p_lightning.data.degradations.noise import GaussianNoise
+from ip2p_lightning.data.prompts import PromptPool
 from tests.support.material import rained, save, scene
-
-CONF = Path(__file__).parents[2] / "conf"
 
 SIDD = "Data/{i:04d}_{i:03d}_S6_00100_00060_3200_L"
 # Source, what its pairs are divided into, and the paths of one packing (as published). " | ": an original and its
@@ -66,24 +72,9 @@ def grow(root: Path, patterns: str) -> None:
 
 @pytest.mark.parametrize(("name", "divided", "patterns"), CASES)
 def test_a_published_layout_is_found_and_divided(tmp_path, name, divided, patterns):
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from ip2p_lightning.config.build import build as made
-    from ip2p_lightning.config.validate import check
-    from ip2p_lightning.curation.audit.examine import Part
-    from ip2p_lightning.curation.audit.policy import Audit
-    from ip2p_lightning.curation.build import build as build_dataset
-    from ip2p_lightning.curation.plan import BuildSettings
-    from ip2p_lightning.data.degradations.noise import GaussianNoise
-    from ip2p_lightning.data.prompts import PromptPool
-
     grow(tmp_path / "in", patterns)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("build", [f"source={name}", f"source.root={tmp_path / 'in'}", "out=x"])
-    node = OmegaConf.to_container(config.source)
-    check({"source": node}, lambda source: None)
-    part = Part(TASKS.get(name, "denoise"), made(node), PromptPool(["do it"]), GaussianNoise())
+    config = plain(composed([f"source={name}", f"source.root={tmp_path / 'in'}", "out=x"], "build"))
+    part = Part(TASKS.get(name, "denoise"), made(config["source"]), PromptPool(["do it"]), GaussianNoise())
     assert build_dataset(BuildSettings([part], Audit()), tmp_path / "out") == 0
     mark = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert mark["rejected"] == 0
@@ -111,12 +102,9 @@ def test_an_archive_is_not_opened(tmp_path, build):
 
 
 def test_recipes_compose_with_the_counts_of_the_original_experiment():
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        low = compose("build", ["recipe=itsd_low_level", "out=x"])
-        toon = compose("build", ["recipe=itsd_cartoon", "out=x"])
-        even = compose("build", ["recipe=balanced", "out=x"])
+    low, toon, even = (
+        composed([f"recipe={name}", "out=x"], "build") for name in ("itsd_low_level", "itsd_cartoon", "balanced")
+    )
     assert {n: p.limit for n, p in low.parts.items()} == {"deblur": 1200, "derain": 686, "denoise": 8, "lowlight": 23}
     assert all(len(low.prompts[name].prompts) == 1 for name in low.parts) and list(low.splits) == ["train"]
     assert toon.parts.cartoon.limit == 5000 and len(set(toon.prompts.cartoon.prompts)) == 50

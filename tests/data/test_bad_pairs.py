@@ -5,10 +5,8 @@ import os
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
 from ip2p_lightning.data.dataloader import Loader
@@ -19,32 +17,25 @@ from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs import data_fingerprint
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.training import fit
+from tests.support.pieces import write_pairs
 from tests.support.processes import LIMIT, QUIET, SMALL, Process, digest, run
 from tests.support.trained import train_run
 
 PAIRS, STEPS = 12, 9
-WORDS = ["model=tiny", "data=folder", "task=own", "loader.batch_size=4", f"trainer.max_steps={STEPS}", "save_every=3"]
+WORDS = ["data=folder", "task=own", "loader.batch_size=4", f"trainer.max_steps={STEPS}", "save_every=3"]
 WORDS += [*QUIET, "loader.resize=null", "log_every=1"]
-
-
-def write_pairs(root):
-    for side in ("input", "target"):
-        (root / "train" / side).mkdir(parents=True)
-        for i in range(PAIRS):
-            pixels = np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / "train" / side / f"p{i:02d}.png")
-    return root
+TINY = ["model=tiny", "unet.widths=[8,16,16]"]
 
 
 @pytest.fixture
 def pairs(tmp_path):
-    return write_pairs(tmp_path / "pairs")
+    return write_pairs(tmp_path / "pairs", PAIRS)
 
 
 def spoil(root, *numbers, missing=False):
     """Cut files short, or remove them."""
     for i in numbers:
-        path = root / "train" / ("input" if i % 2 else "target") / f"p{i:02d}.png"
+        path = root / "train" / ("input" if i % 2 else "target") / f"{i:04d}.png"
         path.unlink() if missing else path.write_bytes(path.read_bytes()[:200])
 
 
@@ -59,13 +50,12 @@ def spoiled_at_the_start(monkeypatch):
     return arrange
 
 
-def trained(folder, root, *more):
+def trained(folder, root, *more, model=TINY):
     """A run in this process, with the decoded images of no other test."""
-    return train_run(folder, *WORDS, f"data.root={root}", "+data.memory=0", *more)
+    return train_run(folder, *model, *WORDS, f"data.root={root}", "+data.memory=0", *more)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(("workers", "missing"), [(0, True), (2, False)])
 def test_a_pair_that_goes_bad_ends_the_run_naming_it(pairs, tmp_path, spoiled_at_the_start, capsys, workers, missing):
     spoiled_at_the_start(lambda: spoil(pairs, 3, missing=missing))
     began = time.monotonic()
@@ -73,7 +63,7 @@ def test_a_pair_that_goes_bad_ends_the_run_naming_it(pairs, tmp_path, spoiled_at
         trained(tmp_path / "run", pairs, f"loader.workers={workers}")
     assert time.monotonic() - began < 10 + 10  # with a start of its own
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: own, pair 'p03': ") and str(pairs / "train" / "input" / "p03.png") in said
+    assert said.startswith("error: own, pair '0003': ") and str(pairs / "train" / "input" / "0003.png") in said
     assert read_status(tmp_path / "run")["exit_code"] == 3 and not (tmp_path / "run" / RECORD).exists()
 
 
@@ -83,8 +73,8 @@ def test_a_budget_lets_the_run_end_and_lists_them(pairs, tmp_path, spoiled_at_th
     run = trained(tmp_path / "run", pairs, f"loader.workers={workers}", "loader.max_bad=5")
     status = read_status(run)
     assert status["state"] == "complete" and status["step"] == STEPS
-    assert sorted(entry["id"] for entry in status["bad_pairs"]) == ["p01", "p04", "p07"]
-    assert all("/p0" in entry["reason"] for entry in status["bad_pairs"])
+    assert sorted(entry["id"] for entry in status["bad_pairs"]) == ["0001", "0004", "0007"]
+    assert all("/00" in entry["reason"] for entry in status["bad_pairs"])
     assert "could not be read: 3 pairs" in capsys.readouterr().out
 
 
@@ -101,7 +91,7 @@ def test_a_continued_run_leaves_out_the_same(pairs, tmp_path, spoiled_at_the_sta
     """Bit for bit, with other workers, also where what was bad can be read again."""
     spoiled_at_the_start(lambda: spoil(pairs, 1, 3, 9))  # of three splits, only originals: the division stays
     whole = trained(tmp_path / "whole", pairs, "loader.max_bad=3")
-    good = write_pairs(tmp_path / "again")
+    good = write_pairs(tmp_path / "again", PAIRS)
     spoiled_at_the_start(lambda: spoil(good, 1, 3, 9))
     run = trained(tmp_path / "run", good, "loader.max_bad=3", "trainer.max_steps=6")
     spoiled_at_the_start(lambda: None)
@@ -112,26 +102,26 @@ def test_a_continued_run_leaves_out_the_same(pairs, tmp_path, spoiled_at_the_sta
 
 def test_a_pair_is_bad_from_its_place_on_and_every_process_sees_it(tmp_path):
     loader = Loader(batch_size=2, size=32, max_bad=2)
-    data = EditDataModule(Folder(str(write_pairs(tmp_path)), memory=0), PromptPool(["do it"]), loader=loader)
+    data = EditDataModule(Folder(str(write_pairs(tmp_path, PAIRS)), memory=0), PromptPool(["do it"]), loader=loader)
     data.bad = BadPairs(tmp_path / RECORD, 2)
     batches = data.train_dataloader().examples
     key = next(iter(data.train_dataloader().keys))[0]._replace(index=3)
     first = batches[key]
     spoil(tmp_path, 3)
     later = [batches[key._replace(epoch=epoch)].id for epoch in (2, 3)]
-    assert "p03" not in later
-    (tmp_path / "train" / "input" / "p03.png").write_bytes((tmp_path / "train" / "input" / "p05.png").read_bytes())
+    assert "0003" not in later
+    (tmp_path / "train" / "input" / "0003.png").write_bytes((tmp_path / "train" / "input" / "0005.png").read_bytes())
     other = EditDataModule(data.source, data.prompts, loader=loader)
     other.bad = BadPairs(tmp_path / RECORD, 2)
     again = other.train_dataloader().examples
-    assert [again[key._replace(epoch=epoch)].id for epoch in (2, 3)] == later and again[key].id == first.id == "p03"
+    assert [again[key._replace(epoch=epoch)].id for epoch in (2, 3)] == later and again[key].id == first.id == "0003"
     with (tmp_path / RECORD).open("a") as file:
         file.write('{"task": "edi')  # by a kill
     spoil(tmp_path, 5, 7)
-    assert batches[key._replace(index=5, epoch=4)].id not in ("p05", "p03")
+    assert batches[key._replace(index=5, epoch=4)].id not in ("0005", "0003")
     with pytest.raises(DataError, match="2 others were left out"):
         batches[key._replace(index=7, epoch=4)]
-    assert [entry["id"] for entry in data.bad.lines()] == ["p03", "p05"]
+    assert [entry["id"] for entry in data.bad.lines()] == ["0003", "0005"]
 
 
 def test_changed_files_continue_a_run_only_if_it_leaves_them_out(tmp_path):
@@ -150,8 +140,8 @@ def test_changed_files_continue_a_run_only_if_it_leaves_them_out(tmp_path):
 
 def test_a_cached_run_leaves_out_too(pairs, tmp_path, sd_folder, spoiled_at_the_start):
     spoiled_at_the_start(lambda: spoil(pairs, 1, 3))
-    words = ["model=local", f"model.path={sd_folder}", "cache=disk", f"cache_dir={tmp_path / 'cache'}"]
-    run = trained(tmp_path / "run", pairs, *words, "loader.max_bad=2")
+    model = ["model=local", f"model.path={sd_folder}", "cache=disk", f"cache_dir={tmp_path / 'cache'}"]
+    run = trained(tmp_path / "run", pairs, "loader.max_bad=2", model=model)
     assert len(read_status(run)["bad_pairs"]) == 2 and read_status(run)["cache"]["hits"] > 0
 
 
@@ -172,21 +162,21 @@ def living(group):
 
 @pytest.mark.parametrize(("kind", "timeout"), [("kill", 600), ("hang", 4)])
 def test_a_worker_that_dies_or_hangs_is_named_and_leaves_nobody(pairs, tmp_path, kind, timeout):
-    words = [*SMALL, *WORDS, f"data.root={pairs}", "loader.workers=2", f"loader.timeout={timeout}"]
+    words = [*SMALL, *TINY, *WORDS, f"data.root={pairs}", "loader.workers=2", f"loader.timeout={timeout}"]
     process = Process([*words, f"fault={kind}@pair=7", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
     process.until(lambda: (tmp_path / "run" / "status.json").exists())
     began = time.monotonic()
     code = process.wait(LIMIT)
     wall, limit = time.monotonic() - began, 30 if kind == "kill" else timeout + 20  # with a start of its own
     said = process.said().splitlines()[-1]
-    assert code == 3 and wall < limit and said.startswith("error: ") and "was at own 'p07'" in said
+    assert code == 3 and wall < limit and said.startswith("error: ") and "was at own '0007'" in said
     assert read_status(tmp_path / "run")["state"] == "failed"
     time.sleep(0.5)
     assert not living(process.pid)
 
 
 def test_a_killed_run_leaves_no_hanging_worker_behind(pairs, tmp_path):
-    words = [*SMALL, *WORDS, f"data.root={pairs}", "loader.workers=2", "fault=hang@pair=7"]
+    words = [*SMALL, *TINY, *WORDS, f"data.root={pairs}", "loader.workers=2", "fault=hang@pair=7"]
     process = Process([*words, f"hydra.run.dir={tmp_path}/run"], tmp_path / "log")
     process.until(lambda: len(living(process.pid)) == 3)
     os.kill(process.pid, 9)
@@ -199,12 +189,12 @@ def test_a_killed_run_leaves_no_hanging_worker_behind(pairs, tmp_path):
 def test_ranks_do_not_hang(pairs, tmp_path, budget):
     spoil(pairs, 3, 8)  # an image is decoded when it is trained on, not before
     group = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "timeout=60"]
-    words = [*group, *SMALL[1:], *WORDS, "loader.batch_size=2", f"data.root={pairs}", f"loader.max_bad={budget}"]
+    words = [*group, *SMALL[1:], *TINY, *WORDS, "loader.batch_size=2", f"data.root={pairs}", f"loader.max_bad={budget}"]
     code, said = run([*words, "loader.workers=1", f"hydra.run.dir={tmp_path}/run"], tmp_path / "log", 200)
     status = read_status(tmp_path / "run")
     if budget == 2:
         assert code == 0, said
-        assert status["state"] == "complete" and {e["id"] for e in status["bad_pairs"]} == {"p03", "p08"}
+        assert status["state"] == "complete" and {e["id"] for e in status["bad_pairs"]} == {"0003", "0008"}
     else:
         assert code == 3 and status["state"] == "failed" and "1 others were left out" in status["reason"], said
         assert len(status["bad_pairs"]) == 1

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+import yaml
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from ip2p_lightning.data.prompts import PromptPool, mentions_side, token_report
+from ip2p_lightning.config import compose
+from ip2p_lightning.data.prompts import PromptPool, cleaned_prompt, mentions_side, token_report
 from ip2p_lightning.errors import DataError, UserError
 from ip2p_lightning.rng import numpy_rng
 
-ROOT = Path(__file__).parents[2]
+POOLS = compose.CONF / "prompts"
+COLLOQUIAL = POOLS / "parts" / "colloquial.yaml"
 TASKS = ("cartoon", "derain", "denoise", "lowlight", "deblur")
 TRAINING_PROMPTS = {"name": 1, "single": 1, "template": 24, "paraphrase": 160}
 WORDS = {  # what a prompt of a task must say, and one of any other task must not
@@ -28,8 +28,7 @@ WORDS = {  # what a prompt of a task must say, and one of any other task must no
 
 
 def composed(pool, *overrides):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(overrides=[f"+prompts={pool}", *overrides]).prompts
+    return compose.composed([f"+prompts={pool}", *overrides], None).prompts
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +125,7 @@ def test_sides_are_whole_words():
 
 
 def test_parts_are_not_offered_as_a_pool():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert set(GlobalHydra.instance().config_loader().get_group_options("prompts")) == {*TRAINING_PROMPTS, "itsd"}
+    assert {path.stem for path in POOLS.glob("*.yaml")} == {*TRAINING_PROMPTS, "itsd"}
 
 
 @pytest.mark.parametrize("name", TRAINING_PROMPTS)
@@ -147,8 +145,7 @@ def test_arms_are_judged_by_the_same_sentences(pools):
 
 def test_limit_comes_from_the_command_line():
     config = composed("paraphrase", "prompts.limit=7")
-    assert len(instantiate(config.derain)) == 7
-    assert OmegaConf.to_container(config, resolve=True)["deblur"]["limit"] == 7
+    assert len(instantiate(config.derain)) == 7 and config.deblur.limit == 7
 
 
 def test_the_original_experiments_sentences(pools):
@@ -179,8 +176,32 @@ def test_paraphrases_differ(pools, task):
 
 
 def test_cartoon_sentences_are_our_own(pools):
-    published = ROOT.parent / "shared" / "data" / "text" / "instructions_cartoon_50.txt"
+    published = Path(__file__).parents[3] / "shared" / "data" / "text" / "instructions_cartoon_50.txt"
     if not published.exists():
         pytest.skip("the published list is not here")
     theirs = {bare(line) for line in published.read_text().splitlines()}
     assert not theirs & {bare(p) for p in pools["paraphrase"]["cartoon"].all + pools["template"]["cartoon"].prompts}
+
+
+# ---- the colloquial test sentences ----
+
+
+def sentences(path):
+    """task -> everything a file trains on or holds out."""
+    content = yaml.safe_load(path.read_text()).items()
+    return {t: [*p.get("prompts", []), *p.get("held_out", [])] for t, p in content if isinstance(p, dict)}
+
+
+@pytest.mark.parametrize("task", TASKS[:4])
+def test_colloquial_sentences_are_thirty_prompts_that_mirroring_keeps_true(task):
+    found = sentences(COLLOQUIAL)[task]
+    assert len(found) == 30 and not any(map(mentions_side, found))
+    assert [cleaned_prompt(sentence, task) for sentence in found] == found
+
+
+def test_colloquial_sentences_differ_and_stand_in_no_pool():
+    found = [bare(s) for part in sentences(COLLOQUIAL).values() for s in part]
+    assert len(set(found)) == len(found) == 120
+    others = [path for path in POOLS.rglob("*.yaml") if path != COLLOQUIAL]
+    known = {bare(s) for path in others for part in sentences(path).values() for s in part}
+    assert len(known) > 300 and not known & set(found)

@@ -22,7 +22,7 @@ from ip2p_lightning.data.teachers.generator import GeneratorTeacher
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder
 from ip2p_lightning.system.file_digests import MEMO, Digests
-from tests.support.pieces import Counting, autoencoder_fixture, fill, open_cache, pairs_fixture  # noqa: F401
+from tests.support.pieces import Counting, autoencoder_fixture, counting_fixture, fill, open_cache, pairs_fixture  # noqa: F401
 
 LOADER = Loader(batch_size=2, size=32, crop="center")
 ALL = 12  # 6 pairs, both flips
@@ -39,13 +39,6 @@ def full(pairs, tmp_path, autoencoder):
 
     assert refill() == ALL and refill() == 0
     return refill
-
-
-def _other(sd_folder, tmp_path, change):
-    shutil.copytree(sd_folder / "vae", tmp_path / "changed" / "vae")
-    made = KLAutoencoder(str(tmp_path / "changed"))
-    change(made)
-    return made
 
 
 def test_one_byte_of_one_source(full, pairs):
@@ -117,12 +110,20 @@ def test_renaming_rebuilds_nothing(full, pairs):
     assert full() == 0
 
 
-def test_one_tensor_of_the_autoencoder(full, sd_folder, tmp_path):
-    def change(made):
-        with torch.no_grad():
-            next(made.model.parameters())[0, 0, 0, 0] += 1e-3
+def one_weight(made):
+    with torch.no_grad():
+        next(made.model.parameters())[0, 0, 0, 0] += 1e-3
 
-    assert full(autoencoder=_other(sd_folder, tmp_path, change)) == ALL and full() == 0
+
+def its_scale(made):
+    made.scaling_factor = 0.5
+
+
+@pytest.mark.parametrize("change", [one_weight, its_scale])
+def test_another_autoencoder(full, sd_folder, change):
+    other = KLAutoencoder(str(sd_folder))
+    change(other)
+    assert full(autoencoder=other) == ALL and full() == 0
 
 
 @pytest.mark.parametrize("change", [{"norm_num_groups": 2}, {"act_fn": "relu"}], ids=["groups", "activation"])
@@ -145,29 +146,36 @@ def test_the_tiny_autoencoders_own_scale(tmp_path):
     assert TAESD(str(tmp_path), latent_scale=0.18215).digest() != before
 
 
-def test_its_scaling_factor(full, sd_folder, tmp_path):
-    assert full(autoencoder=_other(sd_folder, tmp_path, lambda made: setattr(made, "scaling_factor", 0.5))) == ALL
+RANDOM = replace(LOADER, crop="random")
 
 
 @pytest.mark.parametrize(
-    "change", [{"size": 24}, {"crop": "random"}, {"resize": (32, 32)}], ids=["resolution", "crop", "resize"]
+    ("more", "count"),
+    [
+        ({"loader": replace(LOADER, size=24)}, ALL),
+        ({"loader": RANDOM}, 2 * 4 * 6),
+        ({"loader": replace(LOADER, resize=(32, 32))}, ALL),
+        ({"dtype": "bfloat16"}, ALL),
+        ({"precision": "high"}, ALL),
+        ({"prompts": ("another",)}, 0),
+        ({"prompts": ("another", "template")}, 0),
+    ],
+    ids=str,
 )
-def test_geometry(full, change):
-    views = 2 * 4 * 6 if change == {"crop": "random"} else ALL
-    assert full(loader=replace(LOADER, **change)) == views and full() == 0
+def test_settings_that_count_and_words_that_do_not(full, more, count):
+    assert full(**more) == count and full() == 0
 
 
-def test_flips_add_what_they_need(pairs, tmp_path, autoencoder):
-    counts = [fill(open_cache(pairs, tmp_path / "c", autoencoder, flip=flip)[1]) for flip in (0.0, 0.5, 1.0)]
-    assert counts == [6, 6, 0]
-
-
-def test_more_crops_add_what_they_need(pairs, tmp_path, autoencoder):
-    loader = replace(LOADER, crop="random")
-    counts = [
-        fill(open_cache(pairs, tmp_path / "c", autoencoder, flip=0.0, loader=loader, variants=n)[1]) for n in (2, 3, 3)
-    ]
-    assert counts == [12, 6, 0]
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ([{"flip": flip} for flip in (0.0, 0.5, 1.0)], [6, 6, 0]),
+        ([{"flip": 0.0, "loader": RANDOM, "variants": n} for n in (2, 3, 3)], [12, 6, 0]),
+    ],
+    ids=["flips", "crops"],
+)
+def test_more_views_add_what_they_need(pairs, tmp_path, counting, settings, counts):
+    assert [fill(open_cache(pairs, tmp_path / "c", counting, **more)[1]) for more in settings] == counts
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -191,7 +199,7 @@ def test_changed_sources_are_counted_whoever_finds_them(pairs, tmp_path, monkeyp
 
 
 def test_degradations_are_fresh_unless_frozen(tmp_path):
-    more = {"source": Photos(), "make": Rain(), "loader": replace(LOADER, crop="random")}
+    more = {"source": Photos(), "make": Rain(), "loader": RANDOM}
     data, fresh = open_cache(None, tmp_path, Counting(), **more)
     assert "made anew for every example" in fresh.summary() and data.cache is None
     _, frozen = open_cache(None, tmp_path, Counting(), draws=3, **more)
@@ -209,19 +217,7 @@ def test_a_teacher_is_described_by_its_weights_and_not_by_what_it_loaded(tmp_pat
     (tmp_path / "weights").write_bytes(b"one")
     teacher._loaded["cpu"] = torch.nn.Linear(1, 1)
     assert described(teacher) == before
-
-
-@pytest.mark.parametrize(
-    ("more", "count"),
-    [
-        ({"dtype": "bfloat16"}, ALL),
-        ({"precision": "high"}, ALL),
-        ({"prompts": ("another",)}, 0),
-        ({"prompts": ("another", "template")}, 0),
-    ],
-)
-def test_settings_that_count_and_words_that_do_not(full, more, count):
-    assert full(**more) == count and full() == 0
+    assert described(Rain()) == described(Rain()) != described(GaussianNoise())
 
 
 def test_the_version_of_the_code(full, monkeypatch):
@@ -254,7 +250,3 @@ def test_a_class_from_elsewhere_declares_its_version_or_is_not_cached(tmp_path, 
         assert fill(open_cache(None, tmp_path, Counting(), **words)[1]) == ALL
     monkeypatch.setattr(Counting, "version", 2)  # an autoencoder's counts as well
     assert fill(open_cache(None, tmp_path, Counting(), **words)[1]) == ALL
-
-
-def test_a_maker_is_described_by_what_it_holds():
-    assert described(Rain()) == described(Rain()) != described(GaussianNoise())

@@ -1,36 +1,27 @@
 """Training from the cache is training without it."""
 
 import gc
-import json
 
 import pytest
 import torch
 
+from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.latent_cache.examples import Variant, collate
 from ip2p_lightning.rng import torch_rng
-from ip2p_lightning.training.module import EditDiffusion
+from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.runs.metrics_log import read_metrics
+from ip2p_lightning.runs.trained_run import open_run
 from tests.support.pieces import counting_fixture, open_cache, pairs_fixture  # noqa: F401
 from tests.support.trained import train_run
 
 
 def losses(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(run) if "train/loss" in line]
 
 
 def sd_words(sd_folder, root, *more):
-    return [
-        "model=local",
-        f"model.path={sd_folder}",
-        "data=folder",
-        f"data.root={root}",
-        "task=own",
-        "loader.resize=null",
-        "loader.crop=center",
-        "trainer.max_steps=5",
-        "log_every=1",
-        *more,
-    ]
+    words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={root}", "task=own", "log_every=1"]
+    return [*words, "loader.resize=null", "loader.crop=center", "trainer.max_steps=5", *more]
 
 
 @pytest.fixture
@@ -39,21 +30,17 @@ def two_folders(tmp_path, pairs):
     return tmp_path
 
 
-def test_losses_are_equal_to_1e_6(two_folders, sd_folder):
+def test_losses_are_equal_to_1e_6_and_with_bf16_within_its_bound(two_folders, sd_folder):
     """Center crop and flip: the stored views are all views, so the numbers agree to the rounding of fp32."""
-    plain = losses(train_run(two_folders / "a", *sd_words(sd_folder, two_folders / "pairs", "cache=off")))
-    words = sd_words(sd_folder, two_folders / "pairs", "cache=disk", f"cache_dir={two_folders}/cache")
+    words = sd_words(sd_folder, two_folders / "pairs")
+    plain = losses(train_run(two_folders / "a", *words, "cache=off"))
+    words += ["cache=disk", f"cache_dir={two_folders}/cache"]
     first, second = (losses(train_run(two_folders / name, *words)) for name in "bc")
     assert first == pytest.approx(plain, rel=1e-6) and second == pytest.approx(plain, rel=1e-6) and len(plain) == 5
-    counts = json.loads((two_folders / "c" / "status.json").read_text())["cache"]
+    counts = read_status(two_folders / "c")["cache"]
     assert counts["filled"] == 0 and counts["hits"] == 10 and counts["damaged"] == 0
-
-
-def test_losses_are_equal_with_bf16_within_its_bound(two_folders, sd_folder):
-    plain = losses(train_run(two_folders / "a", *sd_words(sd_folder, two_folders / "pairs", "cache=off")))
-    more = ["cache=disk", f"cache_dir={two_folders}/cache", "cache_dtype=bfloat16"]
-    halved = losses(train_run(two_folders / "b", *sd_words(sd_folder, two_folders / "pairs", *more)))
-    assert halved == pytest.approx(plain, rel=2**-7)
+    halved = losses(train_run(two_folders / "d", *words, "cache_dtype=bfloat16"))
+    assert halved == pytest.approx(plain, rel=2**-7) and halved != plain
 
 
 def test_a_run_from_the_cache_continues_as_if_never_stopped(two_folders, sd_folder):
@@ -88,14 +75,11 @@ def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypat
     monkeypatch.setattr("ip2p_lightning.training.resolve_auto.free_bytes", lambda path: 0)
     monkeypatch.setattr("ip2p_lightning.training.resolve_auto.samples_of", lambda *words: 0)
     run = train_run(two_folders / "a", *words, "trainer.max_steps=13", "resume_allow=[trainer.max_steps]")
-    assert json.loads((run / "status.json").read_text())["cache"]["hits"] == 2
+    assert read_status(run)["cache"]["hits"] == 2
 
 
 def test_moments_and_pixels_give_one_loss(sd_run):
-    from ip2p_lightning.data.example import EditExample
-    from ip2p_lightning.runs.trained_run import open_run
-
-    module: EditDiffusion = open_run(sd_run).module
+    module = open_run(sd_run).module
     images = torch.rand(2, 2, 3, 32, 32, generator=torch_rng("images")) * 2 - 1
     batch = EditExample(*images, ["a", "b"], ["denoise"] * 2, ["1", "2"])
     original, edited = map(module.autoencoder.moments, images)

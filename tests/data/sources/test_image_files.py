@@ -126,18 +126,11 @@ def test_manifest_of_one_task(tmp_path) -> None:
 
 
 GOOD = {"original": "input/0.png", "edited": "target/0.bmp", "prompt": "x"}
-UNSAFE = {"climbs out": ["../secret.png", "input/../../secret.png"], "link out": ["link.png", "linked/secret.png"]}
-UNSAFE |= {"relative": ["/etc/passwd", "~/x.png", "input/0.png\0.txt"], "forward slashes": ["input\\0.png"]}
-UNSAFE |= {"pipe": ["pipe.png"]}
-BAD_ROWS = [({**GOOD, "original": path}, SecurityError, words) for words, paths in UNSAFE.items() for path in paths]
-BAD_ROWS += [
-    ({**GOOD, "original": "input/9.png"}, DataError, "no such file"),
-    ({**GOOD, "original": "input"}, DataError, "is a folder"),
-    ({**GOOD, "original": ""}, DataError, "'original' is empty"),
-    ({**GOOD, "edited": ["a"]}, DataError, "'edited' is not text"),
+BAD_ROWS = [  # besides those of the drill of manifests
+    *[({**GOOD, "original": path}, SecurityError, "link out") for path in ("link.png", "linked/secret.png")],
+    ({**GOOD, "original": "pipe.png"}, SecurityError, "pipe"),
     ({"original": "input/0.png", "target": "x"}, DataError, "no field 'edited', it has original, target"),
     ({"original": "input/0.png", "edited": "target/0.bmp"}, DataError, "no field 'prompt'"),
-    ({**GOOD, "split": "dev"}, DataError, "split 'dev'"),
 ]
 
 
@@ -154,34 +147,20 @@ def test_manifest_refusals_name_the_line(tmp_path, row: dict, error: type, words
     assert words in str(caught.value) and "\n" not in str(caught.value) and type(caught.value) is error
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', "[" * 5000, "nul\0l", '"' + "x" * (1 << 20) + '"'])
-def test_broken_lines(tmp_path, text: str) -> None:
-    write_folder(tmp_path, 2)
-    (tmp_path / "m.jsonl").write_text(json.dumps(GOOD) + "\n\n" + text + "\n")
-    with pytest.raises(DataError, match="line 3"):
-        Manifest(str(tmp_path / "m.jsonl")).pairs("train")
-
-
 def test_broken_tables(tmp_path) -> None:
     write_folder(tmp_path, 2)
     table = tmp_path / "m.csv"
-    for rest in ("", ",x,y", ',"x"y'):
+    for rest in ("", ',"x"y'):
         table.write_text(f"original,edited,prompt\ninput/0.png,target/0.bmp{rest}\n")
         with pytest.raises(DataError, match="line 2"):
             Manifest(str(table)).pairs("train")
-    table.write_bytes(b"original,edited,prompt\n\xff\xfe\n")
-    with pytest.raises(DataError, match="not UTF-8"):
-        Manifest(str(table)).pairs("train")
+    (tmp_path / "m.jsonl").write_text(json.dumps(GOOD) + "\n\n{\n")
+    with pytest.raises(DataError, match="line 3"):
+        Manifest(str(tmp_path / "m.jsonl")).pairs("train")
     with pytest.raises(UserError, match="no such file"):
         Manifest(str(tmp_path / "none.csv")).pairs("train")
     with pytest.raises(UserError, match=r"csv or \.jsonl"):
         Manifest(str(tmp_path / "input" / "0.png")).pairs("train")
-
-
-def test_an_id_twice(tmp_path) -> None:
-    write_folder(tmp_path, 2)
-    with pytest.raises(DataError, match=r"line 2: field 'id': .* line 1"):
-        Manifest(lines(tmp_path / "m.jsonl", GOOD, GOOD)).pairs("train")
 
 
 @pytest.mark.skipif(not (SHARED / "pairs.jsonl").is_file(), reason="no shared data")

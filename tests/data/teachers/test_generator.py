@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from ip2p_lightning.config.build import build
 from ip2p_lightning.data.sources.base import makes
 from ip2p_lightning.data.teachers.generator import GeneratorTeacher
 from ip2p_lightning.data.teachers.resize import enlarge, pad, reduce
 from ip2p_lightning.errors import DamagedError, UserError
+from tests.support.configs import config_of
 
 
 def photo(*size, seed=0):
@@ -88,16 +90,7 @@ def test_impossible_settings_are_refused(weights_file, setting):
 
 
 def test_a_config_can_name_it(weights_file):
-    from hydra import compose, initialize_config_dir
-
-    from ip2p_lightning.config.build import build
-    from ip2p_lightning.config.compose import CONF, plain
-    from ip2p_lightning.config.validate import check
-    from ip2p_lightning.data.datamodules import EditDataModule
-
-    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        config = plain(compose("train", ["task=cartoon_whitebox", f"task.make.weights={weights_file}"]))
-    check({"make": config["task"]["make"]}, EditDataModule)
+    config = config_of("model=tiny", "task=cartoon_whitebox", f"task.make.weights={weights_file}")
     assert isinstance(build(config["task"]["make"]), GeneratorTeacher)
 
 

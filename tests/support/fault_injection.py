@@ -24,9 +24,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +41,7 @@ from ip2p_lightning.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(__file__).parent / "conf"
-_PLACES = {
-    "kill": ("step", "micro_step", "ckpt_write", "pair", "val"),
-    "term": ("step", "micro_step", "ckpt_write"),
-    "nan": ("step",),
-    "inf": ("step",),
-    "raise": ("step", "micro_step", "val", "log"),
-    "exit": ("step",),
-    "oom": ("step",),
-    "hang": ("step", "pair"),
-    "enospc": ("ckpt_write",),
-}
+_PLACES = ("step", "micro_step", "ckpt_write", "pair", "val", "log")
 
 
 @dataclass(frozen=True)
@@ -89,9 +81,8 @@ class Faults(Callback):
 
 def _parse_one(text: str) -> Fault:
     found = re.fullmatch(r"(\w+)@(\w+)=([\d.]+)(?:,rank=(\d+))?(?:,seed=(\d+))?", text.strip())
-    if not found or found[2] not in _PLACES.get(found[1], ()):
-        known = ", ".join(f"{kind}@{place}=N" for kind, places in _PLACES.items() for place in places)
-        raise ValueError(f"fault={text} is not understood; known: {known}")
+    if not found or found[2] not in (_PLACES if found[1] in _ACTS else ("step",)):
+        raise ValueError(f"fault={text} is not understood: kinds {[*_ACTS, *_POISON]}, places {_PLACES}")
     return Fault(found[1], found[2], float(found[3]), int(found[4] or 0), int(found[5]) if found[5] else None)
 
 
@@ -144,24 +135,8 @@ class OneFault(Callback):
         return self.fault.where == where and value == self.fault.value
 
 
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _term() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _raise() -> None:
     raise RuntimeError("a fault was asked for")
-
-
-def _exit() -> None:
-    raise SystemExit(7)
-
-
-def _ask_too_much() -> None:
-    torch.empty(2**50, dtype=torch.uint8)  # more than a process can address
 
 
 def _hang() -> None:
@@ -173,12 +148,12 @@ def _fill() -> None:
 
 
 _POISON = {"nan": float("nan"), "inf": 1e30}  # the square of the latter is more than float32 holds
-_ACTS: dict[str, Callable[[], None]] = {
-    "kill": _kill,
-    "term": _term,
+_ACTS: dict[str, Callable[[], Any]] = {
+    "kill": partial(signal.raise_signal, signal.SIGKILL),
+    "term": partial(signal.raise_signal, signal.SIGTERM),
     "raise": _raise,
-    "exit": _exit,
-    "oom": _ask_too_much,
+    "exit": partial(sys.exit, 7),
+    "oom": partial(torch.empty, 2**50, dtype=torch.uint8),  # more than a process can address
     "hang": _hang,
     "enospc": _fill,
 }

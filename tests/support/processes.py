@@ -17,12 +17,8 @@ from tests.support.disks import obey_permissions
 from tests.support.fault_injection import with_fault
 
 PRELOAD = ["ip2p_lightning", "ip2p_lightning.cli.train", "ip2p_lightning.training.fit", "ip2p_lightning.data"]
-PRELOAD += [
-    "ip2p_lightning.training.callbacks.tensorboard_hparams",
-    "ip2p_lightning.networks",
-    "torch.utils.tensorboard",
-]
-PRELOAD += ["diffusers", "diffusers.training_utils", "transformers"]
+PRELOAD += ["ip2p_lightning.training.callbacks.tensorboard_hparams", "ip2p_lightning.networks"]
+PRELOAD += ["torch.utils.tensorboard", "diffusers", "diffusers.training_utils", "transformers"]
 SMALL = ("trainer=fast", "loader.size=32", "loader.resize=null", "loader.eval_size=32", "loader.batch_size=2")
 QUIET = ("val_every=0",)
 LIMIT = 120  # seconds after which a process of a test counts as hanging

@@ -4,14 +4,10 @@ import signal
 import sys
 from pathlib import Path
 
-SMALL = [
-    "trainer=fast",
-    "trainer.max_steps=2",
-    "val_every=0",
-    "loader.batch_size=2",
-    "loader.size=32",
-    "loader.eval_size=64",
-]
+from ip2p_lightning.runs.metrics_log import read_metrics
+
+SMALL = ["trainer=fast", "trainer.max_steps=2", "val_every=0", "loader.batch_size=2", "loader.size=32"]
+SMALL += ["loader.eval_size=64"]
 
 
 def train_run(folder: Path, *overrides: str) -> Path:
@@ -30,3 +26,8 @@ def train_run(folder: Path, *overrides: str) -> Path:
         for number, handler in handlers.items():  # Ctrl-C is pytest's again
             signal.signal(number, handler)
     return folder
+
+
+def logged(run: Path, key: str) -> dict[int, float]:
+    """The values of `key` in a run's log by step, the last one of each."""
+    return {line["step"]: line[key] for line in read_metrics(run) if key in line}

@@ -5,13 +5,12 @@ On a CPU, with torch's GradScaler for it in Lightning's plugin; training itself 
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from ip2p_lightning.config import build
 from ip2p_lightning.errors import NonFiniteError
-from tests.support.models import batch_of, config_of
+from tests.support.models import bare_trainer, batch_of, config_of
 
 FUSED = pytest.mark.parametrize("fused", (True, False))
 
@@ -37,8 +36,7 @@ def fit(scaler, fused, steps=3, batches=None, max_skips=3):
     module = build.build_module(config_of(*words))
     before, norms = [p.detach().clone() for p in module.parameters()], []
     plugins = [MixedPrecision("16-mixed", "cpu", scaler=scaler)] if scaler else []
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(accelerator="cpu", max_steps=steps, gradient_clip_val=1.0, plugins=plugins, **quiet)
+    trainer = bare_trainer(max_steps=steps, gradient_clip_val=1.0, plugins=plugins)
     module.on_train_batch_end = lambda *_: norms.append(float(module.grad_norm))
     trainer.fit(module, DataLoader(batches or [batch_of(2)] * steps, batch_size=None))
     return module, norms, before

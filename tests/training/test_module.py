@@ -5,14 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from ip2p_lightning.config import build
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.rng import torch_rng
 from ip2p_lightning.training.module import EditDiffusion, LearningRate
-from tests.support.models import batch_of, config_of, module_of, stirred
+from tests.support.models import bare_trainer, batch_of, config_of, module_of, stirred
 
 SIDE = 32  # of an SD checkpoint's images here: 4 x 4 latents
 
@@ -158,11 +157,10 @@ def raw(module):
 
 def fitted(words, **options):
     """The module of a command line after some steps of a bare Trainer."""
-    module, quiet = module_of(*words), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    module = module_of(*words)
     module.unet.register_forward_pre_hook(lambda *_: held.append(any(p.grad is not None for p in module._trained())))
     held: list[bool] = []  # whether there were gradients at each forward pass
-    trainer = Trainer(accelerator="cpu", limit_val_batches=0, **dict.fromkeys(quiet, False), **options)
-    trainer.fit(module, datamodule=build.build_data(config_of(*words)))
+    bare_trainer(**options).fit(module, datamodule=build.build_data(config_of(*words)))
     return module, held
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from tests.support.pieces import write_pairs
 from tests.support.splits import Fit, Split, fit
 
-STEPS, SIZE = 20, 8  # 160 examples: two epochs of 33, and a bit; no step ends where an epoch does
+STEPS, SIZE = 10, 8  # 80 examples: two epochs of 33, and a bit; no step ends where an epoch does
 SPLITS = [Split(4, 2), Split(2, 4), Split(1, 8), Split(4, 1, 2)]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ip2p_lightning.config.overrides import hyperparameters
+from ip2p_lightning.runs.metrics_log import last_metrics
 from ip2p_lightning.runs.trained_run import open_run
 from ip2p_lightning.training.callbacks.tensorboard_hparams import metric_tags, pooled, prompt_sample, siblings
 from tests.support.trained import train_run
@@ -28,15 +28,24 @@ from tests.support.trained import train_run
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
 ARMS = {"prompts-name+seed-0": ("name", 0), "prompts-name+seed-1": ("name", 1)}
 ARMS |= {"prompts-paraphrase+seed-0": ("paraphrase", 0)}
+DIED = "prompts-name+seed-2"
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
-    """Three runs of a sweep, validated at their end."""
+    """Three runs of a sweep, validated at their end, and one that died after its first step."""
     folder = tmp_path_factory.mktemp("board") / "sweep"
+    settings = ["~callbacks.image_grids", "log_every=1", "loader.eval_size=32", "optimizer.lr=1e-3"]
     for name, (prompts, seed) in ARMS.items():
-        settings = ["val_every=2", "~callbacks.image_grids", "log_every=1", "loader.eval_size=32", "optimizer.lr=1e-3"]
-        train_run(folder / name, f"prompts={prompts}", f"seed={seed}", *settings)
+        train_run(folder / name, f"prompts={prompts}", f"seed={seed}", "val_every=2", *settings)
+    [path] = train_run(folder / DIED, "prompts=name", "seed=2", *settings).glob("events.out.tfevents.*")
+    events = list(RawEventFileLoader(str(path)).Load())
+    keep = next(i for i, event in enumerate(events) if b"train/loss" in event and b"custom_scalars" not in event)
+    with path.open("wb") as file:
+        writer = RecordWriter(file)
+        for event in events[: keep + 1]:
+            writer.write(event)
+        writer.flush()
     return folder
 
 
@@ -60,12 +69,13 @@ class Board:
         with urllib.request.urlopen(asked, timeout=20) as answer:
             return json.loads(answer.read())
 
-    def wait(self, runs: int, tag: str = "val/psnr", timeout: float = 40) -> None:
-        """Until it has read `tag` of so many runs."""
-        end = time.monotonic() + timeout
+    def wait(self) -> None:
+        """Until it has read all runs."""
+        end, wanted = time.monotonic() + 40, {**dict.fromkeys(ARMS, "val/psnr"), DIED: "train/loss"}
         while time.monotonic() < end:
             with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                if sum(tag in tags for tags in self.ask("scalars/tags").values()) == runs:
+                found = self.ask("scalars/tags")
+                if all(tag in found.get(name, ()) for name, tag in wanted.items()):
                     return
             time.sleep(0.3)
         raise AssertionError("TensorBoard did not read the runs")
@@ -78,7 +88,7 @@ class Board:
 @pytest.fixture(scope="module")
 def board(sweep):
     with closing(Board(sweep)) as served:
-        served.wait(len(ARMS))
+        served.wait()
         yield served
 
 
@@ -93,16 +103,14 @@ def session_groups(board) -> list[dict]:
 
 def test_hparams_lists_every_job_with_its_overrides_and_metrics(board, sweep):
     groups = {group["name"]: group for group in session_groups(board)}
-    assert set(groups) == set(ARMS)
+    assert set(groups) == {*ARMS, DIED}
+    assert groups[DIED]["sessions"][0].get("status", "STATUS_UNKNOWN") != "STATUS_SUCCESS"
     for name, (prompts, seed) in ARMS.items():
         told = groups[name]["hparams"]
         assert (told["prompts"], told["seed"], told["optimizer.lr"]) == (prompts, seed, 0.001)
-        lines = [json.loads(line) for line in (sweep / name / "metrics.jsonl").read_text().splitlines()]
-        values = {v["name"]["tag"]: v["value"] for v in groups[name]["metricValues"]}
-        assert set(values) == set(metric_tags(TASKS))
-        for tag, value in values.items():
-            last = [line[tag] for line in lines if tag in line][-1]
-            assert value == pytest.approx(last, rel=1e-5) and last > 0
+        values, last = {v["name"]["tag"]: v["value"] for v in groups[name]["metricValues"]}, last_metrics(sweep / name)
+        assert set(values) == set(metric_tags(TASKS)) and min(values.values()) > 0
+        assert values == pytest.approx({tag: last[tag] for tag in values}, rel=1e-5)
         assert groups[name]["sessions"][0]["status"] == "STATUS_SUCCESS"
 
 
@@ -113,25 +121,6 @@ def test_columns_are_the_overrides_and_the_declared_metrics(board):
     assert not names & {"log_every", "hydra.run.dir"}  # they do not change what is learnt
     assert [info["name"]["tag"] for info in experiment["metricInfos"]] == metric_tags(TASKS)
     assert metric_tags(["a"])[:2] == ["val/psnr", "val/psnr/a"]
-
-
-def test_a_run_that_died_is_listed(sweep, tmp_path):
-    killed = shutil.copytree(sweep / "prompts-name+seed-0", tmp_path / "sweep" / "killed")
-    shutil.copytree(sweep / "prompts-name+seed-1", tmp_path / "sweep" / "lived")
-
-    [path] = killed.glob("events.out.tfevents.*")
-    events = list(RawEventFileLoader(str(path)).Load())
-    keep = next(i for i, event in enumerate(events) if b"train/loss" in event and b"custom_scalars" not in event)
-    with path.open("wb") as file:
-        writer = RecordWriter(file)
-        for event in events[: keep + 1]:
-            writer.write(event)
-        writer.flush()
-    with closing(Board(tmp_path / "sweep")) as served:
-        served.wait(2, "train/loss")
-        groups = {group["name"]: group for group in session_groups(served)}
-    assert set(groups) == {"prompts-name+seed-0", "prompts-name+seed-1"}
-    assert groups["prompts-name+seed-0"]["sessions"][0].get("status", "STATUS_UNKNOWN") != "STATUS_SUCCESS"
 
 
 def test_a_chart_for_each_task(board):
@@ -180,4 +169,4 @@ def test_hyperparameters_are_scalars_of_what_matters():
 
 
 def test_siblings_are_the_runs_beside(sweep):
-    assert [path.name for path in siblings(sweep / "prompts-name+seed-0")] == sorted(ARMS)
+    assert [path.name for path in siblings(sweep / "prompts-name+seed-0")] == sorted([*ARMS, DIED])

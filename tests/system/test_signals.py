@@ -20,7 +20,7 @@ from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.signals import InterruptedRunError, StopRequest, exit_on_signal, stop_signals
 from ip2p_lightning.training import train
 from ip2p_lightning.training.callbacks.preemption import Preemption
-from tests.support.processes import LIMIT, QUIET, SMALL, Process
+from tests.support.processes import LIMIT, QUIET, SMALL, Process, in_a_fork
 from tests.support.ranks import WORDS as TWO
 from tests.support.sweeping import TRAIN, environment
 
@@ -53,21 +53,6 @@ def test_a_closed_terminal_stops_a_run_that_saves_although_it_cannot_print(tmp_p
 def _own_terminal():
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def in_a_fork(act):
-    """How a fork of this process ends that does `act`."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            act()
-            code = 0
-        except PreemptedError as error:
-            code = error.code
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def told(number, save_first, before=signal.SIG_DFL):

@@ -1,6 +1,5 @@
 """Low-rank adapters: what is trained, kept, merged and exported, held against peft and diffusers."""
 
-import json
 import signal
 from pathlib import Path
 
@@ -141,11 +140,6 @@ def test_the_base_stays_and_the_rest_moves(checkpoints, runs, channels):
         assert not torch.equal(raw["unet.conv_in.weight"][:, :4], began["conv_in.weight"][:, :4])
 
 
-def test_gradients_are_clipped_and_logged(runs):
-    lines = [json.loads(line) for line in (runs[8] / "metrics.jsonl").read_text().splitlines()]
-    assert [line["train/grad_norm"] > 0 for line in lines if "train/grad_norm" in line] == [True]
-
-
 def test_killed_runs_end_where_the_undisturbed_run_ends(checkpoints, tmp_path):
     words = [*FORKED, *QUIET, "model=local", f"model.path={checkpoints[4]}", *WORDS, "unet.lora.dropout=0.1"]
     words += ["trainer.max_steps=4", "trainer.accumulate_grad_batches=2", "save_every=1", "loader.batch_size=1"]
@@ -158,9 +152,8 @@ def test_killed_runs_end_where_the_undisturbed_run_ends(checkpoints, tmp_path):
 
 def test_another_base_is_refused(tmp_path):
     base = write_sd_checkpoint(tmp_path / "base", in_channels=8)
-    words = [*FORKED, *QUIET, "model=local", f"model.path={base}", *WORDS]
-    words += ["save_every=1", f"hydra.run.dir={tmp_path}/run"]
-    code, said = run([*words, "fault=kill@step=2"], tmp_path / "log")
+    words = [*FORKED, *QUIET, "model=local", f"model.path={base}", *WORDS, f"hydra.run.dir={tmp_path}/run"]
+    code, said = run([*words, "save_every=1", "fault=kill@step=2"], tmp_path / "log")
     assert code == -signal.SIGKILL, said
     write_sd_checkpoint(base, in_channels=8, seed=1)
     with pytest.raises(DamagedError, match="not those that this run was trained with"):

@@ -135,9 +135,9 @@ def test_exceptions_are_recorded_and_survived(tmp_path):
 
 
 CHANGES = {"optimizer.lr=2e-3": "optimizer.lr: 0.001 -> 0.002", "loader.size=64": "loader.size: 32 -> 64"}
-CHANGES |= {"loader.batch_size=2": "steps see 1 x 4 x 1 = 4 examples", "task=derain": "task.", "prompts=name": "prompts."}
+CHANGES |= {"loader.batch_size=2": "steps see 1 x 4 x 1 = 4 examples", "trainer.max_steps=9": "max_steps: 6 -> 9"}
 CHANGES |= {"trainer.accumulate_grad_batches=2": "now they would see 1 x 2 x 1 = 2; divide 4", "seed=1": "seed: 0 -> 1"}
-CHANGES |= {"trainer.max_steps=9": "trainer.max_steps: 6 -> 9"}
+CHANGES |= {"task=derain": "task.", "prompts=name": "prompts."}
 
 
 @pytest.mark.parametrize(("word", "told"), CHANGES.items())

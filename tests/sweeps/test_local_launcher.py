@@ -12,7 +12,19 @@ from ip2p_lightning.sweeps.job import Job
 from ip2p_lightning.sweeps.job_table import table
 from ip2p_lightning.system.processes import SUPERVISOR
 from tests.support.processes import Process
-from tests.support.sweeping import DDP, SMALL, TRAIN, await_that, crowd, environment, runs, started, states, sweep, times
+from tests.support.sweeping import (
+    DDP,
+    SMALL,
+    TRAIN,
+    await_that,
+    crowd,
+    environment,
+    runs,
+    started,
+    states,
+    sweep,
+    times,
+)
 
 FAULTS = "fault='oom@step=1,seed=0;kill@step=1,seed=1'"
 

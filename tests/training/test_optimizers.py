@@ -1,4 +1,4 @@
-"""Every optimizer that a word chooses: it moves the weights, and training that is continued ends where the undisturbed one ends."""
+"""Every optimizer that a word chooses: it moves the weights, and continued training ends where the whole one ends."""
 
 import sys
 

@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 
 from ip2p_lightning.cli import cache
 from ip2p_lightning.config.allowed_targets import ALLOWED_TARGETS, import_target
-from ip2p_lightning.config.build import build
 from ip2p_lightning.config.compose import CONF, differences, plain, run_name
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
@@ -279,8 +278,3 @@ def test_names_of_runs_are_safe_and_short_and_distinct():
     assert "/" not in run_name("model.path-/a/b c")
     long = [run_name("x" * 300 + str(i)) for i in range(3)]
     assert all(len(n) <= 120 for n in long) and len(set(long)) == 3
-
-
-def test_the_default_parts_can_be_built(default):
-    for name in ("autoencoder", "text_encoder", "objective", "sampler", "loader", "schedule", "task"):
-        build(default[name])

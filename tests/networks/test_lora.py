@@ -14,10 +14,9 @@ from ip2p_lightning.cli.export import main as export
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.networks.lora import Lora
 from ip2p_lightning.networks.unet import load_unet
-from ip2p_lightning.rng import torch_rng
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.trained_run import open_run
-from tests.support.models import batch_of, config_of, module_of, stirred
+from tests.support.models import config_of, module_of, stirred
 from tests.support.photos import PROMPT, edit, photo, pixels
 from tests.support.processes import QUIET, digest, run
 from tests.support.processes import SMALL as FORKED
@@ -83,17 +82,6 @@ def test_at_first_the_model_is_its_base(checkpoints, channels):
 def test_the_start_depends_on_the_seed_alone(checkpoints):
     a, b, c = (adapted(checkpoints[8], seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(a[n], b[n]) for n in a) and not all(torch.equal(a[n], c[n]) for n in a)
-
-
-def test_gradient_checkpointing_changes_no_bit(checkpoints):
-    grads = []
-    for on in ("false", "true"):
-        words = [*WORDS, f"model.gradient_checkpointing={on}"]
-        module = module_of("model=local", f"model.path={checkpoints[4]}", *words).train()
-        batch = batch_of(2, 32)
-        module.loss(batch, module.draws(batch, torch_rng(0))).mean().backward()
-        grads.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.requires_grad]))
-    assert torch.equal(*grads) and grads[0].any()
 
 
 def test_dropout_is_for_training_only(checkpoints):

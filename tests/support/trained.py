@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ip2p_lightning.runs.metrics_log import read_metrics
@@ -10,21 +12,32 @@ SMALL = ["trainer=fast", "trainer.max_steps=2", "val_every=0", "loader.batch_siz
 SMALL += ["loader.eval_size=64"]
 
 
+@contextmanager
+def handlers_restored() -> Iterator[None]:
+    """For what handles signals in this process: afterwards Ctrl-C is pytest's again."""
+    from ip2p_lightning.system.signals import stop_signals
+
+    handlers = {number: signal.getsignal(number) for number in (*stop_signals(), signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def train_run(folder: Path, *overrides: str) -> Path:
     """``ip2p-train`` in this process; the run's folder."""
     from ip2p_lightning.cli.train import main
-    from ip2p_lightning.system.signals import stop_signals
 
-    typed, handlers = sys.argv, {number: signal.getsignal(number) for number in (*stop_signals(), signal.SIGINT)}
+    typed = sys.argv
     sys.argv = ["ip2p-train", f"hydra.run.dir={folder}", *SMALL, *overrides]
     try:
-        main()
+        with handlers_restored():
+            main()
     except SystemExit as ended:
         assert not ended.code, f"ip2p-train ended with {ended.code}"
     finally:
         sys.argv = typed
-        for number, handler in handlers.items():  # Ctrl-C is pytest's again
-            signal.signal(number, handler)
     return folder
 
 

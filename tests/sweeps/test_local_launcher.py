@@ -1,7 +1,5 @@
 """Sweeps on this machine, through the real command: jobs that fail, jobs that are missing, controllers that die."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,19 +10,7 @@ from ip2p_lightning.sweeps.job import Job
 from ip2p_lightning.sweeps.job_table import table
 from ip2p_lightning.system.processes import SUPERVISOR
 from tests.support.processes import Process
-from tests.support.sweeping import (
-    DDP,
-    SMALL,
-    TRAIN,
-    await_that,
-    crowd,
-    environment,
-    runs,
-    started,
-    states,
-    sweep,
-    times,
-)
+from tests.support.sweeping import DDP, SMALL, await_that, crowd, runs, started, states, sweep, times
 
 FAULTS = "fault='oom@step=1,seed=0;kill@step=1,seed=1'"
 
@@ -102,11 +88,9 @@ def test_a_controller_that_is_killed_takes_its_job_along_and_is_continued(tmp_pa
 
 
 def test_a_job_whose_controller_is_gone_does_not_start(tmp_path):
-    line = [*TRAIN, *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(line, env=environment(**{SUPERVISOR: "1"}), capture_output=True, text=True, cwd=tmp_path)
-    if os.getppid() != 1:
-        assert done.returncode == 143 and done.stderr.startswith("error: the sweep's controller is gone")
-        assert not (tmp_path / "run").exists()
+    process = Process([*SMALL, f"hydra.run.dir={tmp_path / 'run'}"], tmp_path / "log", {SUPERVISOR: "1"})
+    assert process.wait() == 143 and process.said().startswith("error: the sweep's controller is gone")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_refused_job_does_not_pass_for_the_complete_run_in_its_folder(tmp_path):

@@ -17,12 +17,13 @@ from ip2p_lightning.errors import PreemptedError
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs import folder as run_folder
 from ip2p_lightning.runs.folder import read_status
-from ip2p_lightning.system.signals import InterruptedRunError, StopRequest, exit_on_signal, stop_signals
+from ip2p_lightning.system.signals import InterruptedRunError, StopRequest, exit_on_signal
 from ip2p_lightning.training import train
 from ip2p_lightning.training.callbacks.preemption import Preemption
 from tests.support.processes import LIMIT, QUIET, SMALL, Process, in_a_fork
 from tests.support.ranks import WORDS as TWO
 from tests.support.sweeping import TRAIN, environment
+from tests.support.trained import handlers_restored
 
 LONG = [*SMALL, *QUIET, "model=tiny", "task=denoise", "trainer.max_steps=100000", "save_every=100000", "log_every=1"]
 
@@ -70,7 +71,6 @@ def told(number, save_first, before=signal.SIG_DFL):
 
 
 def test_nohup_is_heeded():
-    assert told(signal.SIGHUP, save_first=False) == 143
     assert told(signal.SIGHUP, save_first=False, before=signal.SIG_IGN) == 0
 
 
@@ -164,9 +164,9 @@ def test_a_stop_of_a_group_is_one_line_that_names_the_signal(tmp_path):
 
 
 def test_a_second_ctrl_c_that_a_library_swallowed_stops_after_the_micro_batch():
-    request = StopRequest()
-    request.listen()
-    try:
+    with handlers_restored():
+        request = StopRequest()
+        request.listen()
         request.save_first = True
         signal.raise_signal(signal.SIGINT)
         with contextlib.suppress(Exception):  # as torch does around an import
@@ -174,6 +174,3 @@ def test_a_second_ctrl_c_that_a_library_swallowed_stops_after_the_micro_batch():
         trainer = SimpleNamespace(global_step=0)
         with pytest.raises(InterruptedRunError, match="Ctrl-C twice"):
             Preemption(request, checkpoints=None).on_train_batch_end(trainer, None)
-    finally:
-        for number in (*stop_signals(), signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)

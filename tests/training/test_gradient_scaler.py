@@ -12,7 +12,7 @@ from ip2p_lightning.config import build
 from ip2p_lightning.errors import NonFiniteError
 from tests.support.models import bare_trainer, batch_of, config_of
 
-FUSED = pytest.mark.parametrize("fused", (True, False))
+pytestmark = pytest.mark.parametrize("fused", (True, False))
 
 
 class Overflows(torch.amp.GradScaler):
@@ -42,7 +42,6 @@ def fit(scaler, fused, steps=3, batches=None, max_skips=3):
     return module, norms, before
 
 
-@FUSED
 def test_gradients_are_clipped_without_their_scale(fused):
     _, whole, _ = fit(None, fused)
     module, half, before = fit(Overflows(), fused)
@@ -50,7 +49,6 @@ def test_gradients_are_clipped_without_their_scale(fused):
     assert max(float((a - b).abs().max()) for a, b in zip(before, module.parameters(), strict=True)) > 1e-5
 
 
-@FUSED
 def test_a_scale_too_large_is_halved_and_not_counted(fused):
     scaler = Overflows(steps=range(6))
     module, norms, _ = fit(scaler, fused, steps=8, max_skips=0)
@@ -59,13 +57,11 @@ def test_a_scale_too_large_is_halved_and_not_counted(fused):
     assert module.ema.optimization_step == 2 and all(torch.isfinite(p).all() for p in module.parameters())
 
 
-@FUSED
 def test_an_overflow_that_no_scale_ends_is_counted(fused):
     with pytest.raises(NonFiniteError, match=r"step 6: gradient norm .* after 4 steps"):
         fit(Overflows(steps=range(99), scale=8.0), fused, steps=20)
 
 
-@FUSED
 def test_a_loss_that_is_not_finite_is_counted_at_any_scale(fused):
     poisoned = batch_of(2)._replace(edited=torch.full((2, 3, 16, 16), torch.nan))
     with pytest.raises(NonFiniteError, match=r"step 2: .* after 2 steps .*loss=nan"):

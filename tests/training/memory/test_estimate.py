@@ -156,12 +156,6 @@ def test_a_dry_run_needs_no_download(name, capsys):
 # -- precision -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
-def test_weights_of_16_bits_are_refused(precision):
-    with pytest.raises(UserError, match=f"trainer.precision={precision}.*use precision=bf16-mixed"):
-        config_of("model=sd15", "trainer=gpu", f"trainer.precision={precision}")
-
-
 @pytest.mark.parametrize(("able", "said"), [({}, "4 to 16 times faster"), ({"amx_bf16": True}, "")])
 def test_half_precision_on_a_cpu_without_it_is_called_slow(able, said, monkeypatch, capsys):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)

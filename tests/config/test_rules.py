@@ -226,16 +226,11 @@ def test_a_process_or_a_group_of_them_is_not_refused(words):
 
 
 HOSTILE = """
-os.system subprocess.run builtins.eval builtins.exec builtins.open builtins.getattr torch.load torch.hub.load
-joblib.load numpy.load pandas.read_pickle pickle.loads shutil.rmtree shutil.copy pathlib.Path.write_text
-pathlib.Path.unlink importlib.import_module operator.attrgetter functools.partial sympy.sympify
-webbrowser.open runpy.run_path ctypes.CDLL torch.distributed.run.main transformers.AutoModel.from_pretrained
-transformers.AutoConfig.from_pretrained diffusers.DiffusionPipeline.from_pretrained hydra.utils.instantiate
-hydra.utils.get_method omegaconf.OmegaConf.load lightning.pytorch.LightningModule.load_from_checkpoint
-torch.optim.SGD torch.optim timm.create_model os.popen pty.spawn logging.config.dictConfig
-socket.create_connection urllib.request.urlopen ip2p_lightning.system.files.write_atomic
-ip2p_lightning.runs.checkpoint.load ip2p_lightning.networks
-""".split()  # noqa: SIM905  forty names read better as a text
+os.system builtins.eval builtins.getattr torch.load torch.hub.load pickle.loads pathlib.Path.unlink functools.partial
+importlib.import_module transformers.AutoModel.from_pretrained hydra.utils.instantiate hydra.utils.get_method
+lightning.pytorch.LightningModule.load_from_checkpoint torch.optim.SGD torch.optim timm.create_model
+ip2p_lightning.system.files.write_atomic ip2p_lightning.runs.checkpoint.load ip2p_lightning.networks
+""".split()  # noqa: SIM905  names read better as a text
 PLACES = ("optimizer", "evil", "loader.evil", "task.make", "model")
 
 

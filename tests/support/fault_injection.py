@@ -1,20 +1,12 @@
 """Faults on demand, so that what should survive them can be tested: a callback of one's own, permitted like any other.
 
-``with_fault`` puts it into a command: ``fault=KIND@WHERE=VALUE[,rank=R][,seed=S]``, several divided by ``;``, with
+``with_fault`` puts it into a command: ``fault=KIND@PLACE=VALUE[,rank=R][,seed=S]``, several divided by ``;``.
 
-=======  ====================================================================================
-kill     ``kill@step=50``: SIGKILL before that step; ``kill@micro_step=7``: inside that step of a window;
-         ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes; ``kill@val=1``: in the n-th validation;
-         ``kill@pair=3``: of the process that reads pair 3
-term     SIGTERM to itself, at the same places but the last two
-nan      ``nan@step=50``: the loss of that step is NaN
-inf      ``inf@step=50``: its loss overflows, and its gradient with it
-raise    ``raise@step=50``, ``raise@micro_step=7``, ``raise@val=1`` (n-th validation), ``raise@log=1`` (n-th log line)
-exit     ``exit@step=50``: the process leaves with exit code 7
-oom      ``oom@step=50``: the process asks for more memory than there is
-hang     ``hang@step=50``, ``hang@pair=3``: the process sleeps
-enospc   ``enospc@ckpt_write=0.5``: the disk is full half-way in a checkpoint
-=======  ====================================================================================
+Kinds: kill and term (signals to itself), raise, exit (with code 7), oom (asks for more memory than there is), hang,
+enospc (as a full disk has it); nan and inf poison the images of a ``step``.
+
+Places: ``step=50`` (before that step), ``micro_step=7`` (in it), ``ckpt_write=0.5`` (half-way in a checkpoint's bytes),
+``val=1`` and ``log=1`` (the n-th validation or log line), ``pair=3`` (in the process that reads pair 3).
 
 ``seed=S`` is for sweeps: only the job with that seed has the fault.
 """

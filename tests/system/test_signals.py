@@ -22,6 +22,7 @@ from ip2p_lightning.training import train
 from ip2p_lightning.training.callbacks.preemption import Preemption
 from tests.support.processes import LIMIT, QUIET, SMALL, Process, in_a_fork
 from tests.support.ranks import WORDS as TWO
+from tests.support.ranks import processes_of
 from tests.support.sweeping import TRAIN, environment
 from tests.support.trained import handlers_restored
 
@@ -158,7 +159,8 @@ def test_a_stop_of_a_group_is_one_line_that_names_the_signal(tmp_path):
     assert process.until(begun(tmp_path / "run"), 300)
     process.send(signal.SIGTERM)
     assert process.wait(300) == 143
-    assert "SIGTERM at step" in read_status(tmp_path / "run")["reason"]
+    status = read_status(tmp_path / "run")
+    assert status["state"] == "preempted" and "SIGTERM at step" in status["reason"] and not processes_of(tmp_path)
     said = process.said()
     assert "Traceback" not in said and said.count("error: ") == said.count("SIGTERM") == 1, said
 

@@ -47,16 +47,15 @@ def test_a_draw_above_the_borders_drops_nothing(sd, monkeypatch):
 
 @pytest.mark.parametrize("unet", ["sd", "sd_lora"])
 @pytest.mark.parametrize("word", ["model.gradient_checkpointing=true", "model.channels_last=true"])
-def test_what_saves_memory_or_time_gives_the_same_loss(sd_folder, word, unet):
+def test_what_saves_memory_or_time_gives_the_same_gradient(sd_folder, word, unet):
     pytest.importorskip("peft" if unet == "sd_lora" else "torch")
-    batch, losses = batch_of(2, SIDE), []
+    batch, gradients, exact = batch_of(2, SIDE), [], "checkpointing" in word
     for more in ([], [word]):
         module = module_of("model=local", f"model.path={sd_folder}", f"unet={unet}", *more).train()
-        loss = module.loss(batch, module.draws(batch, torch_rng(0))).mean()
-        loss.backward()
-        grad = torch.cat([p.grad.flatten() for p in module.parameters() if p.requires_grad])
-        losses.append((loss.item(), grad.norm().item()))
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[0][1] > 0
+        module.loss(batch, module.draws(batch, torch_rng(0))).mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.requires_grad]))
+    bound = 0 if exact else 1e-5 * gradients[0].norm()
+    assert (gradients[1] - gradients[0]).norm() <= bound and gradients[0].any()
 
 
 def test_the_draws_are_those_of_the_run_s_examples_however_they_are_batched(tiny, monkeypatch):
@@ -179,18 +178,15 @@ def test_the_average_is_the_one_computed_from_the_weights_of_every_step():
 
 
 def test_the_raw_weights_are_back_after_the_averaged_ones(tiny):
+    before = raw(tiny).clone()
+    with tiny.averaged():
+        assert torch.equal(raw(tiny), before)  # without a step there is no average yet
     tiny.ema.step(tiny._trained())
     before = raw(stirred(tiny)).clone()
     with pytest.raises(RuntimeError), tiny.averaged():
         assert not torch.equal(raw(tiny), before)
         raise RuntimeError
     assert torch.equal(raw(tiny), before)
-
-
-def test_without_a_step_there_is_no_average_yet(tiny):
-    before = raw(tiny).clone()
-    with tiny.averaged():
-        assert torch.equal(raw(tiny), before)
 
 
 # -- edits -----------------------------------------------------------------------------------------------------------

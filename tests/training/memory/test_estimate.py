@@ -8,13 +8,10 @@ import torch
 
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import UserError
-from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.training import fit
 from ip2p_lightning.training.memory.activations import kept
 from ip2p_lightning.training.memory.estimate import describe_memory, estimate, resolve_checkpointing
 from tests.support.configs import config_of
-from tests.support.processes import digest
-from tests.support.trained import train_run
 
 CARDS = {"gpu_24g": 24, "gpu_12g": 12, "gpu_8g": 8}  # GiB
 
@@ -130,19 +127,6 @@ def test_ranks_on_one_cpu_share_its_memory():
     cpu = {"accelerator": "cpu", "strategy": "ddp"}
     one, two = (room({"trainer": {**cpu, "devices": n}}) for n in (1, 2))
     assert one == 2 * two
-
-
-def test_the_choice_is_recorded_and_changes_no_bit(sd_folder, tmp_path, monkeypatch):
-    words = ["model=local", f"model.path={sd_folder}", "task=denoise", "loader.resize=null"]
-    off = train_run(tmp_path / "off", *words)
-    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
-    chosen = train_run(tmp_path / "auto", *words, "model.gradient_checkpointing=auto")
-    assert read_status(chosen)["gradient_checkpointing"] is True
-    assert digest(off) == digest(chosen)
-    monkeypatch.undo()  # continued where there is more room
-    longer = ["trainer.max_steps=3", "resume_allow=[trainer.max_steps]", "model.gradient_checkpointing=auto"]
-    train_run(chosen, *words, *longer)
-    assert read_status(chosen)["gradient_checkpointing"] is False and read_status(chosen)["step"] == 3
 
 
 @pytest.mark.parametrize("name", ["sd15", "ip2p"])

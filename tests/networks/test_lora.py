@@ -20,7 +20,7 @@ from tests.support.models import config_of, module_of, stirred
 from tests.support.photos import PROMPT, edit, photo, pixels
 from tests.support.processes import QUIET, digest, run
 from tests.support.processes import SMALL as FORKED
-from tests.support.sd_checkpoint import write_sd_checkpoint
+from tests.support.sd_checkpoint import stock_pipeline, write_sd_checkpoint
 from tests.support.trained import train_run
 
 pytest.importorskip("peft")
@@ -162,15 +162,6 @@ def test_merged_weights_compute_the_same(runs, channels):
     assert not any("lora" in n or "base_layer" in n for n in merged.state_dict())
 
 
-def stock(folder):
-    import diffusers
-
-    pipeline = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
-    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def of_stock(pipeline, source):
     args = {"num_inference_steps": 5, "image_guidance_scale": 1.5, "generator": torch.Generator().manual_seed(3)}
     return np.asarray(pipeline(PROMPT, Image.open(source), **args).images[0]).astype(int)
@@ -182,10 +173,10 @@ def test_a_stock_pipeline_makes_the_same_pixels(checkpoints, runs, tmp_path, cha
     ddim = ("--seed", 3, "--steps", 5, "--text-scale", 7.5, "--image-scale", 1.5, "--scheduler", "ddim")
     assert edit(runs[channels], source, PROMPT, "-o", out, *ddim) == 0
     assert export([str(runs[channels]), str(tmp_path / "whole")]) == 0
-    found = {"merged": of_stock(stock(tmp_path / "whole"), source)}
+    found = {"merged": of_stock(stock_pipeline(tmp_path / "whole"), source)}
     if channels == 8:
         assert export([str(runs[8]), str(tmp_path / "adapter"), "--adapter"]) == 0
-        pipeline = stock(checkpoints[8])
+        pipeline = stock_pipeline(checkpoints[8])
         plain = of_stock(pipeline, source)
         pipeline.load_lora_weights(tmp_path / "adapter")
         found["adapter"] = of_stock(pipeline, source)

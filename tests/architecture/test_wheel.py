@@ -41,11 +41,8 @@ def test_its_commands_work_elsewhere(wheel, tmp_path):
     words = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(place), str(wheel)]
     subprocess.run([sys.executable, *words], check=True)
     line = [sys.executable, "-m", "ip2p_lightning.cli.train", "--cfg", "job", "task=derain"]
-    done = subprocess.run(
-        line, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(place)}
-    )
+    elsewhere = {"capture_output": True, "text": True, "cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(place)}}
+    done = subprocess.run(line, **elsewhere)
     assert done.returncode == 0 and "DerainDataModule" in done.stdout, done.stderr
-    where = [sys.executable, "-c", "import ip2p_lightning.config.validate as c; print(c.CONF)"]
-    env = os.environ | {"PYTHONPATH": str(place)}
-    found = subprocess.run(where, capture_output=True, text=True, cwd=tmp_path, env=env).stdout.strip()
-    assert found == str(place / "ip2p_lightning" / "conf")
+    where = [sys.executable, "-c", "import ip2p_lightning.config.compose as c; print(c.CONF)"]
+    assert subprocess.run(where, **elsewhere).stdout.strip() == str(place / "ip2p_lightning" / "conf")

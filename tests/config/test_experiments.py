@@ -51,7 +51,3 @@ def test_its_page_asks_and_has_room_for_the_answer(path):
     text = path.with_suffix(".md").read_text()
     assert text.count(BEGIN) == 1 and text.count(END) == 1 and text.index(BEGIN) < text.index(END)
     assert "**Question.**" in text and "## Answer" in text and f"-cn {path.stem}" in text
-
-
-def test_first_light_is_two_arms_of_two_seeds():
-    assert arms("first_light") == [[f"prompts={p}", f"seed={s}"] for p in ("name", "paraphrase") for s in (0, 1)]

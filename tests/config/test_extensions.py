@@ -1,6 +1,5 @@
 """Callbacks and loggers of one's own: by permission of the environment, never of a config."""
 
-import json
 import shutil
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 from ip2p_lightning.config.extensions import PERMISSION, make_entries
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
+from ip2p_lightning.data.sources.folder import Folder
 from ip2p_lightning.errors import SecurityError, UserError
 from ip2p_lightning.runs.folder import read_config
 from ip2p_lightning.runs.trained_run import open_run
@@ -64,13 +64,6 @@ def refusal(capsys, folder, *words) -> str:
     return line
 
 
-def test_a_permitted_callback_runs_and_gets_the_runs_folder(own, monkeypatch):
-    monkeypatch.setenv(PERMISSION, "other.Name, own_code.Mine")
-    words = ["model=tiny", "task=denoise", "callbacks=[default,mine]", f"--config-dir={own / 'conf'}"]
-    run = train_run(own / "run", *words)
-    assert (run / "mine.txt").read_text() == "hello 2"
-
-
 def test_without_permission_it_is_refused_and_the_line_says_how(own, capsys):
     line = refusal(capsys, own / "run", "callbacks=[default,mine]", f"--config-dir={own / 'conf'}")
     assert "IP2P_ALLOW_TARGETS=own_code.Mine ip2p-train" in line
@@ -84,10 +77,7 @@ def test_without_permission_it_is_refused_and_the_line_says_how(own, capsys):
         ({"_target_": "own_code.function"}, SecurityError),
         ({"_target_": "own_code.os.system"}, UserError),
         ({"_target_": "os.system"}, SecurityError),
-        (
-            {"_target_": "ip2p_lightning.data.sources.folder.Folder", "root": "."},
-            SecurityError,
-        ),  # of the list, but no callback
+        ({"_target_": f"{Folder.__module__}.Folder", "root": "."}, SecurityError),  # of the list, but no callback
         ({"_target_": ["own_code.Mine"]}, SecurityError),
         (ENTRY | {"_partial_": True}, UserError),
         (ENTRY | {"folder": "/"}, UserError),
@@ -138,11 +128,11 @@ def test_a_stored_runs_callbacks_and_loggers_are_not_read_to_use_its_model(tiny_
     assert not imported(own)
 
 
-def test_a_stored_config_gives_no_permission_to_go_on_with_it(own, monkeypatch, capsys):
-    monkeypatch.setenv(PERMISSION, "own_code.Mine")
+def test_a_permitted_callback_runs_and_its_stored_config_gives_no_permission_to_go_on(own, monkeypatch, capsys):
+    monkeypatch.setenv(PERMISSION, "other.Name, own_code.Mine")
     words = ["model=tiny", "task=denoise", "callbacks=[default,mine]", f"--config-dir={own / 'conf'}"]
     run = train_run(own / "run", *words)
-    assert json.loads((run / "config.json").read_text())["callbacks"]["mine"] == ENTRY
+    assert read_config(run)["callbacks"]["mine"] == ENTRY and (run / "mine.txt").read_text() == "hello 2"
     monkeypatch.delenv(PERMISSION)
     (own / "own_code.imported").unlink()
     monkeypatch.delitem(sys.modules, "own_code")

@@ -1,4 +1,4 @@
-"""Conditioning dropout: its three regions, its nulls, and that they are as likely as promised."""
+"""Conditioning dropout: its three regions and its nulls."""
 
 import pytest
 import torch
@@ -30,14 +30,6 @@ def test_regions_and_their_borders():
     text, image = lost(conditioner.drop(condition, u))
     assert text.int().tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert image.int().tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
-
-
-def test_each_region_has_five_percent():
-    n, p = 40_000, 0.05
-    conditioner, condition = conditioned(n, p=p)
-    text, image = lost(conditioner.drop(condition, torch.rand(n, generator=torch.Generator().manual_seed(0))))
-    for region in (text & ~image, text & image, image & ~text):
-        assert abs(region.double().mean().item() - p) < 4 * (p * (1 - p) / n) ** 0.5
 
 
 def test_what_is_kept_is_untouched():

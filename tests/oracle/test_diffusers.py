@@ -16,6 +16,7 @@ from ip2p_lightning.diffusion.samplers import DiffusionSampler
 from ip2p_lightning.networks.autoencoder import KLAutoencoder
 from ip2p_lightning.networks.conditioning import Conditioner
 from ip2p_lightning.networks.unet import apply_unet, load_unet
+from tests.support.sd_checkpoint import stock_pipeline
 
 P = 0.05
 SCHEDULERS = {"ddim": "DDIMScheduler", "euler-a": "EulerAncestralDiscreteScheduler"}
@@ -113,23 +114,6 @@ def test_loss_is_that_of_the_script(checkpoints, text, batch, channels, copy_bia
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
-def test_draws_of_a_lone_generator_are_those_of_the_posterior(checkpoints, batch):
-    vae, edited = KLAutoencoder(checkpoints[8]), batch[1]
-    noise = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(5))
-    found = vae.sample(vae.moments(edited), noise)
-    with torch.no_grad():
-        posterior = vae.model.encode(edited).latent_dist
-        expected = posterior.sample(torch.Generator().manual_seed(5)) * vae.model.config.scaling_factor
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def pipeline(path, scheduler):
-    pipe = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(path)
-    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def photos(n):
     pixels = np.random.default_rng(0).integers(0, 256, (n, 64, 48, 3), dtype=np.uint8)
     return [Image.fromarray(p) for p in pixels]
@@ -140,8 +124,8 @@ def as_tensor(images):
     return torch.from_numpy(pixels).permute(0, 3, 1, 2) * 2 - 1
 
 
-def our_edit(path, text, images, prompts, seeds, sampler, objective=None, unet=None):
-    vae, conditioner, unet = KLAutoencoder(path), Conditioner(text), unet or load_unet(path)
+def our_edit(path, text, images, prompts, seeds, sampler, objective=None):
+    vae, conditioner, unet = KLAutoencoder(path), Conditioner(text), load_unet(path)
     condition = conditioner.encode(vae.mode(vae.moments(as_tensor(images))), prompts)
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     net, objective = partial(apply_unet, unet), objective or DiffusionObjective()
@@ -155,7 +139,7 @@ def test_pixels_are_those_of_the_pipeline(checkpoints, text, name, cls, from_che
     path, images, prompts = checkpoints[8], photos(2), PROMPTS[:2]
     args = {"num_inference_steps": 6, "guidance_scale": 7.0, "image_guidance_scale": 1.5, "output_type": "pt"}
     seeds = [torch.Generator().manual_seed(s) for s in (1, 2)]
-    expected = pipeline(path, cls)(prompts, images, generator=seeds, **args).images
+    expected = stock_pipeline(path, cls)(prompts, images, generator=seeds, **args).images
     schedule = checkpoint_schedule(path) if from_checkpoint else None
     sampler = DiffusionSampler(name, steps=6, text_scale=7.0, image_scale=1.5, checkpoint=schedule)
     found = (our_edit(path, text, images, prompts, (1, 2), sampler) / 2 + 0.5).clamp(0, 1)
@@ -169,32 +153,14 @@ def test_one_seed_one_image_as_the_pipeline_is_used(checkpoints, text):
     path, images = checkpoints[8], photos(1)
     seed = torch.Generator().manual_seed(7)
     args = {"num_inference_steps": 5, "guidance_scale": 5.0, "image_guidance_scale": 1.0}
-    expected = pipeline(path, "DDIMScheduler")(PROMPTS[0], images[0], generator=seed, output_type="np", **args).images
+    expected = stock_pipeline(path)(PROMPTS[0], images[0], generator=seed, output_type="np", **args).images
     found = our_edit(path, text, images, PROMPTS[:1], (7,), DiffusionSampler("ddim", 5, 5.0, 1.0))
     found = (found / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert np.abs(found - expected).max() <= 1e-5  # at s_I = 1 we compute two branches, the pipeline three
 
 
-def test_unet_is_shown_the_raw_mode(checkpoints, text):
-    unet, seen = load_unet(checkpoints[8]), []
-    unet.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    our_edit(checkpoints[8], text, photos(1), PROMPTS[:1], (0,), DiffusionSampler("euler-a", steps=2), unet=unet)
-    raw = KLAutoencoder(checkpoints[8]).model.encode(as_tensor(photos(1))).latent_dist.mode()
-    assert len(seen) == 2
-    for inputs in seen:
-        assert torch.equal(inputs[:, 4:], torch.cat([raw, raw, torch.zeros_like(raw)]))
-
-
-def test_velocity_is_that_of_the_scheduler(checkpoints, batch):
-    *_, noise, z, t = batch
-    scheduler = diffusers.DDPMScheduler.from_pretrained(checkpoints[4], subfolder="scheduler")
-    objective = DiffusionObjective("v_prediction")
-    assert torch.equal(objective.target(z, noise, t), scheduler.get_velocity(z, noise, t))
-    assert torch.equal(objective.schedule.add_noise(z, noise, t), scheduler.add_noise(z, noise, t))
-
-
 def test_zero_terminal_snr_matches_a_scheduler_set_up_for_it(checkpoints, text):
-    path, images, pipe = checkpoints[8], photos(1), pipeline(checkpoints[8], "DDIMScheduler")
+    path, images, pipe = checkpoints[8], photos(1), stock_pipeline(checkpoints[8])
     settings = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **settings)
     g, args = torch.Generator().manual_seed(7), {"num_inference_steps": 4, "guidance_scale": 3.0}

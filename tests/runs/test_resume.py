@@ -1,19 +1,21 @@
 """Runs that are killed, stopped, broken and continued end where the undisturbed run ends, bit for bit."""
 
-import json
 import shutil
 import signal
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs import checkpoint
-from ip2p_lightning.runs.folder import read_config, read_status
+from ip2p_lightning.runs.folder import RunFolder, read_config, read_status
+from ip2p_lightning.runs.resume import adopt
 from ip2p_lightning.system.files import read_json
+from tests.support.configs import config_of
 from tests.support.drilling import Victim, losses, samples, samples_told, survived
+from tests.support.pieces import write_pairs
 from tests.support.processes import QUIET, SMALL, Process, digest, run
+from tests.support.trained import logged
 
 STEPS, WINDOW = 6, 4
 
@@ -22,13 +24,7 @@ STEPS, WINDOW = 6, 4
 def words(sd_folder):
     """Four tasks, workers, flips, crops, dropout of the conditions, accumulation, EMA."""
     recipe = [*SMALL, *QUIET, "model=local", f"model.path={sd_folder}", "model.drop=0.05", "model.ema=0.99"]
-    recipe += [
-        "loader.workers=2",
-        f"trainer.max_steps={STEPS}",
-        f"trainer.accumulate_grad_batches={WINDOW}",
-        "save_every=2",
-        "log_every=1",
-    ]
+    recipe += [f"trainer.max_steps={STEPS}", f"trainer.accumulate_grad_batches={WINDOW}", "save_every=2", "log_every=1"]
     return [*recipe, "optimizer.lr=1e-3", "loader.batch_size=1", "loader.workers=2", "callbacks=[default,sample_log]"]
 
 
@@ -41,8 +37,16 @@ def whole(words, tmp_path_factory):
     return work / "run"
 
 
-def go(folder, words, *more, **environment):
-    return run([*words, *more, f"hydra.run.dir={folder}"], folder.parent / "log", **environment)
+@pytest.fixture(scope="module")
+def begun(words, tmp_path_factory):
+    """A run of which four of six steps are done."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    go(folder, words, "fault=kill@step=5")
+    return folder
+
+
+def go(folder, words, *more):
+    return run([*words, *more, f"hydra.run.dir={folder}"], folder.parent / "log")
 
 
 def test_kills_inside_windows_and_inside_a_save_change_nothing(words, whole, tmp_path):
@@ -65,54 +69,31 @@ def test_an_epoch_shows_every_pair_of_every_task_once(whole):
     assert [line["step"] for line in samples(whole)[0].values()] == [1 + n // WINDOW for n in range(24)]
 
 
-def test_the_number_of_workers_may_change_on_the_way(words, whole, tmp_path):
-    starts = ["fault=kill@step=3"], ["loader.workers=0", "fault=kill@step=5"], ["loader.workers=1"]
-    found = survived(Victim(tmp_path / "run", words), digest(whole), *starts)
-    assert found["digest equal"] and found["ends"] == ["-9 running", "-9 running", "0 complete"]
-
-
-def test_a_run_may_be_moved(words, whole, tmp_path):
-    there = tmp_path / "elsewhere"
-    go(tmp_path / "run", words, "fault=kill@step=3")
-    (tmp_path / "run").rename(there)
-    assert go(there, words)[0] == 0
-    assert digest(there) == digest(whole)
-    named = str(tmp_path / "run")
-    assert not [p for p in there.iterdir() if p.is_file() and named in p.read_text(errors="replace")]
-
-
-def test_a_continued_run_does_not_save_again_what_it_loaded(words, whole, tmp_path):
-    folder = tmp_path / "run"
-    go(folder, words, "fault=kill@step=3")
-    loaded = checkpoint.checkpoints(folder)[0]
+def test_a_run_may_be_moved_and_its_workers_be_more_or_fewer(begun, words, whole, tmp_path):
+    there = shutil.copytree(begun, tmp_path / "elsewhere")
+    loaded = checkpoint.checkpoints(there)[0]
     before = loaded.read_bytes()
-    assert go(folder, words, "fault=kill@step=3")[0] == -signal.SIGKILL  # a step further, a window's micro-steps begun
-    assert checkpoint.checkpoints(folder)[0] == loaded and loaded.read_bytes() == before
-    assert go(folder, words, "fault=kill@ckpt_write=0.1")[0] == -signal.SIGKILL
-    assert not checkpoint.damage(loaded)
-    assert go(folder, words)[0] == 0
-    assert digest(folder) == digest(whole) and not list((folder / checkpoint.FOLDER).glob("*.corrupt"))
+    assert go(there, words, "loader.workers=1", "fault=kill@step=5")[0] == -signal.SIGKILL
+    assert checkpoint.checkpoints(there)[0] == loaded and loaded.read_bytes() == before  # not saved again
+    assert go(there, words, "loader.workers=0")[0] == 0
+    assert digest(there) == digest(whole)
+    assert not [p for p in there.iterdir() if p.is_file() and str(begun) in p.read_text(errors="replace")]
 
 
 def test_a_stop_inside_any_micro_step_of_a_window_loses_nothing(words, whole, tmp_path):
     folder = tmp_path / "run"
     for window in range(WINDOW):
-        code, said = go(folder, words, f"fault=term@micro_step={window * WINDOW + window}")
+        again = ";term@ckpt_write=0.5" if window else ""  # a second stop inside the save
+        code, said = go(folder, words, f"fault=term@micro_step={window * WINDOW + window}{again}")
         status = read_status(folder)
         assert (code, status["state"], status["exit_code"]) == (143, "preempted", 143), said
         assert f"SIGTERM at step {window + 1}" in status["reason"] and "Traceback" not in said
-        assert checkpoint.step_of(checkpoint.checkpoints(folder)[0]) == window + 1
+        newest = checkpoint.checkpoints(folder)[0]
+        assert checkpoint.step_of(newest) == window + 1 and not checkpoint.damage(newest)
+        assert not list(newest.parent.glob(".tmp-*"))
     assert go(folder, words)[0] == 0
     assert digest(folder) == digest(whole)
     assert losses(folder) == losses(whole)  # no step was done twice
-
-
-def test_a_second_stop_inside_the_save_harms_nothing(words, whole, tmp_path):
-    folder = tmp_path / "run"
-    code, said = go(folder, words, "fault=term@micro_step=5;term@ckpt_write=0.5")
-    assert code == 143 and "SIGTERM at step 2" in said and not list((folder / checkpoint.FOLDER).glob(".tmp-*")), said
-    assert not checkpoint.damage(checkpoint.checkpoints(folder)[0])
-    assert go(folder, words)[0] == 0 and digest(folder) == digest(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
@@ -153,31 +134,18 @@ def test_exceptions_are_recorded_and_survived(tmp_path):
     assert digest(folder) == digest(tmp_path / "whole")
 
 
-@pytest.fixture(scope="module")
-def begun(words, tmp_path_factory):
-    """A run of which four of six steps are done."""
-    folder = tmp_path_factory.mktemp("begun") / "run"
-    go(folder, words, "fault=kill@step=5")
-    return folder
+CHANGES = {"optimizer.lr=2e-3": "optimizer.lr: 0.001 -> 0.002", "loader.size=64": "loader.size: 32 -> 64"}
+CHANGES |= {"loader.batch_size=2": "steps see 1 x 4 x 1 = 4 examples", "trainer.max_steps=9": "max_steps: 6 -> 9"}
+CHANGES |= {"trainer.accumulate_grad_batches=2": "now they would see 1 x 2 x 1 = 2; divide 4", "seed=1": "seed: 0 -> 1"}
+CHANGES |= {"task=derain": "task.", "prompts=name": "prompts."}
 
 
-@pytest.mark.parametrize(
-    ("word", "told"),
-    [
-        ("optimizer.lr=2e-3", "optimizer.lr: 0.001 -> 0.002"),
-        ("loader.batch_size=2", "steps see 1 x 4 x 1 = 4 examples"),
-        ("trainer.accumulate_grad_batches=2", "now they would see 1 x 2 x 1 = 2; divide 4"),
-        ("loader.size=64", "loader.size: 32 -> 64"),
-        ("task=derain", "task."),
-        ("seed=1", "seed: 0 -> 1"),
-        ("prompts=name", "prompts."),
-        ("trainer.max_steps=9", "trainer.max_steps: 6 -> 9"),
-    ],
-)
+@pytest.mark.parametrize(("word", "told"), CHANGES.items())
 def test_a_changed_config_is_refused_by_name(begun, words, word, told):
     before = (begun / "config.json").read_bytes()
-    code, said = go(begun, words, word)
-    assert code == 2 and told in said and "resume_allow=[" in said, said
+    with pytest.raises(UserError) as refusal:
+        adopt(RunFolder(begun), config_of(*words, word), "auto", [])
+    assert told in str(refusal.value) and "resume_allow=[" in str(refusal.value)
     assert (begun / "config.json").read_bytes() == before
 
 
@@ -190,7 +158,7 @@ HALVES = ["loader.batch_size=2", "trainer.accumulate_grad_batches=2"]
 RANKS = ["+trainer.strategy=ddp", "trainer.devices=2", "trainer.accumulate_grad_batches=2"]
 
 
-@pytest.mark.parametrize("split", [HALVES, RANKS], ids=["micro-batches", "ranks"])
+@pytest.mark.parametrize("split", [HALVES, pytest.param(RANKS, marks=pytest.mark.slow)], ids=["micro-batches", "ranks"])
 def test_a_run_goes_on_with_its_steps_divided_in_another_way(begun, whole, words, tmp_path, split):
     folder = shutil.copytree(begun, tmp_path / "run")
     code, said = go(folder, words, *split)
@@ -203,57 +171,37 @@ def test_a_run_goes_on_with_its_steps_divided_in_another_way(begun, whole, words
 
 def test_a_change_that_is_allowed_is_made_and_recorded(begun, words, tmp_path):
     folder = shutil.copytree(begun, tmp_path / "run")
+    code, said = go(folder, words, "optimizer.lr=2e-3")
+    assert code == 2 and "resume_allow=[optimizer.lr]" in said, said
     code, said = go(folder, words, "optimizer.lr=2e-3", "resume_allow=[optimizer.lr]")
     assert code == 0, said
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rates = {line["step"]: line["train/lr"] for line in lines if "train/lr" in line}
+    rates = logged(folder, "train/lr")
     assert rates[4] == 1e-3 and rates[6] == 2e-3
     assert read_config(folder)["optimizer"]["lr"] == 2e-3
 
 
-@pytest.fixture
-def pairs(tmp_path):
-    """A folder of pairs, and a run on it of which two of four steps are done."""
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        for side in ("input", "target"):
-            path = tmp_path / "pairs" / side / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(path)
-    own = ["data=folder", f"data.root={tmp_path}/pairs", "task=own", "task.name=sepia"]
-    own += ["task.prompts.prompts=[make it sepia]"]
-    words = [*SMALL, *QUIET, "model=tiny", *own, "trainer.max_steps=4", "save_every=2"]
-    assert go(tmp_path / "run", words, "fault=kill@step=3")[0] == -signal.SIGKILL
-    return tmp_path, words
+def test_data_may_be_moved_but_neither_be_changed_nor_grow_unasked(tmp_path):
+    root, folder = write_pairs(tmp_path / "pairs", 8, size=48), tmp_path / "run"
+    words = [*SMALL, *QUIET, "model=tiny", "data=folder", "task=own", "task.name=sepia", "trainer.max_steps=4"]
+    words += ["task.prompts.prompts=[make it sepia]", "save_every=2"]
+    assert go(folder, words, f"data.root={root}", "fault=kill@step=3")[0] == -signal.SIGKILL
 
-
-def test_changed_data_is_refused_by_name(pairs):
-    work, words = pairs
-    known = json.loads((work / "run/data.json").read_text())["sepia/train"]["parts"]
-    name = next(n for n in known if n.endswith("(edited)")).split()[0]
-    path = work / "pairs/target" / f"{name}.png"
+    path = root / "train/target/0000.png"
     intact = path.read_bytes()
     path.write_bytes(intact + b"\0")  # one byte, behind the image: the pixels stay
-    code, said = go(work / "run", words)
+    code, said = go(folder, words, f"data.root={root}")
     assert code == 3 and "the data is not what this run began with" in said and "sepia/" in said, said
     path.write_bytes(intact)
-    assert go(work / "run", words)[0] == 0
 
-
-def test_added_data_is_refused_unless_it_is_allowed(pairs):
-    work, words = pairs
-    for side in ("input", "target"):
-        shutil.copy(work / f"pairs/{side}/0.png", work / f"pairs/{side}/zero.png")
-    code, said = go(work / "run", words)
-    assert code == 3 and "zero (edited) added" in said, said
-    assert go(work / "run", words, "resume_allow=[data]")[0] == 0
-    assert any("zero" in n for place in read_json(work / "run/data.json").values() for n in place["parts"])
-
-
-def test_data_that_was_touched_or_moved_is_the_same_data(pairs):
-    work, words = pairs
-    for path in (work / "pairs").rglob("*.png"):
+    for path in root.rglob("*.png"):
         path.touch()
-    (work / "pairs").rename(work / "moved")
-    code, said = go(work / "run", words, f"data.root={work}/moved", "resume_allow=[data.root]")
-    assert code == 0, said
+    words.append(f"data.root={root.rename(tmp_path / 'moved')}")
+    code, said = go(folder, words, "resume_allow=[data.root]", "fault=kill@step=3")
+    assert code == -signal.SIGKILL, said
+
+    for side in ("input", "target"):
+        shutil.copy(tmp_path / f"moved/train/{side}/0000.png", tmp_path / f"moved/train/{side}/zero.png")
+    code, said = go(folder, words)
+    assert code == 3 and "zero (edited) added" in said, said
+    assert go(folder, words, "resume_allow=[data]")[0] == 0
+    assert any("zero" in n for place in read_json(folder / "data.json").values() for n in place["parts"])

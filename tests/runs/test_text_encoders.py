@@ -30,18 +30,11 @@ def trained(request, tmp_path_factory):
     return work / "run", work / "whole"
 
 
-def test_it_continues_to_the_last_bit(trained):
-    continued, whole = trained
-    assert digest(continued) == digest(whole)
-
-
-def test_the_projection_alone_is_stored_and_trained(trained):
+def test_it_continues_to_the_last_bit_and_the_projection_alone_is_stored_and_trained(trained):
+    assert digest(trained[0]) == digest(trained[1])
     stored = checkpoint.load(checkpoint.checkpoints(trained[0])[0])["state_dict"]
     assert [name for name in stored if name.startswith("text.")] == ["text.weight"]
     assert not torch.equal(stored["text.weight"], build_module(read_config(trained[0])).text.weight)
-
-
-def test_prompts_are_in_the_projector(trained):
     assert list(trained[0].rglob("projector_config.pbtxt"))
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.runs.metrics_log import read_metrics
 from ip2p_lightning.system.files import TEMPORARY
 from tests.support.processes import Process, digest, run
 
@@ -66,19 +67,10 @@ def trains(process: Process) -> bool:
     return "step/s" in process.said()
 
 
-def _lines(path: Path) -> list[dict]:
-    """Of JSON; those that a kill or a full disk has cut are left out."""
-    found = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
-
-
 def losses(folder: Path) -> dict[int, list[float]]:
     """Every training loss that was logged, by step; {} before the first."""
     found: dict[int, list[float]] = {}
-    for entry in _lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []:
+    for entry in read_metrics(folder):
         if "train/loss" in entry:
             found.setdefault(entry["step"], []).append(entry["train/loss"])
     return found
@@ -87,8 +79,11 @@ def losses(folder: Path) -> dict[int, list[float]]:
 def samples(folder: Path) -> tuple[dict[int, dict], int]:
     """What each micro-step saw, by its number, and how many were done again with other samples."""
     found: dict[int, dict] = {}
-    lines = _lines(folder / "samples.jsonl")
-    different = sum(found.setdefault(entry["micro_step"], entry) != entry for entry in lines)
+    different = 0
+    for line in (folder / "samples.jsonl").read_text().splitlines():
+        with contextlib.suppress(ValueError):  # a kill has cut the line
+            entry = json.loads(line)
+            different += found.setdefault(entry["micro_step"], entry) != entry
     return dict(sorted(found.items())), different
 
 

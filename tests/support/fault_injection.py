@@ -1,20 +1,12 @@
 """Faults on demand, so that what should survive them can be tested: a callback of one's own, permitted like any other.
 
-``with_fault`` puts it into a command: ``fault=KIND@WHERE=VALUE[,rank=R][,seed=S]``, several divided by ``;``, with
+``with_fault`` puts it into a command: ``fault=KIND@PLACE=VALUE[,rank=R][,seed=S]``, several divided by ``;``.
 
-=======  ====================================================================================
-kill     ``kill@step=50``: SIGKILL before that step; ``kill@micro_step=7``: inside that step of a window;
-         ``kill@ckpt_write=0.5``: half-way in a checkpoint's bytes; ``kill@val=1``: in the n-th validation;
-         ``kill@pair=3``: of the process that reads pair 3
-term     SIGTERM to itself, at the same places but the last two
-nan      ``nan@step=50``: the loss of that step is NaN
-inf      ``inf@step=50``: its loss overflows, and its gradient with it
-raise    ``raise@step=50``, ``raise@micro_step=7``, ``raise@val=1`` (n-th validation), ``raise@log=1`` (n-th log line)
-exit     ``exit@step=50``: the process leaves with exit code 7
-oom      ``oom@step=50``: the process asks for more memory than there is
-hang     ``hang@step=50``, ``hang@pair=3``: the process sleeps
-enospc   ``enospc@ckpt_write=0.5``: the disk is full half-way in a checkpoint
-=======  ====================================================================================
+Kinds: kill and term (signals to itself), raise, exit (with code 7), oom (asks for more memory than there is), hang,
+enospc (as a full disk has it); nan and inf poison the images of a ``step``.
+
+Places: ``step=50`` (before that step), ``micro_step=7`` (in it), ``ckpt_write=0.5`` (half-way in a checkpoint's bytes),
+``val=1`` and ``log=1`` (the n-th validation or log line), ``pair=3`` (in the process that reads pair 3).
 
 ``seed=S`` is for sweeps: only the job with that seed has the fault.
 """
@@ -24,9 +16,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +33,7 @@ from ip2p_lightning.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(__file__).parent / "conf"
-_PLACES = {
-    "kill": ("step", "micro_step", "ckpt_write", "pair", "val"),
-    "term": ("step", "micro_step", "ckpt_write"),
-    "nan": ("step",),
-    "inf": ("step",),
-    "raise": ("step", "micro_step", "val", "log"),
-    "exit": ("step",),
-    "oom": ("step",),
-    "hang": ("step", "pair"),
-    "enospc": ("ckpt_write",),
-}
+_PLACES = ("step", "micro_step", "ckpt_write", "pair", "val", "log")
 
 
 @dataclass(frozen=True)
@@ -89,9 +73,8 @@ class Faults(Callback):
 
 def _parse_one(text: str) -> Fault:
     found = re.fullmatch(r"(\w+)@(\w+)=([\d.]+)(?:,rank=(\d+))?(?:,seed=(\d+))?", text.strip())
-    if not found or found[2] not in _PLACES.get(found[1], ()):
-        known = ", ".join(f"{kind}@{place}=N" for kind, places in _PLACES.items() for place in places)
-        raise ValueError(f"fault={text} is not understood; known: {known}")
+    if not found or found[2] not in (_PLACES if found[1] in _ACTS else ("step",)):
+        raise ValueError(f"fault={text} is not understood: kinds {[*_ACTS, *_POISON]}, places {_PLACES}")
     return Fault(found[1], found[2], float(found[3]), int(found[4] or 0), int(found[5]) if found[5] else None)
 
 
@@ -144,24 +127,8 @@ class OneFault(Callback):
         return self.fault.where == where and value == self.fault.value
 
 
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _term() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _raise() -> None:
     raise RuntimeError("a fault was asked for")
-
-
-def _exit() -> None:
-    raise SystemExit(7)
-
-
-def _ask_too_much() -> None:
-    torch.empty(2**50, dtype=torch.uint8)  # more than a process can address
 
 
 def _hang() -> None:
@@ -173,12 +140,12 @@ def _fill() -> None:
 
 
 _POISON = {"nan": float("nan"), "inf": 1e30}  # the square of the latter is more than float32 holds
-_ACTS: dict[str, Callable[[], None]] = {
-    "kill": _kill,
-    "term": _term,
+_ACTS: dict[str, Callable[[], Any]] = {
+    "kill": partial(signal.raise_signal, signal.SIGKILL),
+    "term": partial(signal.raise_signal, signal.SIGTERM),
     "raise": _raise,
-    "exit": _exit,
-    "oom": _ask_too_much,
+    "exit": partial(sys.exit, 7),
+    "oom": partial(torch.empty, 2**50, dtype=torch.uint8),  # more than a process can address
     "hang": _hang,
     "enospc": _fill,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch import Trainer
 
 from ip2p_lightning.config import build
 from ip2p_lightning.data.example import EditExample
@@ -21,6 +22,12 @@ def module_of(*words: str):
     module = build.build_module(config_of(*words))
     module.setup("fit")
     return module
+
+
+def bare_trainer(**options) -> Trainer:
+    """Lightning's, on a CPU, without what a run adds: no logs, bars, checkpoints or validations."""
+    off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+    return Trainer(**{"accelerator": "cpu", "limit_val_batches": 0, **dict.fromkeys(off, False), **options})
 
 
 def stirred(module, scale: float = 0.05):

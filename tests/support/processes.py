@@ -11,18 +11,16 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from ip2p_lightning.errors import PreemptedError
 from tests.support.disks import obey_permissions
 from tests.support.fault_injection import with_fault
 
 PRELOAD = ["ip2p_lightning", "ip2p_lightning.cli.train", "ip2p_lightning.training.fit", "ip2p_lightning.data"]
-PRELOAD += [
-    "ip2p_lightning.training.callbacks.tensorboard_hparams",
-    "ip2p_lightning.networks",
-    "torch.utils.tensorboard",
-]
-PRELOAD += ["diffusers", "diffusers.training_utils", "transformers"]
+PRELOAD += ["ip2p_lightning.training.callbacks.tensorboard_hparams", "ip2p_lightning.networks"]
+PRELOAD += ["torch.utils.tensorboard", "diffusers", "diffusers.training_utils", "transformers"]
 SMALL = ("trainer=fast", "loader.size=32", "loader.resize=null", "loader.eval_size=32", "loader.batch_size=2")
 QUIET = ("val_every=0",)
 LIMIT = 120  # seconds after which a process of a test counts as hanging
@@ -100,6 +98,22 @@ def _train(words: list[str], output: str, settings: dict[str, str]) -> None:
 
     sys.argv = [train.__file__, *words]
     train.main()
+
+
+def in_a_fork(act: Callable[[], object]) -> int:
+    """How a fork of this process ends that does `act`: 0, or the exit code of the stop that it raises."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # other tests may have made it a request to stop
+        code = 99
+        try:
+            act()
+            code = 0
+        except PreemptedError as error:
+            code = error.code
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def run(words: list[str], output: Path, limit: float = LIMIT, **environment: str) -> tuple[int, str]:

@@ -1,7 +1,6 @@
 """Two ranks on this machine: the command's own group, torchrun's, or processes that think they are an srun's."""
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -60,19 +59,16 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 def validations(folder: Path) -> tuple[dict[str, float], dict[str, float], int]:
     """The last validation that a run of ranks logged, the same by this process alone, and the number of examples."""
-    from lightning.pytorch import Trainer
-
     from ip2p_lightning.config import build
     from ip2p_lightning.runs import trained_run as run_opening
+    from ip2p_lightning.runs.metrics_log import last_metrics
     from ip2p_lightning.training.callbacks.validation import ValidationScores
+    from tests.support.models import bare_trainer
 
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    last = [line for line in lines if "val/psnr" in line][-1]
     opened = run_opening.open_run(folder)
     scores, data = ValidationScores(), build.build_data(opened.config)
     data.val_examples = opened.config["val_examples"]
-    off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "inference_mode")
-    trainer = Trainer(accelerator="cpu", devices=1, callbacks=[scores], **dict.fromkeys(off, False))
+    trainer = bare_trainer(devices=1, callbacks=[scores], inference_mode=False, limit_val_batches=None)
     trainer.validate(opened.module, datamodule=data, verbose=False)
-    logged = {key: value for key, value in last.items() if key.startswith("val/")}
+    logged = {key: value for key, value in last_metrics(folder).items() if key.startswith("val/")}
     return logged, scores.latest, len(data.val_dataloader().keys.keys)

@@ -20,16 +20,8 @@ from ip2p_lightning.networks.autoencoder import TAESD, KLAutoencoder, PixelUnshu
 
 FOLDER = Path(__file__).parents[1] / "golden"
 STEPS = 5
-WORDS = {
-    "tiny": ["model=tiny", "loader.resize=null"],
-    "sd": [
-        "model=local",
-        "model.path={sd}",
-        "loader.resize=null",
-        "trainer.accumulate_grad_batches=2",
-        "model.drop=0.2",
-    ],
-}
+WORDS = {"tiny": ["model=tiny", "loader.resize=null"], "sd": ["model=local", "model.path={sd}", "loader.resize=null"]}
+WORDS["sd"] += ["trainer.accumulate_grad_batches=2", "model.drop=0.2"]
 
 MAKERS = [Rain, GaussianNoise, PoissonGaussianNoise, SensorNoise, LowLight, Cartoonizer]
 CACHE_ENTRIES = ["crop", "center", "kl", "taesd", "GeneratorTeacher", *(kind.__name__ for kind in MAKERS)]
@@ -38,13 +30,12 @@ CACHE_ENTRIES = ["crop", "center", "kl", "taesd", "GeneratorTeacher", *(kind.__n
 def losses(name: str, work: Path) -> list[float]:
     """The first losses of a recipe, trained through the real command."""
     from tests.support.sd_checkpoint import write_sd_checkpoint
-    from tests.support.trained import train_run
+    from tests.support.trained import logged, train_run
 
     sd = write_sd_checkpoint(work / "sd") if name == "sd" else ""
     words = [word.format(sd=sd) for word in WORDS[name]]
     run = train_run(work / name, *words, f"trainer.max_steps={STEPS}", "log_every=1", "save_every=100", "seed=7")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
+    return list(logged(run, "train/loss").values())
 
 
 def cache_entry(name: str, work: Path) -> list[float]:

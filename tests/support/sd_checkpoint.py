@@ -45,6 +45,16 @@ def write_sd_checkpoint(
     return folder
 
 
+def stock_pipeline(folder: str | Path, scheduler: str = "DDIMScheduler"):
+    """diffusers' own InstructPix2Pix pipeline of a folder, silent, with another scheduler of the same settings."""
+    import diffusers
+
+    pipeline = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
+    pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def _tiny(in_channels: int, factor: int) -> dict:
     return {"vae": _vae(factor), "unet": _unet(in_channels), "text_encoder": _text_encoder()}
 

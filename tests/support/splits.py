@@ -16,9 +16,10 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from ip2p_lightning.rng import place
+from ip2p_lightning.training.callbacks.checkpointing import SafeCheckpointIO
+from tests.support.models import bare_trainer
 from tests.support.processes import PRELOAD
 
-QUIET = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
 LIMIT = 240  # seconds
 _forks = multiprocessing.get_context("forkserver")
 
@@ -52,7 +53,7 @@ class Recorder(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         loss = pl_module.loss
 
-        def told(batch: Any, draws: Any) -> torch.Tensor:
+        def recorded(batch: Any, draws: Any) -> torch.Tensor:
             losses = loss(batch, draws)
             first = place(pl_module.micro_step - 1, trainer.global_rank, trainer.world_size, self.split.batch)
             shown = batch.original  # of moments the mean: what a cache keeps of it
@@ -63,7 +64,7 @@ class Recorder(Callback):
                 self.seen[first + i] = (*names, *drawn, losses[i].item())
             return losses
 
-        pl_module.loss = told
+        pl_module.loss = recorded
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == self.middle and not trainer.fit_loop._should_accumulate():
@@ -110,10 +111,8 @@ def _together(split: Split, *args: Any) -> None:
         port = str(free.getsockname()[1])
     _forks.set_forkserver_preload(PRELOAD)
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(split.world), "NODE_RANK": "0"}
-    ranks = [
-        _forks.Process(target=_fit, args=(split, *args, group | {"LOCAL_RANK": str(rank)}))
-        for rank in range(split.world)
-    ]
+    groups = [group | {"LOCAL_RANK": str(rank)} for rank in range(split.world)]
+    ranks = [_forks.Process(target=_fit, args=(split, *args, of_rank)) for of_rank in groups]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -122,15 +121,7 @@ def _together(split: Split, *args: Any) -> None:
     assert [rank.exitcode for rank in ranks] == [0] * split.world
 
 
-def _fit(
-    split: Split,
-    words: tuple[str, ...],
-    steps: int,
-    folder: Path,
-    begin: str | None,
-    double: bool,
-    group: dict[str, str],
-) -> None:
+def _fit(split: Split, words: Any, steps: int, folder: Path, begin: Any, double: bool, group: dict[str, str]) -> None:
     from ip2p_lightning.config import build
     from ip2p_lightning.data.latent_cache.cache import cached
     from tests.support.configs import config_of
@@ -145,9 +136,8 @@ def _fit(
         module = module.double() if double else module
         before = flat(module)
         strategy = DDPStrategy(process_group_backend="gloo", broadcast_buffers=False) if group else "auto"
-        plugins = [LightningEnvironment()] if group else []
-        trainer = Trainer(
-            accelerator="cpu",
+        plugins = [SafeCheckpointIO(), *([LightningEnvironment()] if group else [])]
+        trainer = bare_trainer(
             devices=split.world,
             strategy=strategy,
             plugins=plugins,
@@ -155,10 +145,8 @@ def _fit(
             accumulate_grad_batches=split.accumulation,
             gradient_clip_val=1.0,
             callbacks=[recorder],
-            limit_val_batches=0,
             use_distributed_sampler=False,
             default_root_dir=folder,
-            **dict.fromkeys(QUIET, False),
         )
-        trainer.fit(module, datamodule=data, ckpt_path=begin, weights_only=False)
+        trainer.fit(module, datamodule=data, ckpt_path=begin)
     torch.save((recorder.seen, flat(module) - before), folder / f"{trainer.global_rank}.pt")

@@ -4,18 +4,16 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from ip2p_lightning.cli import train
-from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import SweepError, UserError
 from ip2p_lightning.sweeps.job import Job, make_job, quoted
 from ip2p_lightning.sweeps.local_launcher import LocalLauncher, conclude
@@ -32,20 +30,16 @@ def no_outcomes(monkeypatch):
 
 
 @pytest.fixture
-def ready(tmp_path) -> Iterator[Callable]:
+def ready(tmp_path, loader) -> Callable:
     """A launcher as Hydra's sweeper has it, of a sweep in the test's folder."""
-    GlobalHydra.instance().clear()
 
     def setup(launcher, folder: Path = tmp_path / "sweep"):
-        loader = GlobalHydra.instance().config_loader()
         words = [f"hydra.sweep.dir={quoted(str(folder))}"]
         config = loader.load_configuration("train", words, run_mode=RunMode.MULTIRUN)
         launcher.setup(hydra_context=SimpleNamespace(config_loader=loader), task_function=None, config=config)
         return launcher
 
-    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        yield setup
-    GlobalHydra.instance().clear()
+    return setup
 
 
 @pytest.mark.parametrize("kind", [LocalLauncher, SlurmLauncher])

@@ -1,7 +1,5 @@
 """Sweeps on this machine, through the real command: jobs that fail, jobs that are missing, controllers that die."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,82 +10,65 @@ from ip2p_lightning.sweeps.job import Job
 from ip2p_lightning.sweeps.job_table import table
 from ip2p_lightning.system.processes import SUPERVISOR
 from tests.support.processes import Process
-from tests.support.sweeping import (
-    DDP,
-    SMALL,
-    TRAIN,
-    await_that,
-    crowd,
-    environment,
-    runs,
-    started,
-    states,
-    sweep,
-    times,
-)
+from tests.support.sweeping import DDP, SMALL, await_that, crowd, runs, started, states, sweep, times
 
-FAULTS = "fault='oom@step=1,seed=1;kill@step=1,seed=2;nan@step=1,seed=3'"
-WORDS = [*SMALL, "max_skips=0"]
+FAULTS = "fault='oom@step=1,seed=0;kill@step=1,seed=1'"
 
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory) -> tuple[Path, int, str]:
-    """A sweep of five: one asks for too much memory, one is killed, one's loss is NaN. Drill 47 has more of them."""
+    """A sweep of three: one asks for too much memory, one is killed. Drill 47 has more of them."""
     folder = tmp_path_factory.mktemp("sweeps") / "sweep"
-    return folder, *sweep(folder, *WORDS, "seed=0,1,2,3,4", FAULTS)
+    return folder, *sweep(folder, *SMALL, "seed=0,1,2", FAULTS)
 
 
 def test_jobs_that_fail_do_not_touch_the_others(troubled):
     folder, code, output = troubled
     assert code == 8, output
-    expected = {0: "complete", 1: "failed", 2: "killed", 3: "failed", 4: "complete"}
-    assert states(folder) == expected  # the killed one could not say so itself
-    assert read_status(runs(folder)[2])["reason"] == "killed by signal 9"
+    assert states(folder) == {0: "failed", 1: "killed", 2: "complete"}  # the killed one could not say so itself
+    assert read_status(runs(folder)[1])["reason"] == "killed by signal 9"
 
 
 def test_the_table_names_reasons_and_logs(troubled):
     folder, _, output = troubled
     rows = {int(line.split()[0]): line for line in output.splitlines() if line[:1].isdigit()}
-    reasons = {1: "can't allocate memory", 2: "killed by signal 9", 3: "NonFiniteError"}
-    for number, reason in reasons.items():
+    for number, reason in {0: "can't allocate memory", 1: "killed by signal 9"}.items():
         assert reason in rows[number]
         assert f"log: {runs(folder)[number] / 'log.txt'}" in rows[number]
-    assert output.splitlines()[-1].startswith("error: 3 of 5 jobs are not complete")
-    assert "seed=2" in rows[2] and "loader.size" not in rows[2].split("(log:")[0]  # what all jobs share is left out
+    assert output.splitlines()[-1].startswith("error: 2 of 3 jobs are not complete")
+    assert "seed=1" in rows[1] and "loader.size" not in rows[1].split("(log:")[0]  # what all jobs share is left out
 
 
 def test_the_same_command_runs_only_what_is_missing_and_then_nothing(troubled):
     folder, _, _ = troubled
-    complete = {number: times(path) for number, path in runs(folder).items() if number in (0, 4)}
-    code, output = sweep(folder, *WORDS, "seed=0,1,2,3,4")  # no faults now: they are not a part of a run's name
+    complete = times(runs(folder)[2])
+    code, output = sweep(folder, *SMALL, "seed=0,1,2")  # no faults now: they are not a part of a run's name
     assert code == 0, output
-    assert states(folder) == dict.fromkeys(range(5), "complete")
-    assert {number: times(runs(folder)[number]) for number in (0, 4)} == complete
+    assert states(folder) == dict.fromkeys(range(3), "complete") and times(runs(folder)[2]) == complete
     everything = times(folder)
-    code, output = sweep(folder, *WORDS, "seed=0,1,2,3,4")
-    assert code == 0 and times(folder) == everything
-    assert output.count("complete") >= 5
+    code, output = sweep(folder, *SMALL, "seed=0,1,2")
+    assert code == 0 and times(folder) == everything and output.count("complete") >= 3
 
 
-def test_ddp_jobs_in_a_sweep_of_which_the_middle_one_fails(tmp_path):
+def test_ddp_jobs_in_a_sweep_of_which_the_first_one_fails(tmp_path):
     """Lightning #11300: there, children repeat the sweep, and the next job meets the ranks of the failed one."""
     folder = tmp_path / "sweep"
-    code, output = sweep(folder, *DDP, "seed=0,1,2", "fault='raise@step=1,seed=1'")
+    code, output = sweep(folder, *DDP, "seed=0,1", "fault='raise@step=1,seed=0'")
     assert code == 8, output
-    assert states(folder) == {0: "complete", 1: "failed", 2: "complete"}
-    assert len(list(folder.glob("*/config.json"))) == 3  # no rank began a sweep of its own
+    assert states(folder) == {0: "failed", 1: "complete"}
+    assert len(list(folder.glob("*/config.json"))) == 2  # no rank began a sweep of its own
     assert "rank 0: RuntimeError" in output
 
 
 def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
-    found = crowd(tmp_path / "runs", tmp_path, ["trainer.max_steps=30"], count=5, timeout=300)
+    found = crowd(tmp_path / "runs", tmp_path, ["trainer.max_steps=20"], count=4, timeout=300)
     assert found == {
-        "exit codes": {0: 5},
-        "folders": ["run", "run@2", "run@3", "run@4", "run@5"],
-        "states": {"complete": 5},
+        "exit codes": {0: 4},
+        "folders": ["run", "run@2", "run@3", "run@4"],
+        "states": {"complete": 4},
         "a writer each": True,
-        "lines logged": {30: 5},  # no step logged twice, no second writer
-        "event files": {1: 5},
+        "lines logged": {20: 4},  # no step logged twice, no second writer
+        "event files": {1: 4},
         "different digests": 1,
     }
 
@@ -95,23 +76,21 @@ def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="a job learns of its controller's death from Linux only")
 def test_a_controller_that_is_killed_takes_its_job_along_and_is_continued(tmp_path):
     folder = tmp_path / "sweep"
-    words = [*SMALL, "trainer.max_steps=100", "log_every=1", "seed=0,1"]
+    words = [*SMALL, "trainer.max_steps=100", "log_every=1", "seed=0"]
     with started(folder, "-m", *words):  # and kills it
         await_that(lambda: list(folder.glob("*/metrics.jsonl")))
     (path,) = runs(folder).values()
     await_that(lambda: read_status(path)["state"] == "preempted")  # saved, and gone
     code, output = sweep(folder, *words)
     assert code == 0, output
-    assert states(folder) == {0: "complete", 1: "complete"}
+    assert states(folder) == {0: "complete"}
     assert path in runs(folder).values() and "@" not in "".join(p.name for p in folder.iterdir())
 
 
 def test_a_job_whose_controller_is_gone_does_not_start(tmp_path):
-    line = [*TRAIN, *SMALL, f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(line, env=environment(**{SUPERVISOR: "1"}), capture_output=True, text=True, cwd=tmp_path)
-    if os.getppid() != 1:
-        assert done.returncode == 143 and done.stderr.startswith("error: the sweep's controller is gone")
-        assert not (tmp_path / "run").exists()
+    process = Process([*SMALL, f"hydra.run.dir={tmp_path / 'run'}"], tmp_path / "log", {SUPERVISOR: "1"})
+    assert process.wait() == 143 and process.said().startswith("error: the sweep's controller is gone")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_refused_job_does_not_pass_for_the_complete_run_in_its_folder(tmp_path):

@@ -8,11 +8,8 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
-from hydra import initialize_config_dir  # noqa: E402
-from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
-from ip2p_lightning.config.compose import CONF  # noqa: E402
 from ip2p_lightning.errors import SweepError, UserError  # noqa: E402
 from ip2p_lightning.runs.optuna_storage import make_pruner  # noqa: E402
 from ip2p_lightning.sweeps.job import Job  # noqa: E402
@@ -21,14 +18,6 @@ from ip2p_lightning.sweeps.search_space import flat, make_sampler, overrides_of,
 from ip2p_lightning.sweeps.study import Study, lock_study, name_of  # noqa: E402
 from ip2p_lightning.system.files import write_json  # noqa: E402
 from tests.support.sweeping import SMALL, await_that, started, sweep  # noqa: E402
-
-
-@pytest.fixture
-def loader():
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
-    GlobalHydra.instance().clear()
 
 
 @pytest.mark.parametrize(
@@ -181,18 +170,18 @@ def command(trials: int) -> list[str]:
     return [*SMALL, "trainer.max_steps=3", "val_every=1", "save_every=1", *options, *space]
 
 
+def rows_of(folder: Path, trials: int) -> list[dict[str, str]]:
+    """The rows of a study that is run to its end."""
+    code, output = sweep(folder, *command(trials), timeout=LONG)
+    assert code == 0 and "best: trial" in output, output
+    return list(csv.DictReader(next(folder.glob("study-*/study.csv")).open()))
+
+
 def killed_in_the_middle(folder: Path, trials: int, at: int) -> list[dict[str, str]]:
     """The rows of a study whose controller is killed -9 while trial `at` runs, and which is then started again."""
     with started(folder, "-m", *command(trials)):  # and kills it
         await_that(lambda: len(list(folder.glob("*/metrics.jsonl"))) > at, LONG)
-    code, output = sweep(folder, *command(trials), timeout=LONG)
-    assert code == 0, output
-    assert "best: trial" in output
-    return rows_of(folder)
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(next(folder.glob("study-*/study.csv")).open()))
+    return rows_of(folder, trials)
 
 
 def test_a_killed_controllers_study_goes_on(tmp_path):
@@ -203,11 +192,9 @@ def test_a_killed_controllers_study_goes_on(tmp_path):
 
 def cut_and_whole(work: Path, trials: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """What must be equal of each trial of a study that is killed in the middle, and of one that nobody kills."""
-    cut = killed_in_the_middle(work / "cut", trials, at=trials // 2 - 1)
-    code, output = sweep(work / "whole", *command(trials), timeout=LONG)
-    assert code == 0, output
+    studies = killed_in_the_middle(work / "cut", trials, at=trials // 2 - 1), rows_of(work / "whole", trials)
     same = ["trial", "state", "val/psnr", "optimizer.lr", "seed"]
-    cut, whole = ([{key: row[key] for key in same} for row in rows] for rows in (cut, rows_of(work / "whole")))
+    cut, whole = ([{key: row[key] for key in same} for row in rows] for rows in studies)
     return cut, whole
 
 

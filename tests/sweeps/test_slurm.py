@@ -14,7 +14,7 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.sweeps import slurm_task
 from ip2p_lightning.sweeps.slurm_commands import squeue
 from tests.support.sweeping import DDP, SMALL, TRAIN, await_that, digest, environment, runs, start, states, sweep
-from tests.support.trained import train_run
+from tests.support.trained import handlers_restored, train_run
 
 ONE_NODE = Path("/var/tmp/one-node-slurm/slurm.conf")  # what shared/slurm/start writes
 if "SLURM_CONF" not in os.environ and ONE_NODE.exists():
@@ -145,12 +145,8 @@ def test_a_task_is_queued_again_if_it_was_preempted_and_only_then(
     done = subprocess.CompletedProcess([], 0, "", "")
     monkeypatch.setattr(slurm_task.subprocess, "run", lambda line, **_: asked.append(line) or done)
     monkeypatch.setattr(slurm_task.time, "sleep", lambda _: None)
-    before = {number: signal.getsignal(number) for number in slurm_task.STOPS}
-    try:
+    with handlers_restored():
         assert slurm_task.main() == code
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     assert asked == [["scontrol", "requeue", "7_0"]] * requeues
     if not requeues:
         assert record(tmp_path / "run")["exit_code"] == (-9 if code == 137 else code)

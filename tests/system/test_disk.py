@@ -13,9 +13,11 @@ from ip2p_lightning.system.files import append_line
 from ip2p_lightning.training.callbacks import checkpointing
 from ip2p_lightning.training.callbacks.sample_log import SampleLog
 from tests.support.disks import fill, small_disk
+from tests.support.drilling import losses
 from tests.support.models import batch_of
 from tests.support.pieces import write_pairs
 from tests.support.processes import QUIET, SMALL, Process, digest, run
+from tests.support.trained import logged
 
 WORDS = [*SMALL, *QUIET, "model=tiny", "task=denoise", "save_every=2", "log_every=1", "trainer.max_steps=6"]
 
@@ -28,11 +30,6 @@ def lines_of(said):
     """Without the bar and the line about the cache."""
     lines = said.replace("\r", "\n").splitlines()
     return [line for line in lines if line and not line.startswith(("train:", "cache:"))]
-
-
-def losses_of(folder):
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +75,8 @@ def test_a_disk_that_fills_up_under_the_logs_ends_the_run_in_one_line(disk):
     filler.unlink()
     code, said = run(words, disk.parent / "log")
     assert code == 0, said
-    losses = {}
-    for text in log.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:  # cut by the full disk; the next line begins afresh
-            continue
-        losses.setdefault(line["step"], set()).add(line["train/loss"])
-    assert sorted(losses) == list(range(1, 26)) and all(len(values) == 1 for values in losses.values())
+    found = losses(folder)  # but of the line that the full disk cut
+    assert sorted(found) == list(range(1, 26)) and all(len(set(values)) == 1 for values in found.values())
 
 
 def cached(sd_folder, tmp_path):
@@ -105,7 +96,8 @@ def test_a_full_cache_disk_makes_training_slower_not_wrong(sd_folder, tmp_path):
         (folder / "filler").unlink()
         damaged = [wrong for _, wrong in verified(folder / "cache") if wrong]
     assert code == 0 and f"cannot write {folder}/cache" in said and "not filled any further" in said, said
-    assert losses_of(tmp_path / "run") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-5) and not damaged
+    slow, fast = (logged(tmp_path / name, "train/loss") for name in ("run", "whole"))
+    assert slow == pytest.approx(fast, rel=1e-5) and not damaged
 
 
 def test_a_line_that_was_cut_costs_no_other_line(tmp_path):
@@ -152,8 +144,7 @@ def test_a_place_that_may_not_be_written_is_told_before_the_first_step(sd_folder
         closed[place].chmod(0o555)
     began = time.perf_counter()
     code, said = run([*words, f"hydra.run.dir={folder}"], tmp_path / "log", NOT_ROOT="1")
-    assert (
-        code == 5 and len(lines_of(said)) == 1 and lines_of(said)[0].startswith("error: ") and str(tmp_path) in said
-    ), said
+    [line] = lines_of(said)
+    assert code == 5 and line.startswith("error: ") and str(tmp_path) in line, said
     assert "step/s" not in said and time.perf_counter() - began < 30
     assert not list(tmp_path.rglob("step-*"))

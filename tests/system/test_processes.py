@@ -9,6 +9,7 @@ import pytest
 
 from ip2p_lightning.system.processes import die_with_parent
 from ip2p_lightning.training.distributed.environment import LEADER
+from tests.support.processes import in_a_fork
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
 
@@ -21,21 +22,9 @@ def ended():
     return process.pid
 
 
-def in_a_fork(act):
-    """How a fork of this process ends that does `act`."""
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # other tests may have made it a request to stop
-        try:
-            act()
-        finally:
-            os._exit(7)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_a_child_goes_on_under_a_living_ancestor():
     for ancestor in (os.getpid(), os.getppid()):
-        assert in_a_fork(lambda ancestor=ancestor: die_with_parent(ancestor=ancestor)) == 7
+        assert in_a_fork(lambda ancestor=ancestor: die_with_parent(ancestor=ancestor)) == 0
 
 
 def test_a_child_whose_ancestor_is_gone_already_ends_at_once(ended):

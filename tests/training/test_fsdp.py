@@ -1,6 +1,5 @@
 """FSDP2 on two ranks (gloo, on the CPU): the losses of ddp, a checkpoint that any command opens, and exact resume."""
 
-import json
 import multiprocessing
 import os
 import socket
@@ -15,8 +14,9 @@ from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs import trained_run as run_opening
 from ip2p_lightning.training import fsdp
 from tests.support.models import config_of
-from tests.support.processes import SMALL, digest
+from tests.support.processes import PRELOAD, SMALL, digest
 from tests.support.ranks import GROUP, WORDS, ended, step
+from tests.support.trained import logged
 
 SHARDED = ["trainer=fsdp2", *WORDS[1:]]
 
@@ -30,18 +30,12 @@ def sharded(tmp_path_factory):
     return folder
 
 
-def metrics(folder, prefix):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {(line["step"], k): v for line in lines for k, v in line.items() if k.startswith(prefix)}
-
-
 def test_losses_and_scores_are_those_of_ddp(sharded, tmp_path):
     codes, said = ended(step(tmp_path / "run", "model.channels_last=false"))
     assert codes == [0, 0], said
-    for prefix in ("train/loss", "train/grad_norm", "val/"):
-        ours, ddps = metrics(sharded, prefix), metrics(tmp_path / "run", prefix)
-        assert ours.keys() == ddps.keys() and len(ours) >= 4
-        assert all(ours[k] == pytest.approx(ddps[k], rel=1e-5, abs=1e-6) for k in ours)
+    for key in ("train/loss", "train/grad_norm", "val/psnr", "val/psnr/denoise"):
+        found = logged(sharded, key)
+        assert found and found == pytest.approx(logged(tmp_path / "run", key), rel=1e-5, abs=1e-6)
     a, b = (run_opening.open_run(folder).module.state_dict() for folder in (sharded, tmp_path / "run"))
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in b)
 
@@ -54,13 +48,13 @@ def test_a_killed_rank_is_resumed_exactly(sharded, tmp_path):
     codes, said = ended(step(folder, words=SHARDED))
     assert codes == [0, 0], said
     assert digest(folder) == digest(sharded)
-    assert metrics(folder, "val/") == metrics(sharded, "val/")
+    assert logged(folder, "val/psnr") == logged(sharded, "val/psnr")
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_by_both_ranks(tmp_path):
     codes, said = ended(step(tmp_path / "run", "fault=nan@step=1,rank=1", "val_every=0", words=SHARDED))
     assert codes == [0, 0], said
-    assert metrics(tmp_path / "run", "train/skipped_steps")[4, "train/skipped_steps"] == 1
+    assert logged(tmp_path / "run", "train/skipped_steps")[4] == 1
 
 
 def test_a_sharded_stable_diffusion_unet_is_exported_like_any_other(sd_folder, tmp_path):
@@ -99,7 +93,8 @@ def work_as(rank, port, answers):
 
 
 def test_each_rank_holds_half_and_may_use_a_gathered_network_by_itself():
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
     answers = context.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -5,15 +5,14 @@ On a CPU, with torch's GradScaler for it in Lightning's plugin; training itself 
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from ip2p_lightning.config import build
 from ip2p_lightning.errors import NonFiniteError
-from tests.support.models import batch_of, config_of
+from tests.support.models import bare_trainer, batch_of, config_of
 
-FUSED = pytest.mark.parametrize("fused", (True, False))
+pytestmark = pytest.mark.parametrize("fused", (True, False))
 
 
 class Overflows(torch.amp.GradScaler):
@@ -37,14 +36,12 @@ def fit(scaler, fused, steps=3, batches=None, max_skips=3):
     module = build.build_module(config_of(*words))
     before, norms = [p.detach().clone() for p in module.parameters()], []
     plugins = [MixedPrecision("16-mixed", "cpu", scaler=scaler)] if scaler else []
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(accelerator="cpu", max_steps=steps, gradient_clip_val=1.0, plugins=plugins, **quiet)
+    trainer = bare_trainer(max_steps=steps, gradient_clip_val=1.0, plugins=plugins)
     module.on_train_batch_end = lambda *_: norms.append(float(module.grad_norm))
     trainer.fit(module, DataLoader(batches or [batch_of(2)] * steps, batch_size=None))
     return module, norms, before
 
 
-@FUSED
 def test_gradients_are_clipped_without_their_scale(fused):
     _, whole, _ = fit(None, fused)
     module, half, before = fit(Overflows(), fused)
@@ -52,7 +49,6 @@ def test_gradients_are_clipped_without_their_scale(fused):
     assert max(float((a - b).abs().max()) for a, b in zip(before, module.parameters(), strict=True)) > 1e-5
 
 
-@FUSED
 def test_a_scale_too_large_is_halved_and_not_counted(fused):
     scaler = Overflows(steps=range(6))
     module, norms, _ = fit(scaler, fused, steps=8, max_skips=0)
@@ -61,13 +57,11 @@ def test_a_scale_too_large_is_halved_and_not_counted(fused):
     assert module.ema.optimization_step == 2 and all(torch.isfinite(p).all() for p in module.parameters())
 
 
-@FUSED
 def test_an_overflow_that_no_scale_ends_is_counted(fused):
     with pytest.raises(NonFiniteError, match=r"step 6: gradient norm .* after 4 steps"):
         fit(Overflows(steps=range(99), scale=8.0), fused, steps=20)
 
 
-@FUSED
 def test_a_loss_that_is_not_finite_is_counted_at_any_scale(fused):
     poisoned = batch_of(2)._replace(edited=torch.full((2, 3, 16, 16), torch.nan))
     with pytest.raises(NonFiniteError, match=r"step 2: .* after 2 steps .*loss=nan"):

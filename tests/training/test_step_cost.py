@@ -1,4 +1,4 @@
-"""The lean step: what is counted, masked, averaged, merged and estimated."""
+"""A step's cost: what is counted, masked and profiled."""
 
 import json
 from types import SimpleNamespace
@@ -6,19 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.runs.metrics_log import last_metrics
 from ip2p_lightning.training.callbacks import throughput
 from ip2p_lightning.training.callbacks.profiler import WARM_UP, Profile, breakdown
 from ip2p_lightning.training.callbacks.throughput import count_next_pass, flops_of_shape, named_peak, passes
-from ip2p_lightning.training.ema import Average
 from ip2p_lightning.training.gradient_guard import Guard
-from ip2p_lightning.training.memory.estimate import describe_memory, estimate
 from tests.support.trained import train_run
 
 
@@ -82,25 +79,13 @@ def test_a_masked_step_changes_nothing_and_is_counted_one_step_later():
     assert torch.isfinite(weight).all() and torch.isfinite(optimizer.state[weight]["exp_avg"]).all()
 
 
-def test_the_average_is_that_of_diffusers():
-    weights = [nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2, 3))]
-    ours, theirs = Average(weights, decay=0.99), EMAModel(weights, decay=0.99)
-    for _ in range(20):
-        with torch.no_grad():
-            for weight in weights:
-                weight.add_(torch.randn_like(weight))
-        ours.step(weights), theirs.step(weights)
-    torch.testing.assert_close(ours.shadow_params, theirs.shadow_params, rtol=1e-5, atol=1e-6)
-    assert ours.optimization_step == theirs.optimization_step
-
-
 def test_a_profiled_run_leaves_a_trace_a_page_and_meters(tmp_path):
     words = ["trainer=profile", "trainer.max_steps=4", "callbacks.profiler.steps=1", "val_every=0", "log_every=1"]
     run = train_run(tmp_path / "run", "model=tiny", "task=denoise", *words)
     assert json.loads((run / "profile" / "trace.json").read_text())["traceEvents"]
     page = (run / "profile" / "breakdown.md").read_text()
     assert page.startswith("# 1 optimizer steps") and "| operation | share |" in page
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    last = last_metrics(run)
     assert last["train/tflops_per_s"] > 0 and 0 <= last["train/data_wait"] < 1 and "train/mfu" not in last
 
 
@@ -131,28 +116,3 @@ def test_a_gpus_time_is_that_of_its_kernels_once():
     page = breakdown([*events, event("step", DeviceType.CUDA, 9, annotation=True)], "cuda", 2)
     assert page.startswith("# 2 optimizer steps: 0.002 s of cuda time each")
     assert "| `conv_kernel` | 100.0% | 2.0 | 1 |" in page and "aten::conv2d" not in page and "`step`" not in page
-
-
-def config(sd_folder, **more):
-    parts = {"unet": "ip2p_lightning.networks.unet.load_unet", "autoencoder": "x", "text_encoder": "x"}
-    return {
-        **{part: {"_target_": target, "path": str(sd_folder)} for part, target in parts.items()},
-        "loader": {"size": 64, "batch_size": 2} | more.pop("loader", {}),
-        "model": {"ema": 0.9999, "gradient_checkpointing": False} | more,
-        "trainer": {"accelerator": "cpu", "precision": "32-true"},
-        "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True},
-    }
-
-
-def test_an_estimate_grows_with_what_costs_memory(sd_folder):
-    base = estimate(config(sd_folder))
-    assert estimate(config(sd_folder, ema=None)).average == 0 < base.average
-    assert estimate(config(sd_folder, loader={"batch_size": 8})).activations == pytest.approx(4 * base.activations)
-    assert estimate(config(sd_folder, gradient_checkpointing=True)).activations < base.activations
-
-
-def test_what_cannot_fit_is_refused_with_advice(sd_folder, monkeypatch):
-    assert describe_memory(config(sd_folder)).startswith("memory: about")
-    monkeypatch.setattr("ip2p_lightning.training.memory.estimate.room", lambda config: 0.1)
-    with pytest.raises(UserError, match=r"but there are 0\.1 GiB; try .*gradient_checkpointing=true"):
-        describe_memory(config(sd_folder))

@@ -1,26 +1,20 @@
 """What TensorBoard itself answers about a sweep's folder, asked over HTTP as the browser does."""
 
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.program import TensorBoard
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ip2p_lightning.config.overrides import hyperparameters
+from ip2p_lightning.runs.metrics_log import last_metrics
 from ip2p_lightning.runs.trained_run import open_run
 from ip2p_lightning.training.callbacks.tensorboard_hparams import metric_tags, pooled, prompt_sample, siblings
 from tests.support.trained import train_run
@@ -28,98 +22,17 @@ from tests.support.trained import train_run
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
 ARMS = {"prompts-name+seed-0": ("name", 0), "prompts-name+seed-1": ("name", 1)}
 ARMS |= {"prompts-paraphrase+seed-0": ("paraphrase", 0)}
+DIED = "prompts-name+seed-2"
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
-    """Three runs of a sweep, validated at their end."""
+    """Three runs of a sweep, validated at their end, and one that died after its first step."""
     folder = tmp_path_factory.mktemp("board") / "sweep"
+    settings = ["~callbacks.image_grids", "log_every=1", "loader.eval_size=32", "optimizer.lr=1e-3"]
     for name, (prompts, seed) in ARMS.items():
-        settings = ["val_every=2", "~callbacks.image_grids", "log_every=1", "loader.eval_size=32", "optimizer.lr=1e-3"]
-        train_run(folder / name, f"prompts={prompts}", f"seed={seed}", *settings)
-    return folder
-
-
-class Board:
-    """A TensorBoard on a free port of this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        words = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(self.port), "--reload_interval", "1"]
-        # the Python loader: in this process group, and without a second server to wait for
-        command = [sys.executable, "-m", "tensorboard.main", *words, "--load_fast", "false"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, **quiet, start_new_session=True)
-
-    def ask(self, route: str, body: dict | None = None) -> dict:
-        url = f"http://127.0.0.1:{self.port}/data/plugin/{route}"
-        data = None if body is None else json.dumps(body).encode()
-        asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
-            return json.loads(answer.read())
-
-    def wait(self, runs: int, tag: str = "val/psnr", timeout: float = 40) -> None:
-        """Until it has read `tag` of so many runs."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                if sum(tag in tags for tags in self.ask("scalars/tags").values()) == runs:
-                    return
-            time.sleep(0.3)
-        raise AssertionError("TensorBoard did not read the runs")
-
-    def close(self) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def board(sweep):
-    with closing(Board(sweep)) as served:
-        served.wait(len(ARMS))
-        yield served
-
-
-def session_groups(board) -> list[dict]:
-    experiment = board.ask("hparams/experiment", {"experimentName": ""})
-    columns = [{"hparam": info["name"], "includeInResult": True} for info in experiment["hparamInfos"]]
-    columns += [{"metric": info["name"]} for info in experiment["metricInfos"]]
-    statuses = [f"STATUS_{name}" for name in ("SUCCESS", "FAILURE", "RUNNING", "UNKNOWN")]
-    asked = {"experimentName": "", "allowedStatuses": statuses, "colParams": columns, "startIndex": 0, "sliceSize": 100}
-    return board.ask("hparams/session_groups", asked)["sessionGroups"]
-
-
-def test_hparams_lists_every_job_with_its_overrides_and_metrics(board, sweep):
-    groups = {group["name"]: group for group in session_groups(board)}
-    assert set(groups) == set(ARMS)
-    for name, (prompts, seed) in ARMS.items():
-        told = groups[name]["hparams"]
-        assert (told["prompts"], told["seed"], told["optimizer.lr"]) == (prompts, seed, 0.001)
-        lines = [json.loads(line) for line in (sweep / name / "metrics.jsonl").read_text().splitlines()]
-        values = {v["name"]["tag"]: v["value"] for v in groups[name]["metricValues"]}
-        assert set(values) == set(metric_tags(TASKS))
-        for tag, value in values.items():
-            last = [line[tag] for line in lines if tag in line][-1]
-            assert value == pytest.approx(last, rel=1e-5) and last > 0
-        assert groups[name]["sessions"][0]["status"] == "STATUS_SUCCESS"
-
-
-def test_columns_are_the_overrides_and_the_declared_metrics(board):
-    experiment = board.ask("hparams/experiment", {"experimentName": ""})
-    names = {info["name"] for info in experiment["hparamInfos"]}
-    assert {"prompts", "seed", "optimizer.lr"} <= names
-    assert not names & {"log_every", "hydra.run.dir"}  # they do not change what is learnt
-    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == metric_tags(TASKS)
-    assert metric_tags(["a"])[:2] == ["val/psnr", "val/psnr/a"]
-
-
-def test_a_run_that_died_is_listed(sweep, tmp_path):
-    killed = shutil.copytree(sweep / "prompts-name+seed-0", tmp_path / "sweep" / "killed")
-    shutil.copytree(sweep / "prompts-name+seed-1", tmp_path / "sweep" / "lived")
-
-    [path] = killed.glob("events.out.tfevents.*")
+        train_run(folder / name, f"prompts={prompts}", f"seed={seed}", "val_every=2", *settings)
+    [path] = train_run(folder / DIED, "prompts=name", "seed=2", *settings).glob("events.out.tfevents.*")
     events = list(RawEventFileLoader(str(path)).Load())
     keep = next(i for i, event in enumerate(events) if b"train/loss" in event and b"custom_scalars" not in event)
     with path.open("wb") as file:
@@ -127,28 +40,76 @@ def test_a_run_that_died_is_listed(sweep, tmp_path):
         for event in events[: keep + 1]:
             writer.write(event)
         writer.flush()
-    with closing(Board(tmp_path / "sweep")) as served:
-        served.wait(2, "train/loss")
-        groups = {group["name"]: group for group in session_groups(served)}
-    assert set(groups) == {"prompts-name+seed-0", "prompts-name+seed-1"}
-    assert groups["prompts-name+seed-0"]["sessions"][0].get("status", "STATUS_UNKNOWN") != "STATUS_SUCCESS"
+    return folder
 
 
-def test_a_chart_for_each_task(board):
-    categories = {c["title"]: c["chart"] for c in board.ask("custom_scalars/layout")["category"]}
+@pytest.fixture(scope="module")
+def ask(sweep):
+    """What a TensorBoard of this process answers that has read all runs: of a route, with a body of JSON."""
+    server = TensorBoard()
+    words = ["--logdir", str(sweep), "--host", "127.0.0.1", "--port", "0", "--reload_interval", "1"]
+    server.configure(["tensorboard", *words, "--load_fast", "false"])
+    url = server.launch()
+
+    def ask(route: str, body: dict | None = None) -> dict:
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(f"{url}data/plugin/{route}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            return json.loads(answer.read())
+
+    end, wanted = time.monotonic() + 40, {**dict.fromkeys(ARMS, "val/psnr"), DIED: "train/loss"}
+    while not all(tag in ask("scalars/tags").get(name, ()) for name, tag in wanted.items()):
+        assert time.monotonic() < end, "TensorBoard did not read the runs"
+        time.sleep(0.3)
+    return ask
+
+
+def session_groups(ask) -> list[dict]:
+    experiment = ask("hparams/experiment", {"experimentName": ""})
+    columns = [{"hparam": info["name"], "includeInResult": True} for info in experiment["hparamInfos"]]
+    columns += [{"metric": info["name"]} for info in experiment["metricInfos"]]
+    statuses = [f"STATUS_{name}" for name in ("SUCCESS", "FAILURE", "RUNNING", "UNKNOWN")]
+    asked = {"experimentName": "", "allowedStatuses": statuses, "colParams": columns, "startIndex": 0, "sliceSize": 100}
+    return ask("hparams/session_groups", asked)["sessionGroups"]
+
+
+def test_hparams_lists_every_job_with_its_overrides_and_metrics(ask, sweep):
+    groups = {group["name"]: group for group in session_groups(ask)}
+    assert set(groups) == {*ARMS, DIED}
+    assert groups[DIED]["sessions"][0].get("status", "STATUS_UNKNOWN") != "STATUS_SUCCESS"
+    for name, (prompts, seed) in ARMS.items():
+        told = groups[name]["hparams"]
+        assert (told["prompts"], told["seed"], told["optimizer.lr"]) == (prompts, seed, 0.001)
+        values, last = {v["name"]["tag"]: v["value"] for v in groups[name]["metricValues"]}, last_metrics(sweep / name)
+        assert set(values) == set(metric_tags(TASKS)) and min(values.values()) > 0
+        assert values == pytest.approx({tag: last[tag] for tag in values}, rel=1e-5)
+        assert groups[name]["sessions"][0]["status"] == "STATUS_SUCCESS"
+
+
+def test_columns_are_the_overrides_and_the_declared_metrics(ask):
+    experiment = ask("hparams/experiment", {"experimentName": ""})
+    names = {info["name"] for info in experiment["hparamInfos"]}
+    assert {"prompts", "seed", "optimizer.lr"} <= names
+    assert not names & {"log_every", "hydra.run.dir"}  # they do not change what is learnt
+    assert [info["name"]["tag"] for info in experiment["metricInfos"]] == metric_tags(TASKS)
+    assert metric_tags(["a"])[:2] == ["val/psnr", "val/psnr/a"]
+
+
+def test_a_chart_for_each_task(ask):
+    categories = {c["title"]: c["chart"] for c in ask("custom_scalars/layout")["category"]}
     assert list(categories) == ["all tasks", *TASKS]
     for task in TASKS:
         charts = {chart["title"]: chart["multiline"]["tag"] for chart in categories[task]}
         assert charts["PSNR, model and identity"] == [f"val/psnr/{task}$", f"val/psnr_identity/{task}$"]
     query = urllib.parse.urlencode({"run": "prompts-name+seed-0", "tag": "val/psnr/derain$"})
-    found = board.ask(f"custom_scalars/scalars?{query}")
+    found = ask(f"custom_scalars/scalars?{query}")
     assert found["regex_valid"] and list(found["tag_to_events"]) == ["val/psnr/derain"]
 
 
-def test_prompts_are_in_the_projector(board, sweep):
-    assert "prompts-paraphrase+seed-0" in board.ask("projector/runs")
+def test_prompts_are_in_the_projector(ask, sweep):
+    assert "prompts-paraphrase+seed-0" in ask("projector/runs")
     query = urllib.parse.urlencode({"run": "prompts-paraphrase+seed-0"})
-    [embedding] = board.ask(f"projector/info?{query}")["embeddings"]
+    [embedding] = ask(f"projector/info?{query}")["embeddings"]
     assert embedding["tensorName"].startswith("prompts") and embedding["tensorShape"][1] == 64
     metadata = sweep / "prompts-paraphrase+seed-0" / embedding["metadataPath"]
     rows = [line.split("\t") for line in metadata.read_text().splitlines()]
@@ -180,4 +141,4 @@ def test_hyperparameters_are_scalars_of_what_matters():
 
 
 def test_siblings_are_the_runs_beside(sweep):
-    assert [path.name for path in siblings(sweep / "prompts-name+seed-0")] == sorted(ARMS)
+    assert [path.name for path in siblings(sweep / "prompts-name+seed-0")] == sorted([*ARMS, DIED])

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.runs.metrics_log import last_metrics
 from tests.support.sweeping import TRAIN
 from tests.support.trained import SMALL, train_run
 
@@ -18,11 +19,7 @@ GRID = "val/grid"
 
 def scalars(run) -> dict[str, float]:
     """The last of each scalar in ``metrics.jsonl``."""
-    found: dict[str, float] = {}
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        found |= json.loads(line)
-    del found["step"]
-    return found
+    return {key: value for key, value in last_metrics(run).items() if key != "step"}
 
 
 @pytest.mark.full

@@ -78,7 +78,7 @@ _STORAGE = (errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EROFS
 def exit_code(action: Callable[[], int]) -> int:
     """Run `action`; a UserError becomes one line and its code, an interrupt 130; a bug keeps its traceback.
 
-    Hydra's instantiate wraps what a constructor raised: the cause counts. A closed stdout (``| head``) gives 141.
+    Libraries wrap what was raised: the cause counts. A closed stdout (``| head``) gives 141.
     """
     try:
         try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ip2p_lightning.errors import UserError
+from ip2p_lightning.errors import SecurityError, UserError
 
 _EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "bitsandbytes": "gpu"}  # library to the extra that brings it
 
@@ -71,3 +72,25 @@ def import_target(name: str, asked: str = "") -> Callable[..., Any]:
         else:
             raise
         raise UserError(f"{asked or name} needs {library}: {remedy}") from None
+
+
+def built(value: Any, **more: Any) -> Any:
+    """A plain value with its nodes as objects, inner ones first; `more` are further arguments of the outermost.
+
+    Hydra's instantiate would do the same, but it also interpolates strings, which may run code in a stored config.
+    Raises SecurityError for a class that is not on the list.
+    """
+    if isinstance(value, list | tuple):
+        return [built(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    given = {key: built(item) for key, item in value.items()}
+    name = given.pop("_target_", None)
+    if name is None:
+        return given
+    if not isinstance(name, str) or name not in ALLOWED_TARGETS:
+        raise SecurityError(f"{name} is not one of the classes a config may name")
+    target = import_target(name)
+    if given.pop("_partial_", False):
+        return functools.partial(target, **given, **more)
+    return target(**given, **more)

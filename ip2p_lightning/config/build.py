@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ip2p_lightning.config.allowed_targets import built
 from ip2p_lightning.config.compose import plain
 from ip2p_lightning.config.rules.base import apply_rules
 from ip2p_lightning.config.rules.contradictions import VALUES
@@ -68,7 +69,5 @@ def checked(composed: Any) -> dict[str, Any]:
 
 
 def build(node: Mapping[str, Any], **more: Any) -> Any:
-    """Instantiate one checked node (and the nodes in it)."""
-    from hydra.utils import instantiate
-
-    return instantiate(dict(node), _convert_="all", **more)
+    """The object of one checked node, with those of the nodes in it. Raises SecurityError as `built` does."""
+    return built(node, **more)

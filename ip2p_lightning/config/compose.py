@@ -11,8 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ip2p_lightning.config.interpolation import refuse_resolvers
 from ip2p_lightning.config.walk import scalars
-from ip2p_lightning.errors import SecurityError, UserError
+from ip2p_lightning.errors import UserError
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
@@ -42,14 +43,13 @@ def composed(words: Iterable[str], name: str = "train", **more: Any) -> Any:
 def plain(config: Any) -> dict[str, Any]:
     """The config resolved to dicts, lists and scalars.
 
-    Raises UserError: a mandatory value is missing, or an interpolation points nowhere.
+    Raises UserError: a mandatory value is missing, or an interpolation points nowhere. SecurityError: an interpolation
+    that is more than a path.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} has no value; give it on the command line: {missing[0]}=VALUE")
-    for path, value in scalars(OmegaConf.to_container(config, resolve=False)):
-        if isinstance(value, str) and "${oc." in value:
-            raise SecurityError(f"{path}={value} reads the environment; write the value itself")
+    refuse_resolvers(typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)))
     try:
         return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.config.allowed_targets import ALLOWED_TARGETS, import_target
+from ip2p_lightning.config.allowed_targets import ALLOWED_TARGETS, built, import_target
 from ip2p_lightning.errors import SecurityError, UserError
 
 PERMISSION = "IP2P_ALLOW_TARGETS"  # comma-separated names of classes
@@ -49,13 +49,11 @@ def check_entries(config: Mapping[str, Any]) -> None:
 
 def make_entries(config: Mapping[str, Any], group: str, folder: Path) -> list[Any]:
     """The callbacks or loggers of a checked config; one that takes a `folder` gets the run's."""
-    from hydra.utils import instantiate
-
     made = []
     for name, node in (config.get(group) or {}).items():
         if node is not None:
             kind = _class_of(group, name, node)
-            given = instantiate({key: value for key, value in node.items() if key != "_target_"}, _convert_="all")
+            given = {key: built(value) for key, value in node.items() if key != "_target_"}
             made.append(kind(**given, **({"folder": folder} if "folder" in inspect.signature(kind).parameters else {})))
     return made
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ip2p_lightning.config.interpolation import refuse_resolvers
 from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError
 
@@ -38,7 +39,9 @@ def refuse_code(config: Any) -> None:
     from omegaconf import OmegaConf
 
     hydra = config.hydra
-    for path, value in walk({"hydra": OmegaConf.to_container(hydra, resolve=False)}):
+    raw = {"hydra": OmegaConf.to_container(hydra, resolve=False)}
+    refuse_resolvers(raw, hydras=True)
+    for path, value in walk(raw):
         if path.endswith("._target_") and not (path in _BUILT and str(value).startswith(_OURS)):
             raise SecurityError(f"{path}={value} would run code, which a config may not; remove it")
     for name in ("job_logging", "hydra_logging"):  # its handlers and filters may be any function

@@ -14,6 +14,7 @@ from typing import Any
 from ip2p_lightning.config.allowed_targets import ALLOWED_TARGETS, import_target
 from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.config.extensions import check_entries, is_entry, permit
+from ip2p_lightning.config.interpolation import refuse_interpolations
 from ip2p_lightning.config.type_hints import class_of, conforms, describe
 from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError, UserError, suggest
@@ -28,9 +29,10 @@ def check(config: Mapping[str, Any], root: Callable[..., Any]) -> None:
     """Check a plain config against the signatures of its targets; `root` is the class of the top level.
 
     Raises:
-        SecurityError: a ``_target_`` that is not on the list.
+        SecurityError: a ``_target_`` that is not on the list, or an interpolation.
         UserError: an unknown key or a value of the wrong type; the message names key and value and suggests a remedy.
     """
+    refuse_interpolations(config)
     for path, value in walk(config):
         if is_entry(path):
             permit(path, value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+RADIUS = 5  # of SSIM's window
 # ITU-R BT.601 as MATLAB's rgb2ycbcr computes it: the reference of the deraining tables.
 _BT601 = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 
@@ -33,11 +34,15 @@ def psnr(edit: Tensor, truth: Tensor, y_channel: bool = False) -> Tensor:  # 2 x
 
 
 def ssim(edit: Tensor, truth: Tensor, y_channel: bool = False) -> Tensor:  # 2 x [B 3 H W] -> [B]
-    """Structural similarity (Wang et al. 2004: Gaussian window 11, sigma 1.5), in [-1, 1]."""
+    """Structural similarity (Wang et al. 2004: Gaussian window 11, sigma 1.5), in [-1, 1].
+
+    As scikit-image and the reference code, the mean is over windows that lie within the image. H and W: 11 or more.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     a, b = _channels(edit, y_channel), _channels(truth, y_channel)
-    return structural_similarity_index_measure(a, b, data_range=1.0, reduction="none").view(-1)
+    _, similarity = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none", return_full_image=True)
+    return similarity[..., RADIUS:-RADIUS, RADIUS:-RADIUS].mean((1, 2, 3))  # torchmetrics mirrors the borders
 
 
 def _channels(x: Tensor, y_channel: bool) -> Tensor:

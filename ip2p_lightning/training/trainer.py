@@ -61,10 +61,8 @@ def _constructed(node: Mapping[str, Any], **parts: Any) -> Any:
     """The Trainer. Raises UserError for callbacks that Lightning does not take together."""
     try:
         return build(node, **parts)
-    except Exception as error:
-        if isinstance(error.__cause__, MisconfigurationException):
-            raise UserError(str(error.__cause__)) from None
-        raise
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from None
 
 
 def _loggers(config: Mapping[str, Any], folder: Path, data: Any) -> list[Any]:

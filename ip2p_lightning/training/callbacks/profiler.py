@@ -14,8 +14,8 @@ WARM_UP = 2  # optimizer steps before the trace: allocations, compilation, the c
 
 
 class Profile(Callback):
-    """Traces up to `steps` optimizer steps after a warm-up on rank 0 into ``RUN/profile/trace.json`` and
-    ``RUN/profile/breakdown.md``. Warns if the run ends before the warm-up does."""
+    """Traces up to `steps` optimizer steps after a warm-up on rank 0 into ``profile/trace.json`` and
+    ``profile/breakdown.md`` in the run's `folder`. Warns if the run ends before the warm-up does."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder, self.steps = Path(folder) / "profile", steps

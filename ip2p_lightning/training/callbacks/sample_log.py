@@ -11,7 +11,9 @@ from ip2p_lightning.system.files import append_line
 
 
 class SampleLog(Callback):
-    """A line for each micro-batch in ``samples.jsonl`` (of rank r > 0: ``samples-rank{r}.jsonl``), as it begins.
+    """A line for each micro-batch, as it begins, in ``samples.jsonl`` of the run's `folder`.
+
+    Rank r > 0 writes ``samples-rank{r}.jsonl``.
 
     ``step`` is its optimizer step, from 1 as in ``metrics.jsonl``; ``micro_step`` counts from 1 over the whole run. A
     continued run repeats the lines of the steps that it repeats.

@@ -110,18 +110,12 @@ def test_update_leaves_the_prose(sweep, tmp_path):
     assert page.read_text() == once
 
 
-def test_a_run_that_was_not_evaluated_shows_its_last_validation(tmp_path):
-    make_run(tmp_path / "one", {"prompts": "name"}, None)
-    assert main([str(tmp_path / "one")]) == 0
-    text = (tmp_path / "one" / "report.md").read_text()
-    assert "validation photos" in text
-    assert ["all runs", "0", "30.00", "30.00", "30.00"] in rows_of(text)
-
-
 def test_seeds_are_those_that_were_scored(sweep):
     (sweep / "name-1" / "scores.csv").unlink()
     assert main([str(sweep)]) == 0
-    rows = rows_of((sweep / "report.md").read_text())
+    text = (sweep / "report.md").read_text()
+    rows = rows_of(text)
+    assert "validation photos" in text
     assert [row[:3] for row in rows if row[0] == "prompts=name"][:1] == [["prompts=name", "0", "22.00"]]
     assert ["prompts=name", "1", "30.00", "30.00", "30.00"] in rows  # its last validation, in a table of its own
 
@@ -143,27 +137,21 @@ def test_configurations_are_in_the_order_of_their_numbers(tmp_path):
 def test_configurations_with_data_of_their_own_have_their_own_identity_baseline(tmp_path):
     make_run(tmp_path / "a", {"task": "x"}, 25)
     other = make_run(tmp_path / "b", {"task": "y"}, 25)
-    table = (other / "scores.csv").read_text()
-    (other / "scores.csv").write_text(
-        table.replace("identity,cartoon,test,heldout,20.0", "identity,cartoon,test,heldout,11.0")
-    )
+    table, row = (other / "scores.csv").read_text(), "identity,cartoon,test,heldout,"
+    (other / "scores.csv").write_text(table.replace(f"{row}20.0", f"{row}11.0"))
     assert main([str(tmp_path)]) == 0
     rows = rows_of((tmp_path / "report.md").read_text())
     assert ["task=x: identity", "0", "20.00", "21.00", "20.50"] in rows
     assert ["task=y: identity", "0", "11.00", "21.00", "16.00"] in rows
 
 
-def test_a_run_whose_process_is_gone_was_killed(tmp_path):
-    make_run(tmp_path / "dead", {}, None, "running")
-    [run] = collect([tmp_path])
-    assert (run.state, run.reason) == ("killed", "no reason was recorded")
-
-
 def test_a_sweep_in_which_all_failed_has_a_report_too(tmp_path):
     make_run(tmp_path / "bad", {}, None, "failed", "a | b")
+    make_run(tmp_path / "dead", {}, None, "running")  # whose process is gone
     assert main([str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
-    assert "0 of 1 runs complete" in text and "a \\| b" in text and "![" not in text
+    assert "0 of 2 runs complete" in text and "![" not in text
+    assert "a \\| b" in text and ["killed", "no reason was recorded", "1", "`dead`"] in rows_of(text)
 
 
 def test_a_real_run(tiny_run, tmp_path):
@@ -184,17 +172,10 @@ def test_bad_input_is_one_line(sweep, tmp_path, refused):
     page.write_text("no markers")
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    for words in (
-        [],
-        [tmp_path / "nowhere"],
-        [tmp_path / "empty"],
-        [sweep, "--update", page],
-        [sweep, "-o", page],
-        [sweep, "--update", tmp_path / "none.md"],
-        [sweep, "-o", tmp_path / "report.txt"],
-        [sweep, "-o", tmp_path / "no" / "folder.md"],
-        [sweep, "-o", page, "--update", page],
-    ):
+    wrong = [[], [tmp_path / "nowhere"], [tmp_path / "empty"]]
+    wrong += [[sweep, "--update", page] for page in (page, tmp_path / "none.md")]
+    wrong += [[sweep, "-o", page] for page in (page, tmp_path / "report.txt", tmp_path / "no" / "folder.md")]
+    for words in [*wrong, [sweep, "-o", page, "--update", page]]:
         assert refused(main, *words)[0] == 2, words
     code, line = refused(main, sweep, "--by", "prompt")
     assert code == 2 and "did you mean 'prompts'" in line

@@ -1,7 +1,5 @@
 """``ip2p-train`` in processes of its own: what a run leaves behind, and what is refused."""
 
-import json
-import shutil
 import time
 
 import numpy as np
@@ -11,14 +9,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs import folder as run_folder
-from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.runs.folder import read_config, read_status
+from ip2p_lightning.runs.metrics_log import read_metrics
 from ip2p_lightning.system.files import read_json
 from tests.support.pieces import write_pairs
 from tests.support.processes import QUIET, SMALL, digest, run
 from tests.support.sd_checkpoint import write_sd_checkpoint
 
 TASKS = ("cartoon", "derain", "denoise", "lowlight")
-TINY = [*SMALL, "model=tiny"]
+TINY = [*SMALL, "model=tiny", "unet.widths=[8,16,16]"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def test_the_same_command_gives_the_same_bits_and_another_seed_others(finished, 
 
 
 def test_a_run_leaves_what_is_promised(finished):
-    status, config = read_status(finished), json.loads((finished / "config.json").read_text())
+    status, config = read_status(finished), read_config(finished)
     assert (status["state"], status["step"], status["exit_code"]) == ("complete", 8, 0)
     assert config["trainer"]["max_steps"] == 8 and config["loader"]["size"] == 32
     assert {p.name for p in (finished / "samples").iterdir()} == {"step-000004.png", "step-000008.png"}
@@ -56,7 +55,7 @@ def test_a_run_leaves_what_is_promised(finished):
 
 
 def test_the_metrics_are_lines_of_json(finished):
-    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    lines = list(read_metrics(finished))
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8]
     assert all(np.isfinite(v) for line in lines for v in line.values())
     scores = ("psnr", "ssim", "psnr_identity", "ssim_identity")
@@ -87,20 +86,9 @@ def test_a_dry_run_leaves_nothing(tmp_path):
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pairs(tmp_path):
-    """A folder of eight good pairs."""
-    return write_pairs(tmp_path / "pairs", 8, size=64) / "train"
-
-
-def own(pairs):
-    words = ["data=folder", f"data.root={pairs.parent}", "task=own", "task.name=sepia"]
-    return [*words, "task.prompts.prompts=[make it sepia]"]
-
-
 def refused(words, work, code, *told):
     started = time.perf_counter()
-    got, said = run([*TINY, *QUIET, *words, f"hydra.run.dir={work}/runs/train/x"], work / "log")
+    got, said = run([*SMALL, *QUIET, *words, f"hydra.run.dir={work}/runs/train/x"], work / "log")
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(("train:", "cache:"))]
     assert got == code, said
     assert len(lines) == 1 and lines[0].startswith("error: ") and all(word in lines[0] for word in told), said
@@ -108,24 +96,8 @@ def refused(words, work, code, *told):
     return lines[0]
 
 
-def test_good_pairs_are_accepted(pairs, tmp_path):
-    words = [*TINY, *QUIET, *own(pairs), "trainer.max_steps=1", f"hydra.run.dir={tmp_path}/run"]
-    code, said = run(words, tmp_path / "log")
-    assert code == 0, said
-
-
-def empty(pairs):
-    shutil.rmtree(pairs / "input")
-    (pairs / "input").mkdir()
-
-
 def unmatched(pairs):
     (pairs / "target" / "0003.png").unlink()
-
-
-def unreadable(pairs):
-    for path in (pairs / "input").iterdir():
-        path.write_bytes(path.read_bytes()[:200])
 
 
 def of_another_size(pairs):
@@ -136,17 +108,15 @@ def of_another_size(pairs):
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (empty, ["input", "no image"]),
         (unmatched, ["0003.png", "no image named '0003' in 'target'"]),
-        (unreadable, ["input", ".png"]),
         (of_another_size, ["sizes differ", "64 x 64 and 48 x 48"]),
     ],
-    ids=lambda x: getattr(x, "__name__", ""),
 )
-def test_bad_pairs_are_one_line_and_leave_nothing(pairs, tmp_path, harm, told):
+def test_bad_pairs_are_one_line_and_leave_nothing(tmp_path, harm, told):
+    pairs = write_pairs(tmp_path / "pairs", 8, size=64) / "train"
     harm(pairs)
-    refused(own(pairs), tmp_path, 3, *told)
-    if harm in (empty, unmatched):  # known before the run begins
+    refused(["data=folder", f"data.root={pairs.parent}", "task=own"], tmp_path, 3, *told)
+    if harm is unmatched:  # known before the run begins
         assert not (tmp_path / "runs").exists()
     else:
         assert not checkpoint.checkpoints(tmp_path / "runs/train/x")
@@ -155,28 +125,22 @@ def test_bad_pairs_are_one_line_and_leave_nothing(pairs, tmp_path, harm, told):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["task=denoise", "prompts.denoise.prompts=[]"], 3, ["prompt"]),
-        (["task=derian"], 2, ["did you mean 'derain'"]),
-        (["data=folder", "data.root=/no/such/folder"], 2, ["/no/such/folder"]),
-        (["optimizer.lr=fast"], 2, ["optimizer.lr=fast"]),
-        (["+trainer.max_epochs=3"], 2, ["trainer.max_epochs", "max_steps"]),
+        (["task=denoise", "prompts.denoise.prompts=[]"], 3, "prompt"),
+        (["task=derian"], 2, "did you mean 'derain'"),
+        (["data=folder", "data.root=/no/such/folder"], 2, "/no/such/folder"),
     ],
-    ids=lambda x: x[0] if isinstance(x, list) else "",
 )
 def test_bad_words_are_one_line_and_leave_nothing(words, code, told, tmp_path):
-    refused(words, tmp_path, code, *told)
+    refused(words, tmp_path, code, told)
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["model=sd15"], ["stable-diffusion-v1-5/stable-diffusion-v1-5", "hf download", "model.path=DIR"]),
-        (["model=local", "model.path=/no/such/folder"], ["/no/such/folder"]),
-    ],
-    ids=lambda x: x[0],
-)
-def test_what_shows_only_when_the_run_begins_is_recorded_and_can_be_mended(words, told, tmp_path):
+@pytest.mark.parametrize("channels", [None, 9])
+def test_what_shows_only_when_the_run_begins_is_recorded_and_can_be_mended(tmp_path, channels):
+    words, told = ["model=sd15"], ["stable-diffusion-v1-5/stable-diffusion-v1-5", "hf download", "model.path=DIR"]
+    if channels:
+        path = write_sd_checkpoint(tmp_path / "odd", in_channels=channels)
+        words, told = ["model=local", f"model.path={path}"], ["channels", "9"]
     line = refused(words, tmp_path, 2, *told)
     folder = tmp_path / "runs/train/x"
     status = read_status(folder)
@@ -185,11 +149,6 @@ def test_what_shows_only_when_the_run_begins_is_recorded_and_can_be_mended(words
     assert not checkpoint.checkpoints(folder)
     code, said = run([*TINY, *QUIET, "trainer.max_steps=1", f"hydra.run.dir={folder}"], tmp_path / "log")
     assert code == 0, said
-
-
-def test_a_checkpoint_of_wrong_width_is_refused(tmp_path):
-    other = write_sd_checkpoint(tmp_path / "odd", in_channels=9)
-    assert "channels" in refused(["model=local", f"model.path={other}"], tmp_path, 2, "9")
 
 
 def test_a_folder_that_holds_a_run_can_be_refused(finished, tmp_path):

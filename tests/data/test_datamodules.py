@@ -9,6 +9,7 @@ import torch
 from ip2p_lightning.data.dataloader import Loader
 from ip2p_lightning.data.datamodules import (
     CartoonDataModule,
+    DeblurDataModule,
     DenoiseDataModule,
     DerainDataModule,
     EditDataModule,
@@ -17,6 +18,7 @@ from ip2p_lightning.data.datamodules import (
 )
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.errors import UserError
 
 
 class Noise:
@@ -169,3 +171,22 @@ def test_fixed_examples() -> None:
     examples = mixture().fixed_examples(3)
     assert [example.task for example in examples] == ["fog"] * 3 + ["dust"] * 3
     assert len({example.original.numpy().tobytes() for example in examples}) == 6
+
+
+def test_refusals() -> None:
+    with pytest.raises(UserError, match="one side of a pair only"):
+        DeblurDataModule().setup("fit")
+    with pytest.raises(UserError, match="did you mean 'fog'"):
+        MixtureDataModule({"fog": EditDataModule()}, {"fogg": 1})
+    with pytest.raises(UserError, match="all are 0"):
+        MixtureDataModule({"fog": EditDataModule()}, {"fog": 0})
+
+
+BAD = [{"batch_size": 0}, {"size": 30}, {"crop": "middle"}, {"workers": -1}, {"eval_draws": 0}, {"epoch_size": 0}]
+BAD += [{"timeout": -1}, {"max_bad": -1}, {"size": 64, "resize": [32, 40]}, {"eval_size": None, "eval_batch_size": 4}]
+
+
+@pytest.mark.parametrize("options", BAD, ids=str)
+def test_bad_loaders(options: dict) -> None:
+    with pytest.raises(UserError):
+        Loader(**options)

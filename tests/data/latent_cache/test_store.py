@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from ip2p_lightning.data.latent_cache.fill import Everything
 from ip2p_lightning.data.latent_cache.store import Space
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.system.record_log import RecordLog
@@ -70,20 +71,6 @@ def test_an_entry_rebuilt_among_many_others_is_found_by_an_old_reader(space, tmp
     assert reader.get(key(1)) == payload(1)
 
 
-def test_every_flipped_byte_of_an_index_is_noticed(tmp_path):
-    log = RecordLog(tmp_path / "log", 16)
-    with log.appending() as row:
-        log.append(row, [(key(i), bytes(16)) for i in range(3)])
-    raw = (tmp_path / "log").read_bytes()
-    for place in range(log.width, 2 * log.width):
-        changed = bytearray(raw)
-        changed[place] ^= 1 << place % 8
-        (tmp_path / "log").write_bytes(changed)
-        fresh = RecordLog(tmp_path / "log", 16)
-        fresh.refresh()
-        assert fresh.damaged == 1 and len(fresh) == 2
-
-
 def _write_for_ever(root):
     space = Space(root, {"what": "test"}, 256)
     for i in range(10**6):
@@ -131,19 +118,20 @@ def test_eight_processes_fill_one_cache_each_entry_once(tmp_path):
     assert (filled, images, damaged) == (80, 160, 0)
 
 
-def test_a_hundred_of_a_thousand_damaged_entries_are_rebuilt(tmp_path, counting):
-    pairs = write_pairs(tmp_path / "pairs", 500, size=32)
+def test_twenty_of_two_hundred_damaged_entries_are_rebuilt(tmp_path, counting):
+    pairs = write_pairs(tmp_path / "pairs", 100, size=32)
     _, cache = open_cache(pairs, tmp_path / "cache", counting)
-    assert fill(cache) == 1000
-    before = {k: cache.space.get(k) for k in _keys(cache)}
+    assert fill(cache) == 200
+    every = Everything(cache)
+    before = {key: cache.space.get(key) for key in (every[i].key for i in every)}
     rng = np.random.default_rng(0)
     shard = next(cache.space.folder.glob("shard-*"))
     raw = bytearray(shard.read_bytes())
-    for slot in rng.choice(1000, 100, replace=False):
+    for slot in rng.choice(200, 20, replace=False):
         raw[slot * cache.codec.payload + int(rng.integers(cache.codec.payload))] ^= 1 << int(rng.integers(8))
     shard.write_bytes(raw)
     _, again = open_cache(pairs, tmp_path / "cache", counting)
-    assert fill(again) == 100 and again.state()["damaged"] == 100
+    assert fill(again) == 20 and again.state()["damaged"] == 20
     assert {k: again.space.get(k) for k in before} == before
     _, third = open_cache(pairs, tmp_path / "cache", counting)
     assert fill(third) == 0 and third.state()["damaged"] == 0
@@ -180,13 +168,6 @@ def test_a_cache_that_cannot_be_written_is_read(tmp_path, counting):
     reader.start()
     reader.join(60)
     assert reader.exitcode == 0
-
-
-def _keys(cache):
-    from ip2p_lightning.data.latent_cache.fill import Everything
-
-    every = Everything(cache)
-    return [every[key].key for key in every]
 
 
 def _hold(root, ready):

@@ -97,8 +97,7 @@ def test_low_rank_adapters_need_a_quarter():
 # -- presets ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["sd15", "ip2p"])
-@pytest.mark.parametrize("preset", CARDS)
+@pytest.mark.parametrize(("preset", "model"), [*((preset, "sd15") for preset in CARDS), ("gpu_24g", "ip2p")])
 def test_a_preset_fits_its_card_and_says_what_the_estimate_says(preset, model):
     if preset != "gpu_24g":
         pytest.importorskip("peft")

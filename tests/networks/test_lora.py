@@ -18,7 +18,7 @@ from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.trained_run import open_run
 from tests.support.models import config_of, module_of, stirred
 from tests.support.photos import PROMPT, edit, photo, pixels
-from tests.support.processes import QUIET, digest, run
+from tests.support.processes import QUIET, run
 from tests.support.processes import SMALL as FORKED
 from tests.support.sd_checkpoint import stock_pipeline, write_sd_checkpoint
 from tests.support.trained import train_run
@@ -126,16 +126,6 @@ def test_the_base_stays_and_the_rest_moves(checkpoints, runs, channels):
     if channels == 4:
         assert raw["unet.conv_in.weight"][:, 4:].abs().amax((0, 2, 3)).gt(0).all()
         assert not torch.equal(raw["unet.conv_in.weight"][:, :4], began["conv_in.weight"][:, :4])
-
-
-def test_killed_runs_end_where_the_undisturbed_run_ends(checkpoints, tmp_path):
-    words = [*FORKED, *QUIET, "model=local", f"model.path={checkpoints[4]}", *WORDS, "unet.lora.dropout=0.1"]
-    words += ["trainer.max_steps=4", "trainer.accumulate_grad_batches=2", "save_every=1", "loader.batch_size=1"]
-    for name, faults in (("whole", []), ("run", ["fault=kill@step=1", "fault=kill@step=3"])):
-        for fault in [*faults, "fault=null"]:
-            code, said = run([*words, fault, f"hydra.run.dir={tmp_path / name}"], tmp_path / "log")
-            assert code == (0 if fault == "fault=null" else -signal.SIGKILL), said
-    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
 
 
 def test_another_base_is_refused(tmp_path):

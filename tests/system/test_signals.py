@@ -1,12 +1,10 @@
 """Signals, whenever they come: before anything is imported, before the first step, in the middle of a run."""
 
 import contextlib
-import fcntl
 import os
 import pty
 import signal
 import subprocess
-import termios
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,23 +36,14 @@ def begun(folder):
 
 def test_a_closed_terminal_stops_a_run_that_saves_although_it_cannot_print(tmp_path):
     ours, theirs = pty.openpty()
-    words = [*TRAIN, *LONG, f"hydra.run.dir={tmp_path}/run"]
-    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    process = subprocess.Popen(words, env=environment(), **streams, preexec_fn=_own_terminal)
+    process = Process([*LONG, f"hydra.run.dir={tmp_path}/run"], os.ttyname(theirs))  # it opens its own terminal
+    assert process.until(begun(tmp_path / "run"))
     os.close(theirs)
-    end = time.monotonic() + LIMIT
-    while not begun(tmp_path / "run")() and time.monotonic() < end:
-        time.sleep(0.05)
     os.close(ours)  # the kernel sends SIGHUP to the terminal's processes
-    assert process.wait(LIMIT) == 143
+    assert process.wait() == 143
     status = read_status(tmp_path / "run")
     assert status["state"] == "preempted" and "SIGHUP at step" in status["reason"]
     assert not checkpoint.damage(checkpoint.checkpoints(tmp_path / "run")[0])
-
-
-def _own_terminal():
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def told(number, save_first, before=signal.SIG_DFL):

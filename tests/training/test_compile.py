@@ -1,5 +1,7 @@
 """Compiled training steps: eager's losses, the same names, no compilation for edits; what is refused."""
 
+import functools
+
 import pytest
 import torch
 
@@ -33,7 +35,9 @@ def agree(eager, compiled, bound=1e-5):
     assert list(a["state_dict"]) == list(b["state_dict"]) and a["ema"]["weights"].keys() == b["ema"]["weights"].keys()
 
 
-def test_regions_compiled_compute_what_eager_computes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_regions_compiled_compute_what_eager_computes(tmp_path, monkeypatch, backend):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     eager, compiled, count = trained(tmp_path, monkeypatch, "regional", SMALL)
     agree(eager, compiled)
     assert count == 1  # both blocks share it; validation and pictures, of other sizes, compiled nothing

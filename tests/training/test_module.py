@@ -22,9 +22,14 @@ def sd(sd_folder):
     return stirred(module_of("model=local", f"model.path={sd_folder}", "model.drop=0.05", "sampler.steps=3"), 0.01)
 
 
-@pytest.fixture
-def tiny():
+@pytest.fixture(scope="module")
+def untouched():
     return module_of("model=tiny")
+
+
+@pytest.fixture
+def tiny(untouched):
+    return copy.deepcopy(untouched)
 
 
 def loss_of(module, batch, u=1.0, key=0):

@@ -20,7 +20,7 @@ def test_it_trains_and_resumes_exactly(name, lora, sd_folder, tmp_path):
     if lora:
         pytest.importorskip("peft")
     words = (*SMALL, *WORDS[name], "model=local", f"model.path={sd_folder}", "task=denoise", "optimizer.lr=1e-3")
-    words += ("loader.size=32", *(["unet=sd_lora"] if lora else []))
+    words += ("loader.size=32", *(["unet=sd_lora", "unet.lora.dropout=0.1"] if lora else []))
     whole = fit(Split(1, 1), words, 4, tmp_path / "whole")
     rest = fit(Split(1, 1), words, 4, tmp_path / "rest", tmp_path / "whole" / "middle.ckpt")
     assert torch.equal(whole.moved, rest.moved) and rest.seen == {n: whole.seen[n] for n in (2, 3)}

@@ -62,13 +62,15 @@ def test_checkpointing_keeps_less_and_of_frozen_weights_no_copies(shape):
 
 
 @pytest.mark.parametrize(("opt", "numbers"), [("adopt", 2), ("lion", 1), ("muon", 1), ("adafactor", 0)])
-def test_an_optimizer_is_asked_what_it_keeps(opt, numbers):
-    found = estimate(config_of("model=sd15", "optimizer=timm", f"optimizer.opt={opt}"))
-    assert found.optimizer == pytest.approx(numbers * found.gradients, abs=0.05)
+def test_an_optimizer_is_asked_what_it_keeps(opt, numbers, sd_folder):
+    local = ("model=local", f"model.path={sd_folder}")
+    found = estimate(config_of(*local, "optimizer=timm", f"optimizer.opt={opt}"))
+    assert found.optimizer == pytest.approx(numbers * found.gradients, abs=0.2 * found.gradients)
 
 
 def test_an_estimate_grows_with_what_costs_memory(sd_folder, monkeypatch):
     local = ("model=local", f"model.path={sd_folder}", "trainer=cpu", "loader.batch_size=2")
+    monkeypatch.setattr("ip2p_lightning.training.memory.estimate._pictures", lambda config: 0.0)  # not the peak here
     changes = ("seed=0", "model.ema=null", "loader.batch_size=8", "model.gradient_checkpointing=true")
     base, without, larger, saving = (estimate(config_of(*local, word)) for word in changes)
     assert without.average == 0 < base.average and saving.activations < base.activations
@@ -95,8 +97,7 @@ def test_low_rank_adapters_need_a_quarter():
 # -- presets ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["sd15", "ip2p"])
-@pytest.mark.parametrize("preset", CARDS)
+@pytest.mark.parametrize(("preset", "model"), [*((preset, "sd15") for preset in CARDS), ("gpu_24g", "ip2p")])
 def test_a_preset_fits_its_card_and_says_what_the_estimate_says(preset, model):
     if preset != "gpu_24g":
         pytest.importorskip("peft")

@@ -86,7 +86,7 @@ def _train(words: list[str], output: str, settings: dict[str, str]) -> None:
 
     multiprocessing.set_start_method("fork", force=True)  # as on a command line: workers are this process's children
     os.setsid()
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = os.open(output, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = open(1, "w", buffering=1, closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115

@@ -9,14 +9,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.cli.parser import Parser, add_model_options, at_least, overridden, run, sampler_settings, shown
+from ip2p_lightning.cli.parser import (
+    Parser,
+    add_model_options,
+    at_least,
+    described,
+    overridden,
+    run,
+    sampler_settings,
+    shown,
+)
 from ip2p_lightning.evaluation.score_table import as_table, means, merge, write_rows
 from ip2p_lightning.system.imports import quiet_libraries
 
 EXAMPLES = """
 writes into RUN:
-  scores.csv                   one row per method and task: run, method, task, split, prompts, psnr, ssim, n;
-                               rows of the same method, task, split and prompts are replaced, the others stay
+  scores.csv                   one row per method and task, with the run's step, the weights, sampler, seed, precision
+                               and draws; rows of another of these stay
   scores-SPLIT-PROMPTS.jsonl   one line per image and method
   sheet-SPLIT-PROMPTS.png      original | edit | wrong instruction | ground truth
 With other settings of the sampler than the run's (--steps 4 --scheduler dpm++), into RUN/steps-4+scheduler-dpm++/.
@@ -85,11 +94,13 @@ def _evaluate(args: argparse.Namespace) -> None:
         examples = sheet.setdefault(example.task, [])
         if len(examples) < args.sheet_examples:
             examples.append((example, images, lines))
-    _write(args, opened, rows, sheet)
+    _write(args, opened, described(sampler), rows, sheet)
     print(f"speed        {editor.clock.summary()}")
 
 
-def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sheet: Mapping[str, list[Any]]) -> None:
+def _write(
+    args: argparse.Namespace, opened: Any, sampler: str, rows: list[dict[str, Any]], sheet: Mapping[str, list[Any]]
+) -> None:
     from ip2p_lightning.system.files import storage_errors
 
     name, ending = opened.folder.resolve().name, f"{args.split}-{args.prompts}"
@@ -98,8 +109,10 @@ def _write(args: argparse.Namespace, opened: Any, rows: list[dict[str, Any]], sh
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
     scores, lines = folder / "scores.csv", folder / f"scores-{ending}.jsonl"
-    found = means(rows, run=name, split=args.split, prompts=args.prompts)
-    write_rows(lines, [{"step": opened.step, "weights": args.weights, "seed": args.seed, **row} for row in rows])
+    scored = {"step": opened.step, "weights": args.weights, "sampler": sampler, "seed": args.seed, "dtype": args.dtype}
+    scored["draws"] = max(row["draw"] for row in rows) + 1
+    found = means(rows, run=name, **scored, split=args.split, prompts=args.prompts)
+    write_rows(lines, [{**scored, **row} for row in rows])
     merge(scores, found, overwrite=args.overwrite)
     what = f"{args.split} pairs, {args.prompts.replace('heldout', 'held-out')} instructions"
     print(f"{name}, step {opened.step}, {args.weights} weights: {what}\n")

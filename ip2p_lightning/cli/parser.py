@@ -130,6 +130,11 @@ def overridden(sampler: Any, args: argparse.Namespace) -> Any:
     return type(sampler)(**(vars(sampler) | given))
 
 
+def described(sampler: Any) -> str:
+    """A sampler's settings in a line, such as ``steps=1``."""
+    return " ".join(f"{name}={value}" for name, value in vars(sampler).items() if isinstance(value, str | int | float))
+
+
 def shown(path: Path) -> str:
     """A path relative to the current folder, if it lies below it."""
     path = Path(path).absolute()

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from ip2p_lightning.config.build import task_prompts
 from ip2p_lightning.evaluation import score_table
 from ip2p_lightning.runs.folder import read_status
+from ip2p_lightning.system.escaping import markdown_text
 
 PAGE = """---
 library_name: diffusers
@@ -68,10 +69,12 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}
     settings |= {"image_guidance_scale": sampler.image_scale}
     pools = task_prompts(config)
-    rows = [dict(list(row.items())[1:]) for row in score_table.read(opened.folder / "scores.csv")]  # without the run
+    scored = score_table.read(opened.folder / "scores.csv")
+    rows = score_table.current(scored, step=opened.step, weights=opened.weights)
+    rows = [{name: row[name] for name in (*score_table.WHAT, "sampler", "psnr", "ssim", "n")} for row in rows]
     return PAGE.format(
         load=LOAD_ADAPTER.format(base=config["model"]["path"]) if getattr(opened.module.unet, "lora", None) else LOAD,
-        name=opened.folder.resolve().name,
+        name=markdown_text(opened.folder.resolve().name),
         prompt=next((pool[0] for pool in pools.values() if pool), "INSTRUCTION").replace('"', "'"),
         settings=", ".join(f"{k}={v:g}" for k, v in settings.items()),
         base=config["model"].get("path") or "none: random weights",
@@ -82,7 +85,9 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
         commit=read_status(opened.folder).get("commit") or "unknown",
         typed=typed,
         table=tabulate(rows, "keys", tablefmt="pipe", disable_numparse=True)
-        or "Not evaluated yet: `ip2p-evaluate RUN`.",
-        prompts="\n".join(f"- {name}: {'; '.join(pool[:10]) or '(none)'}" for name, pool in pools.items()),
+        or f"Not evaluated at step {opened.step} with {opened.weights} weights: `ip2p-evaluate RUN`.",
+        prompts="\n".join(
+            f"- {name}: {markdown_text('; '.join(pool[:10])) or '(none)'}" for name, pool in pools.items()
+        ),
         config=json.dumps(config, indent=2),
     )

@@ -1,4 +1,7 @@
-"""``scores.csv``: a run's mean scores, one row per method, task, split and kind of prompts."""
+"""``scores.csv``: a run's mean scores, one row per method, task, split and kind of prompts.
+
+Each says what was scored: the step, the weights, the sampler, the seed of its noise, the precision, the draws per pair.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,23 @@ from typing import Any
 from tabulate import tabulate
 
 from ip2p_lightning.errors import DamagedError
+from ip2p_lightning.system.escaping import csv_cell
 from ip2p_lightning.system.files import write_atomic
 
-COLUMNS = ("run", "method", "task", "split", "prompts", "psnr", "ssim", "n")
-KEY = ("method", "task", "split", "prompts")
+SETTINGS = ("step", "weights", "sampler", "seed", "dtype", "draws")
+WHAT = ("method", "task", "split", "prompts")
+COLUMNS = ("run", *SETTINGS, *WHAT, "psnr", "ssim", "n")
 METHODS = ("model", "identity", "wrong_instruction")  # identity: the original, unedited, is the baseline
 
 
-def means(rows: Iterable[Mapping[str, Any]], **same: str) -> list[dict[str, str]]:
+def means(rows: Iterable[Mapping[str, Any]], **same: Any) -> list[dict[str, str]]:
     """One row per task and method, in order of first appearance; `same` are columns that all rows share."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["task"], row["method"]), []).append(row)
     return [
         {
-            **same,
+            **{key: str(value) for key, value in same.items()},
             "method": method,
             "task": task,
             "psnr": f"{fmean(row['psnr'] for row in group):.4f}",
@@ -53,15 +58,34 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def merge(path: Path, rows: Sequence[Mapping[str, str]], overwrite: bool = False) -> None:
-    """Put `rows` into the table: those with the same key are replaced in place, others stay, new ones come last."""
-    new = {tuple(row[k] for k in KEY): row for row in rows}
-    table = [] if overwrite else read(path)
-    merged = [new.pop(tuple(row[k] for k in KEY), row) for row in table]
+    """Put `rows` at the end of the table; rows of the same settings and scores that it holds go."""
+    new = {_key(row) for row in rows}
+    stay = [] if overwrite else [row for row in read(path) if _key(row) not in new]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*merged, *new.values()])
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in [*stay, *rows])
     write_atomic(path, text.getvalue().encode())
+
+
+def current(rows: Iterable[Mapping[str, str]], **same: Any) -> list[Mapping[str, str]]:
+    """Of each method, task, split and kind of prompts the row to quote: of the newest step, averaged weights first, the
+    last that was written. `same`: only rows of e.g. this ``step`` and these ``weights``."""
+    found: dict[tuple[str, ...], Mapping[str, str]] = {}
+    for row in rows:
+        if all(row[key] == str(value) for key, value in same.items()):
+            key = tuple(row[name] for name in WHAT)
+            if key not in found or _rank(row) >= _rank(found[key]):
+                found[key] = row
+    return list(found.values())
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row[name] for name in (*SETTINGS, *WHAT))
+
+
+def _rank(row: Mapping[str, str]) -> tuple[int, bool]:
+    return int(row["step"]), row["weights"] == "ema"
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from ip2p_lightning.errors import UserError
 from ip2p_lightning.rng import seed_of
 from ip2p_lightning.runs.optuna_storage import import_optuna, open_storage
 from ip2p_lightning.sweeps.search_space import make_sampler, overrides_of
+from ip2p_lightning.system.escaping import csv_cell
 from ip2p_lightning.system.files import write_atomic
 from ip2p_lightning.system.locks import try_lock
 
@@ -129,7 +130,8 @@ class Study:
         writer.writerow(["trial", "state", metric, *self.space, "folder"])
         for t in self.trials:
             values = [t.params.get(key, "") for key in self.space]
-            writer.writerow([t.number, t.state.name.lower(), t.value, *values, t.user_attrs.get(FOLDER, "")])
+            row = [t.number, t.state.name.lower(), t.value, *values, t.user_attrs.get(FOLDER, "")]
+            writer.writerow(map(csv_cell, row))
         write_atomic(folder / "study.csv", text.getvalue().encode())
         best = self.best()
         if best is not None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ip2p_lightning.cli.evaluate import main
 from ip2p_lightning.config import build
+from ip2p_lightning.evaluation.score_table import COLUMNS, current, read
 from ip2p_lightning.runs.folder import read_config
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
@@ -43,7 +44,7 @@ def outputs(folder):
 
 
 def test_table_has_a_row_per_task_and_method(scored):
-    assert (scored / "scores.csv").read_text().splitlines()[0] == "run,method,task,split,prompts,psnr,ssim,n"
+    assert (scored / "scores.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
     rows = table(scored)
     found = {(row["task"], row["method"]) for row in rows}
     assert found == {(t, m) for t in TASKS for m in ("model", "identity", "wrong_instruction")} and len(rows) == 12
@@ -100,7 +101,10 @@ def test_other_rows_stay_and_equal_ones_are_replaced(run, capsys):
     said = [line for line in lines(run, "test-heldout") if line["method"] == "model"]
     assert all(line["prompt"] in pools[line["task"]].held_out for line in said)
     assert main([str(run), "--seed", "3", "--sheet-examples", "0"]) == 0
-    assert len(table(run)) == 24
+    assert len(table(run)) == 36  # another seed replaces nothing
+    assert main([str(run), "--weights", "raw", "--sheet-examples", "0"]) == 0
+    quoted = current(read(run / "scores.csv"))
+    assert len(table(run)) == 48 and len(quoted) == 24 and {row["weights"] for row in quoted} == {"ema"}
     assert main([str(run), "--overwrite", "--sheet-examples", "0"]) == 0
     assert (run / "scores.csv").read_text() == seen
 

@@ -16,7 +16,7 @@ from ip2p_lightning.diffusion.objective import DiffusionObjective
 from ip2p_lightning.diffusion.samplers import SCHEDULERS, DiffusionSampler
 from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weight_digest, weights_of
 from ip2p_lightning.errors import StorageError
-from ip2p_lightning.runs.checkpoint import load, newest_valid
+from ip2p_lightning.runs.checkpoint import load, newest_valid, step_of
 from tests.support.photos import PROMPT, edit, photo, pixels
 
 PIPELINE = diffusers.StableDiffusionInstructPix2PixPipeline
@@ -120,12 +120,24 @@ def test_every_scheduler_of_the_export_walks_the_runs_steps(tmp_path, name, zero
 
 def test_card_tells_scores_base_and_prompts(sd_run, sd_folder, tmp_path):
     run = shutil.copytree(sd_run, tmp_path / "run")
-    rows = "run,method,task,split,prompts,psnr,ssim,n\nrun,model,denoise,test,seen,27.1234,0.80000,3\n"
+    step, rows = (
+        step_of(newest_valid(run)),
+        "run,step,weights,sampler,seed,dtype,draws,method,task,split,prompts,psnr,ssim,n\n",
+    )
+    rows += f"run,{step},ema,steps=2,0,float32,1,model,denoise,test,seen,27.1234,0.80000,3\n"
+    rows += f"run,{step},raw,steps=2,0,float32,1,model,denoise,test,seen,11.1111,0.80000,3\n"
+    rows += "run,0,ema,steps=2,0,float32,1,model,denoise,val,seen,12.2222,0.80000,3\n"
     (run / "scores.csv").write_text(rows)
     assert main([str(run), str(tmp_path / "out")]) == 0
     card = " ".join((tmp_path / "out" / "README.md").read_text().split())  # the table's columns are padded
-    for word in (str(sd_folder), "| model | denoise | test | seen | 27.1234 |", "guidance_scale=7.5", "averaged"):
+    for word in (
+        str(sd_folder),
+        "| model | denoise | test | seen | steps=2 | 27.1234 |",
+        "guidance_scale=7.5",
+        "averaged",
+    ):
         assert word in card
+    assert "11.1111" not in card and "12.2222" not in card  # of other weights, and of another step
     assert json.loads((tmp_path / "out" / "weights.json").read_text())["sha256"] in card
 
 

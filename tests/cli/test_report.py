@@ -31,9 +31,12 @@ def make_run(folder: Path, overrides: dict, psnr: float | None, state="complete"
     lines = [{"step": 10, **speed}, {"step": 20, **speed}, {"step": 20, **validation(30.0)}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 21, "tr')
     if psnr is not None:
-        rows = ["run,method,task,split,prompts,psnr,ssim,n"]
+        rows = ["run,step,weights,sampler,seed,dtype,draws,method,task,split,prompts,psnr,ssim,n"]
         for method, base in (("model", psnr), ("identity", 20.0), ("wrong_instruction", 18.0)):
-            rows += [f"x,{method},{task},test,heldout,{base + i},0.9,5" for i, task in enumerate(TASKS)]
+            rows += [
+                f"x,20,ema,steps=1,0,float32,4,{method},{task},test,heldout,{base + i},0.9,5"
+                for i, task in enumerate(TASKS)
+            ]
         (folder / "scores.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -108,6 +111,36 @@ def test_update_leaves_the_prose(sweep, tmp_path):
     assert "old" not in once and "![" in once and "(page.png)" in once and (tmp_path / "page.csv").is_file()
     assert main([str(sweep), "--update", str(page)]) == 0
     assert page.read_text() == once
+
+
+def test_scores_of_an_earlier_step_and_of_no_number_are_named(sweep):
+    early, wrong = sweep / "name-0" / "scores.csv", sweep / "name-1" / "scores.csv"
+    early.write_text(early.read_text().replace("x,20,", "x,12,"))
+    wrong.write_text(wrong.read_text().replace(",24.0,", ",nan,"))
+    assert main([str(sweep)]) == 0
+    text = (sweep / "report.md").read_text()
+    assert "`name-0` (scored at step 12 of 20)" in text
+    assert ["not a number", "scores of derain are not finite", "1", "`name-1`"] in rows_of(text)
+    assert ["prompts=name", "0", "22.00", "23.00", "22.50"] in rows_of(text)
+
+
+def test_runs_of_one_name_in_two_folders_are_two(tmp_path):
+    for folder, psnr in (("a", 20.0), ("b", 30.0)):
+        make_run(tmp_path / folder / "run" / "x", {"prompts": "name"}, psnr)
+    found = collect([tmp_path / "a" / "run", tmp_path / "b" / "run"])
+    assert [run.name for run in found] == ["a/run/x", "b/run/x"]
+    assert main([str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"), "-o", str(tmp_path / "r.md")]) == 0
+    assert ["all runs", "0", "25.00 (20.00–30.00)"] in [row[:3] for row in rows_of((tmp_path / "r.md").read_text())]
+
+
+def test_names_and_reasons_are_text_in_tables(tmp_path):
+    make_run(tmp_path / "=cmd()", {"prompts": "=1+1"}, 20.0)
+    make_run(tmp_path / "bad", {}, None, "failed", "<img src=x onerror=alert(1)> ![a](http://b)")
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "<img" not in text and "](http" not in text and "&lt;img src=x" in text
+    cells = {cell for row in csv.reader((tmp_path / "report.csv").open()) for cell in row}
+    assert "'=cmd()" in cells and not [cell for cell in cells if cell.startswith(("=", "@"))]
 
 
 def test_seeds_are_those_that_were_scored(sweep):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ip2p_lightning.system.escaping import markdown_text
+
 _COLUMNS = """| column | what |
 |---|---|
 | `original_image` | before the edit |
@@ -51,7 +53,7 @@ def _part(part: Mapping[str, Any]) -> str:
         lines[0] += f"; one side made by `{part['made_by']}`"
     for key, label in {"home": "home", "licence": "licence", "citation": "cite", "overlaps": "known overlaps"}.items():
         if facts.get(key):
-            lines.append(f"- {label}: {facts[key]}")
+            lines.append(f"- {label}: {markdown_text(facts[key])}")
     return "\n".join(lines)
 
 

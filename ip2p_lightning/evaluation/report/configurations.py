@@ -12,6 +12,7 @@ from ip2p_lightning.config.walk import get
 from ip2p_lightning.errors import UserError, suggest
 from ip2p_lightning.evaluation.report.runs import RunSummary, Score
 from ip2p_lightning.evaluation.score_table import METHODS
+from ip2p_lightning.system.escaping import csv_cell
 
 DEFAULT = "default"  # the value of a key that a run does not override
 MEAN = "mean"  # over tasks, beside them
@@ -19,7 +20,7 @@ _ORDER = [(split, prompts) for split in ("test", "val", "train") for prompts in 
 _KINDS = {"step": "Int64", "images": "Int64", "seconds": float, "peak_memory_mb": float}  # also where all are missing
 _COLUMNS = [
     *("configuration", "run", "seed", "state", "reason", "method", "task", "split", "prompts", "psnr", "ssim", "n"),
-    *("step", "images", "seconds", "peak_memory_mb", "commit"),
+    *("scored_step", "weights", "step", "images", "seconds", "peak_memory_mb", "commit"),
 ]
 _FORMS = {"psnr": "{:.4f}", "ssim": "{:.5f}", "n": "{:.0f}", "seconds": "{:.1f}", "peak_memory_mb": "{:.0f}"}
 Section = tuple[str, str]  # split, prompts
@@ -119,4 +120,5 @@ def as_csv(found: Comparison) -> bytes:
     table = found.runs.merge(scores, on="run", how="left")
     for column, form in _FORMS.items():
         table[column] = table[column].map(form.format, na_action="ignore")
-    return table[_COLUMNS].to_csv(index=False, lineterminator="\n").encode()
+    table = table[_COLUMNS].apply(lambda column: column.map(csv_cell))
+    return table.to_csv(index=False, lineterminator="\n").encode()

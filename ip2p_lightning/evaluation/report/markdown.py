@@ -11,8 +11,9 @@ import pandas as pd
 from tabulate import tabulate
 
 from ip2p_lightning.evaluation.report.configurations import MEAN, Comparison, Section, per_run
+from ip2p_lightning.system.escaping import markdown_text
 
-NONE = "–"
+NONE, SPACE = "–", "&emsp;"
 SPLITS = {"test": "held-out photos (test)", "val": "validation photos (val)", "train": "training photos (train)"}
 PROMPTS = {"heldout": "held-out instructions", "seen": "instructions of the training pool"}
 IDENTITY = "*identity* is the original, unedited; *gain* is the model minus identity, run by run."
@@ -31,7 +32,15 @@ def as_markdown(found: Comparison, plot: str | None) -> str:
             plot = None
     if not found.sections():
         parts.append("No scores yet: none of the complete runs was validated, or evaluated by ip2p-evaluate.")
-    return "\n\n".join([*parts, *_cost(found.runs), *_failed(found.runs), *_runs(found.runs)]) + "\n"
+    return "\n\n".join([*parts, *_earlier(found), *_cost(found.runs), *_failed(found.runs), *_runs(found.runs)]) + "\n"
+
+
+def _earlier(found: Comparison) -> list[str]:
+    """Which runs went on after they were evaluated."""
+    table = found.scores.merge(found.runs[["run", "step"]], on="run")
+    table = table[(table["weights"] != "") & (table["scored_step"] < table["step"])].drop_duplicates("run")
+    which = ", ".join(f"`{row.run}` (scored at step {row.scored_step} of {row.step})" for row in table.itertuples())
+    return [f"**Trained on since they were scored; evaluate them again:** {which}."] if which else []
 
 
 def where(section: Section) -> str:
@@ -67,9 +76,9 @@ def _psnr_rows(tables: Mapping[str, pd.DataFrame], seeds: Mapping[str, str]) -> 
     for label, model in _best_in_bold(tables["model"]).items():
         if own:
             rows.append([f"{label}: identity", seeds[label], *identity.get(label, [])])
-        rows += [[f"**{label}**", seeds[label], *model], ["&emsp;gain", "", *gain[label]]]
+        rows += [[f"**{label}**", seeds[label], *model], [f"{SPACE}gain", "", *gain[label]]]
         if label in wrong:
-            rows.append(["&emsp;wrong instruction", "", *wrong[label]])
+            rows.append([f"{SPACE}wrong instruction", "", *wrong[label]])
     return rows
 
 
@@ -145,6 +154,6 @@ def readable_command(command: str) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; numbers stand to the right of the first column."""
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    cells = [[SPACE.join(map(markdown_text, str(cell).split(SPACE))) for cell in row] for row in rows]
     align = ["left", *["right"] * (len(head) - 1)]
     return tabulate(cells, head, tablefmt="pipe", colalign=align, disable_numparse=True)

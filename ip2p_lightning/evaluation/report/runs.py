@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,6 +29,8 @@ class Score:
     psnr: float
     ssim: float
     n: int
+    scored_step: int
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def collect(roots: Sequence[Path]) -> list[RunSummary]:
         if not folders:
             raise UserError(f"{root}: no runs in it; give a run's folder, or one that contains runs, such as runs/demo")
         for folder in folders:
-            found.setdefault(folder.resolve(), _read(folder, _name(folder, root, len(roots) > 1)))
+            found.setdefault(folder.resolve(), _read(folder, _name(folder, roots)))
     return sorted(found.values(), key=lambda run: run.name)
 
 
@@ -76,11 +80,11 @@ def _folders(root: Path) -> Iterator[Path]:
             yield path.parent
 
 
-def _name(folder: Path, root: Path, several: bool) -> str:
-    if folder == root:
-        return root.resolve().name
-    inside = folder.relative_to(root).as_posix()
-    return f"{root.resolve().name}/{inside}" if several else inside
+def _name(folder: Path, roots: Sequence[Path]) -> str:
+    """A run's path from what all roots have in common, so that no two runs have one name."""
+    common = Path(os.path.commonpath([root.resolve() for root in roots]))
+    inside = folder.resolve()
+    return inside.name if inside == common else inside.relative_to(common).as_posix()
 
 
 def _read(folder: Path, name: str) -> RunSummary:
@@ -91,8 +95,11 @@ def _read(folder: Path, name: str) -> RunSummary:
     if state == "running" and not is_held(folder / LOCK):
         state, status = "killed", status | {"reason": _last_error(folder / LOG) or "no reason was recorded"}
     config, lines = read_config(folder), _metrics(folder)
-    table = score_table.read(folder / "scores.csv")
+    table = score_table.current(score_table.read(folder / "scores.csv"))
     found = tuple(_score(row) for row in table) or tuple(_validation(lines))
+    wrong = sorted({score.task for score in found if not (math.isfinite(score.psnr) and math.isfinite(score.ssim))})
+    if wrong and state == "complete":  # one would make the mean of its configuration nan
+        state, status = "not a number", status | {"reason": f"scores of {', '.join(wrong)} are not finite"}
     images, seconds = _cost(lines, config)
     memory = max((line["train/peak_memory_mb"] for line in lines if "train/peak_memory_mb" in line), default=None)
     reason = "" if state == "complete" else str(status.get("reason") or "")
@@ -111,7 +118,8 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _score(row: Mapping[str, str]) -> Score:
     psnr, ssim, n = float(row["psnr"]), float(row["ssim"]), int(row["n"])
-    return Score(row["method"], row["task"], row["split"], row["prompts"], psnr, ssim, n)
+    what = (row["method"], row["task"], row["split"], row["prompts"])
+    return Score(*what, psnr, ssim, n, int(row["step"]), row["weights"])
 
 
 def _validation(lines: Sequence[Mapping[str, Any]]) -> Iterator[Score]:
@@ -122,7 +130,7 @@ def _validation(lines: Sequence[Mapping[str, Any]]) -> Iterator[Score]:
             task = key.removeprefix("val/psnr/")
             for method, ending in (("model", ""), ("identity", "_identity")):
                 psnr, ssim = (last.get(f"val/{name}{ending}/{task}", float("nan")) for name in ("psnr", "ssim"))
-                yield Score(method, task, "val", "seen", psnr, ssim, n=0)
+                yield Score(method, task, "val", "seen", psnr, ssim, 0, int(last["step"]), "")
 
 
 def _cost(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> tuple[int | None, float | None]:

@@ -70,11 +70,11 @@ def test_batches_stay_page_locked(tmp_path, pairs, counting, monkeypatch):
 def test_a_continued_run_keeps_what_auto_chose(two_folders, sd_folder, monkeypatch):
     """Though the disk is full by now, and the steps are fewer than would have been worth it."""
     words = sd_words(sd_folder, two_folders / "pairs", "cache=auto", f"cache_dir={two_folders}/cache", "save_every=3")
-    train_run(two_folders / "a", *words, "trainer.max_steps=7")
+    train_run(two_folders / "a", *words, "trainer.max_steps=12")
     gc.collect()
     monkeypatch.setattr("ip2p_lightning.training.resolve_auto._free", lambda path: 0)
     monkeypatch.setattr("ip2p_lightning.training.resolve_auto.samples_of", lambda *words: 0)
-    run = train_run(two_folders / "a", *words, "trainer.max_steps=8", "resume_allow=[trainer.max_steps]")
+    run = train_run(two_folders / "a", *words, "trainer.max_steps=13", "resume_allow=[trainer.max_steps]")
     assert read_status(run)["cache"]["hits"] == 2
 
 

@@ -100,13 +100,3 @@ def test_a_run_trains_on_them_and_says_first_which_share_is_cut_off(built, sd_fo
     count = CLIPTokenizer.from_pretrained(str(sd_folder / "tokenizer"))
     over = sum(len(count(prompt).input_ids) > 77 for prompt in pool)
     assert over >= 3 and f"prompts of denoise: {over} of {len(pool)} prompts" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("text", ["", "\n \n\t\n"])
-def test_an_empty_file_of_prompts_is_refused(tmp_path, refused, text):
-    from ip2p_lightning.cli.paraphrase import main
-
-    (tmp_path / "lines.txt").write_text(text)
-    words = ["task=cartoon", "source=file", f"file={tmp_path / 'lines.txt'}", f"out={tmp_path}/p.yaml"]
-    code, said = refused(main, *words)
-    assert code == 3 and "of 0 offered" in said and not (tmp_path / "p.yaml").exists()

@@ -141,10 +141,3 @@ def test_one_more_photo_changes_no_other_pair(tmp_path, build):
 def test_the_length_of_a_prompt_is_estimated_without_a_tokenizer():
     label, count = counter(None)
     assert "estimated" in label and (count("rain " * 75), count("rain " * 500), count("it's")) == (77, 502, 4)
-
-
-def test_an_empty_pool_is_refused(pairs, tmp_path, build):
-    root, _ = pairs
-    words = ["task=own", "source=folder", f"source.root={root}", f"out={tmp_path / 'o'}", "task.prompts.prompts=[]"]
-    code, line = build(*words)
-    assert code == 3 and "prompt pool is empty" in line

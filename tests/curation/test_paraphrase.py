@@ -223,6 +223,9 @@ def test_unreadable_files_are_one_line(tmp_path, refused):
     bad = tmp_path / "x.txt"
     bad.write_bytes(b"caf\xe9")
     assert refused(main, "task=cartoon", "source=file", f"file={bad}")[0] == 3
+    bad.write_text("\n \n\t\n")
+    code, line = refused(main, "task=cartoon", "source=file", f"file={bad}", f"out={tmp_path}/p.yaml")
+    assert code == 3 and "of 0 offered" in line and not (tmp_path / "p.yaml").exists()
     assert refused(main, "task=cartoon", "source=file", f"file={tmp_path / 'none'}")[0] == 5
 
 

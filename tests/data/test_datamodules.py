@@ -109,14 +109,6 @@ def test_a_restart_goes_on_bit_for_bit() -> None:
     assert not same(whole[0], whole[6])
 
 
-def test_two_ranks_see_what_one_sees() -> None:
-    one = list(mixture(batch_size=8).train_dataloader())
-    two = [list(attach(mixture(), rank=rank, world=2).train_dataloader()) for rank in (0, 1)]
-    for whole, *parts in zip(one, *two, strict=True):
-        assert torch.equal(whole.original, torch.cat([part.original for part in parts]))
-        assert list(whole.id) == [name for part in parts for name in part.id]
-
-
 def test_evaluation_over_ranks_repeats_nothing() -> None:
     alone = shown(mixture(eval_draws=3))
     shared = [key for rank in range(5) for key in shown(attach(mixture(eval_draws=3), rank=rank, world=5))]

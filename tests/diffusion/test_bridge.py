@@ -110,12 +110,6 @@ def test_text_guidance_keeps_the_image_and_costs_a_branch():
     assert sizes == [6, 3]
 
 
-def test_refusals():
-    for bad in ({"sigma": -1.0}, {"sigma": float("nan")}, {"start_share": 1.1}, {"kind": "lpips"}):
-        with pytest.raises(UserError):
-            BridgeObjective(**bad)
-    for bad in ({"steps": 0}, {"text_scale": float("inf")}):
-        with pytest.raises(UserError):
-            BridgeSampler(**bad)
+def test_a_sampler_from_noise_refuses_it():
     with pytest.raises(UserError, match="starts from noise"):
         DiffusionSampler().sample(None, BridgeObjective(), CONDITION, NULL, latents()[0], seeds())

@@ -6,7 +6,6 @@ import torch
 from ip2p_lightning.diffusion.bridge import BridgeObjective
 from ip2p_lightning.diffusion.noise_schedule import Schedule
 from ip2p_lightning.diffusion.objective import DiffusionObjective
-from ip2p_lightning.errors import UserError
 
 
 def latents(n, *shape):

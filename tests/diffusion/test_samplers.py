@@ -1,10 +1,13 @@
 """The samplers from noise: exactness on a solvable problem, generators, bounds."""
 
+from math import inf, nan
+
 import pytest
 import torch
 
+from ip2p_lightning.diffusion.bridge import BridgeObjective
 from ip2p_lightning.diffusion.objective import DiffusionObjective
-from ip2p_lightning.diffusion.samplers import DiffusionSampler
+from ip2p_lightning.diffusion.samplers import BridgeSampler, DiffusionSampler
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.conditioning import Condition
 
@@ -92,11 +95,30 @@ def test_betas_are_the_objectives_even_with_a_checkpoint():
     assert scheduler.config.clip_sample is False  # latents are never clipped
 
 
-def test_refusals():
+def test_as_many_generators_as_images():
     c = condition(2)
     with pytest.raises(UserError, match="2 images, 1 generators"):
         DiffusionSampler().sample(None, DiffusionObjective(), c, c, c.image, seeds(1))
-    bad = [{"steps": 0}, {"scheduler": "pndm"}, {"text_scale": float("nan")}, {"image_scale": float("inf")}]
-    for arguments in [*bad, {"spacing": "x"}]:
-        with pytest.raises(UserError):
-            DiffusionSampler(**arguments)
+
+
+BAD = {
+    DiffusionSampler: {
+        "steps": [0],
+        "scheduler": ["pndm"],
+        "text_scale": [nan],
+        "image_scale": [inf],
+        "spacing": ["x"],
+    },
+    BridgeSampler: {"steps": [0], "text_scale": [inf]},
+    DiffusionObjective: {"zero_terminal_snr": [True], "prediction": ["sample"], "snr_gamma": [0.0], "timesteps": [1]}
+    | {"beta_start": [0.5], "beta_end": [nan]},
+    BridgeObjective: {"sigma": [-1.0, nan], "start_share": [1.1], "kind": ["lpips"]},
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_impossible_settings_are_refused(kind):
+    for name, values in BAD[kind].items():
+        for value in values:
+            with pytest.raises(UserError):
+                kind(**{name: value})

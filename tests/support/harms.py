@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ip2p_lightning.runs.checkpoint import checkpoints, checksum_file
+from tests.support.disks import bit_flips
 
 
 def _cut(percent: int) -> Callable[[Path, Path], None]:
@@ -20,12 +21,7 @@ def _zeros(path: Path, other: Path) -> None:
 
 
 def _flip(path: Path, other: Path) -> None:
-    data, middle = path.read_bytes(), path.stat().st_size // 2
-    path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-
-
-def _no_checksum(path: Path, other: Path) -> None:
-    checksum_file(path).unlink()
+    next(bit_flips(path, 1))
 
 
 def _dangling(path: Path, other: Path) -> None:
@@ -43,14 +39,6 @@ def _copied(path: Path, from_: Path) -> None:
     shutil.copy(checksum_file(from_), checksum_file(path))
 
 
-def _other_step(path: Path, other: Path) -> None:
-    _copied(path, checkpoints(path.parents[1])[1])
-
-
-def _other_run(path: Path, other: Path) -> None:
-    _copied(path, other / path.parent.name / path.name)
-
-
 # (its path, another run's folder): does the harm
 HARMS: dict[str, Callable[[Path, Path], None]] = {
     "empty": _cut(0),
@@ -59,9 +47,9 @@ HARMS: dict[str, Callable[[Path, Path], None]] = {
     "cut at 99 %": _cut(99),
     "4 KB of zeros": _zeros,
     "one bit": _flip,
-    "no checksum file": _no_checksum,
+    "no checksum file": lambda path, other: checksum_file(path).unlink(),
     "a dangling link": _dangling,
     "a folder in its place": _folder,
-    "another step's file and checksum file": _other_step,
-    "another run's file and checksum file": _other_run,
+    "another step's file and checksum file": lambda path, other: _copied(path, checkpoints(path.parents[1])[1]),
+    "another run's file and checksum file": lambda path, other: _copied(path, other / path.parent.name / path.name),
 }

@@ -40,10 +40,10 @@ def images(root: Path) -> Path:
 
 def fault(number: int, rng: np.random.Generator) -> Fault:
     """The `number`-th manifest: the kinds take turns, on a line and in a field of the generator's choice."""
-    kinds = [(kind, ending) for kind in KINDS for ending in (".jsonl", ".csv") if ending in KINDS[kind][1]]
+    kinds = [(kind, ending) for kind in KINDS for ending in KINDS[kind].endings]
     kind, ending = kinds[number % len(kinds)]
     records, row = good(), int(rng.integers(1, ROWS))
-    field = KINDS[kind][0](records, row, rng)
+    field = KINDS[kind].change(records, row, rng)
     lines = _jsonl(records) if ending == ".jsonl" else _csv(records)
     line = row + (1 if ending == ".jsonl" else 2)
     content, whole = _damaged(kind, lines, line, rng)
@@ -110,40 +110,51 @@ def _pair_twice(records: Records, row: int, rng: np.random.Generator) -> str:
     return "id"
 
 
+class Kind(NamedTuple):
+    """How a good manifest gets a fault: in a record, or in the bytes of its line."""
+
+    change: Change = _nothing
+    line: Callable[[bytes, np.random.Generator], bytes] | None = None
+    endings: tuple[str, ...] = (".jsonl", ".csv")
+
+
 _SIDES = "original edited"
-OUTSIDE = ("../in0.png", "/dev/zero", "~/x.png", "C:\\x.png", "a/../../b.png", "in\0.png")
-_BOTH = (".jsonl", ".csv")
-KINDS: dict[str, tuple[Change, tuple[str, ...]]] = {
-    "good": (_nothing, _BOTH),
-    "byte order mark": (_nothing, _BOTH),
-    "CRLF": (_nothing, _BOTH),
-    "blank lines": (_nothing, (".jsonl",)),
-    "strange prompts": (_strange, _BOTH),
-    "cut line": (_nothing, _BOTH),
-    "bad JSON": (_nothing, (".jsonl",)),
-    "NaN": (_nothing, (".jsonl",)),
-    "deep nesting": (_nothing, (".jsonl",)),
-    "huge number": (_nothing, (".jsonl",)),
-    "no object": (_nothing, (".jsonl",)),
-    "raw NUL": (_nothing, (".jsonl",)),
-    "10 MB line": (_nothing, _BOTH),
-    "10 MB of open brackets": (_nothing, (".jsonl",)),
-    "not UTF-8": (_nothing, _BOTH),
-    "quote left open": (_nothing, (".csv",)),
-    "a field too many": (_nothing, (".csv",)),
-    "wrong type": (_put("original edited prompt split id", ["a"], {"a": 1}, True, 2.5), (".jsonl",)),
-    "missing key": (_missing_key, (".jsonl",)),
-    "empty field": (_put(_SIDES, "", " ", "\t  "), _BOTH),
-    "no such file": (_put(_SIDES, "none.png", "no/such.png", "x" * 5000, ".", "in0.png/", "ä\u0301.png"), _BOTH),
-    "path outside": (_put(_SIDES, *OUTSIDE), _BOTH),
-    "no such split": (_put("split", "Train", "dev", "validation", "0"), _BOTH),
-    "no sha256": (_put("original_sha256", "0" * 63, "g" * 64, "md5"), _BOTH),
-    "sha256 of another type": (_put("edited_sha256", 5, ["0" * 64], True), (".jsonl",)),
-    "id twice": (_same_id, _BOTH),
-    "id twice in NFC and NFD": (_accents, _BOTH),
-    "pair twice": (_pair_twice, _BOTH),
-    "NUL in a prompt": (_put("prompt", "take\0 it"), _BOTH),
-    "half a character": (_put("original prompt id", "half \ud83d"), (".jsonl",)),
+_OUTSIDE = ("../in0.png", "/dev/zero", "~/x.png", "C:\\x.png", "a/../../b.png", "in\0.png")
+_JSON, _CSV = (".jsonl",), (".csv",)
+KINDS = {
+    "good": Kind(),
+    "byte order mark": Kind(),
+    "CRLF": Kind(),
+    "blank lines": Kind(endings=_JSON),
+    "strange prompts": Kind(_strange),
+    "cut line": Kind(line=lambda line, rng: line[: int(rng.integers(1, 12))]),
+    "single quotes": Kind(line=lambda line, rng: line.replace(b'"', b"'"), endings=_JSON),
+    "trailing comma": Kind(line=lambda line, rng: line[:-1] + b",}", endings=_JSON),
+    "a brace too many": Kind(line=lambda line, rng: line + b"}", endings=_JSON),
+    "NaN": Kind(line=lambda line, rng: line[:-1] + b', "weight": NaN}', endings=_JSON),
+    "infinity": Kind(line=lambda line, rng: line[:-1] + b', "weight": -Infinity}', endings=_JSON),
+    "deep nesting": Kind(line=lambda line, rng: b"[" * int(rng.integers(5_000, 100_000)), endings=_JSON),
+    "huge number": Kind(line=lambda line, rng: line[:-1] + b', "weight": ' + b"9" * 10_000 + b"}", endings=_JSON),
+    "no object": Kind(line=lambda line, rng: [b"[1, 2]", b'"text"', b"17", b"null"][rng.integers(4)], endings=_JSON),
+    "raw NUL": Kind(line=lambda line, rng: line.replace(b".png", b"\0.png"), endings=_JSON),
+    "10 MB line": Kind(line=lambda line, rng: line.replace(b"rain", b"rain" * 2_500_000)),
+    "10 MB of open brackets": Kind(line=lambda line, rng: b"[" * 10_000_000, endings=_JSON),
+    "not UTF-8": Kind(line=lambda line, rng: line.replace(b"rain", b"r\xe4in")),
+    "quote left open": Kind(line=lambda line, rng: b'"' + line, endings=_CSV),
+    "a field too many": Kind(line=lambda line, rng: line + b",more", endings=_CSV),
+    "wrong type": Kind(_put("original edited prompt split id", ["a"], {"a": 1}, True, 2.5), endings=_JSON),
+    "missing key": Kind(_missing_key, endings=_JSON),
+    "empty field": Kind(_put(_SIDES, "", " ", "\t  ")),
+    "no such file": Kind(_put(_SIDES, "none.png", "no/such.png", "x" * 5000, ".", "in0.png/", "ä\u0301.png")),
+    "path outside": Kind(_put(_SIDES, *_OUTSIDE)),
+    "no such split": Kind(_put("split", "Train", "dev", "validation", "0")),
+    "no sha256": Kind(_put("original_sha256", "0" * 63, "g" * 64, "md5")),
+    "sha256 of another type": Kind(_put("edited_sha256", 5, ["0" * 64], True), endings=_JSON),
+    "id twice": Kind(_same_id),
+    "id twice in NFC and NFD": Kind(_accents),
+    "pair twice": Kind(_pair_twice),
+    "NUL in a prompt": Kind(_put("prompt", "take\0 it")),
+    "half a character": Kind(_put("original prompt id", "half \ud83d"), endings=_JSON),
 }
 HARMLESS = ("good", "byte order mark", "CRLF", "blank lines", "strange prompts")
 DUPLICATES = ("id twice", "id twice in NFC and NFD", "pair twice")
@@ -174,25 +185,7 @@ def _damaged(kind: str, lines: list[bytes], line: int, rng: np.random.Generator)
     if kind in ("byte order mark", "CRLF", "blank lines"):
         join = {"byte order mark": b"\n", "CRLF": b"\r\n", "blank lines": b"\n\n \n"}[kind]
         return (b"\xef\xbb\xbf" if kind == "byte order mark" else b"") + join.join(lines) + join, False
-    if kind not in _LINES:
+    if KINDS[kind].line is None:
         return plain, False
-    lines[i] = _LINES[kind](lines[i], rng)
+    lines[i] = KINDS[kind].line(lines[i], rng)
     return b"\n".join(lines) + b"\n", True
-
-
-_LINES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
-    "cut line": lambda line, rng: line[: int(rng.integers(1, 12))],
-    "bad JSON": lambda line, rng: (line.replace(b'"', b"'"), line[:-1] + b",}", line + b"}", b"//" + line)[
-        rng.integers(4)
-    ],
-    "NaN": lambda line, rng: line[:-1] + b', "weight": ' + (b"NaN", b"Infinity", b"-Infinity")[rng.integers(3)] + b"}",
-    "deep nesting": lambda line, rng: b'{"original": ' + b"[" * int(rng.integers(5_000, 100_000)),
-    "huge number": lambda line, rng: line[:-1] + b', "weight": ' + b"9" * 10_000 + b"}",
-    "no object": lambda line, rng: [b"[1, 2]", b'"text"', b"17", b"null"][int(rng.integers(4))],
-    "raw NUL": lambda line, rng: line.replace(b".png", b"\0.png"),
-    "10 MB line": lambda line, rng: line.replace(b"rain", b"rain" * 2_500_000),
-    "10 MB of open brackets": lambda line, rng: b"[" * 10_000_000,
-    "not UTF-8": lambda line, rng: line.replace(b"rain", b"r\xe4in"),
-    "quote left open": lambda line, rng: b'"' + line,
-    "a field too many": lambda line, rng: line + b",more",
-}

@@ -24,7 +24,7 @@ class Manifest:
     Optional columns: ``id`` (default: both paths), ``split`` (train, val or test; without it, pairs that share
     an image stay together and are split by hash), ``task`` (see below).
 
-    root: folder that paths are relative to and must stay within; None: the manifest's folder.
+    path: the file. root: folder that paths are relative to and must stay within; None: the manifest's folder.
     original, edited: columns with the paths of the images before and after the edit.
     prompt: column with the instruction; None, or an empty cell, draws from the task's prompts.
     task: use only lines whose ``task`` column says this; None: all lines.

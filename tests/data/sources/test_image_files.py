@@ -14,7 +14,6 @@ from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, SecurityError, UserError
 from ip2p_lightning.rng import numpy_rng
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 SPLITS = ("train", "val", "test")
 
 
@@ -161,13 +160,3 @@ def test_broken_tables(tmp_path) -> None:
         Manifest(str(tmp_path / "none.csv")).pairs("train")
     with pytest.raises(UserError, match=r"csv or \.jsonl"):
         Manifest(str(tmp_path / "input" / "0.png")).pairs("train")
-
-
-@pytest.mark.skipif(not (SHARED / "pairs.jsonl").is_file(), reason="no shared data")
-def test_real_pairs() -> None:
-    source = Manifest(str(SHARED / "pairs.jsonl"), None, "input", "target", None, task="derain")
-    assert all(len(source.pairs(split)) for split in SPLITS)
-    original, edited = source.pairs("test").pair(0, numpy_rng(0), View(64))
-    assert original.shape == edited.shape == (64, 64, 3) and 0 < np.abs(original - edited).mean() < 0.3
-    folder = Folder(str(SHARED / "derain" / "rain100l"))
-    assert sum(len(folder.pairs(split)) for split in SPLITS) > 5

@@ -30,22 +30,6 @@ def psnr(a, b):
     return -10 * np.log10(np.mean((a.astype(np.float64) - b) ** 2))
 
 
-def test_is_an_eight_bit_image_and_deterministic():
-    image = photo("astronaut.png")
-    kept = image.copy()
-    first = Cartoonizer()(image, np.random.default_rng(0))
-    assert np.array_equal(first, Cartoonizer()(image, np.random.default_rng(9)))
-    assert np.array_equal(image, kept)
-    assert (first.shape, first.dtype) == (image.shape, np.float32)
-    assert (first.min() >= 0) & (first.max() <= 1)
-    assert first * 255 == pytest.approx(np.round(first * 255), abs=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (37, 53), (9, 120)])
-def test_any_size(shape):
-    assert Cartoonizer()(np.random.default_rng(0).random((*shape, 3), np.float32), None).shape == (*shape, 3)
-
-
 def test_mean_distance_to_the_photo():
     assert 21 < np.mean([psnr(Cartoonizer()(photo(name)), photo(name)) for name in PHOTOS]) < 24.5
 
@@ -115,20 +99,10 @@ def test_smoothing_leaves_constants_and_sharp_steps(smooth):
     assert smooth(edge()) == pytest.approx(edge(), abs=0.06)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"radius": 0},
-        {"smoothing": 0.0},
-        {"passes": 0},
-        {"levels": 1},
-        {"crispness": -1.0},
-        {"ink": 1.1},
-        {"saturation": 9.0},
-    ],
-)
-def test_wrong_settings_are_refused_in_one_line(wrong):
-    (name,) = wrong
-    with pytest.raises(UserError, match=rf"Cartoonizer\.{name}: got .*; give one within") as error:
-        Cartoonizer(**wrong)
-    assert "\n" not in str(error.value)
+WRONG = {"radius": 0, "smoothing": 0.0, "passes": 0, "levels": 1, "crispness": -1.0, "ink": 1.1, "saturation": 9.0}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_settings_are_refused_in_one_line(name):
+    with pytest.raises(UserError, match=rf"Cartoonizer\.{name}: got .*; give one within[^\n]*$"):
+        Cartoonizer(**{name: WRONG[name]})

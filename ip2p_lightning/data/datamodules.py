@@ -28,7 +28,7 @@ class EditDataModule(TasksDataModule):
     make: degradation or teacher, for sources that hold one side only; None: the task's own.
     flip: probability of a left-right flip in training; prompts that name a side are never flipped.
     seed: of order, crops, degradations and prompts.
-    name: what the task is called; None: the class's own name for it.
+    loader: sizes, crops and workers. name: what the task is called; None: the class's own name for it.
     """
 
     task = "edit"

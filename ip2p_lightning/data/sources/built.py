@@ -37,7 +37,7 @@ class Built:
     Rows are found by number: an epoch's order needs no pass over the files, and a resumed run continues with the row it
     would have read. Memory holds ids and prompts of the split, and `memory` megabytes of encoded images.
 
-    task: use only pairs of this task; None: all.
+    root: the folder that `ip2p-data build` wrote. task: use only pairs of this task; None: all.
     prompts: "own" uses the dataset's instructions, "pool" the task's, drawn in every epoch.
     memory: megabytes of encoded images kept, per process.
     """

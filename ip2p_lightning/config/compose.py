@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ip2p_lightning.config.interpolation import refuse_resolvers
+from ip2p_lightning.config.overrides import is_free
 from ip2p_lightning.config.walk import scalars
 from ip2p_lightning.errors import UserError
 
@@ -19,12 +20,17 @@ _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 
 
-def run_name(overrides: str, limit: int = 120) -> str:
-    """The last part of a run's folder: its overrides as a file name, at most `limit` long by a hash of the rest."""
-    name = "".join("_" if c in "/\\ '\"{}[]()$&;|<>*?!" else c for c in overrides) or "default"
-    if len(name) <= limit:
+def run_name(overrides: Iterable[str], limit: int = 120) -> str:
+    """The last part of a run's folder: its overrides as a file name, without the keys that may differ when it goes on.
+
+    At most `limit` bytes; what is longer ends in a hash of all of it.
+    """
+    given = sorted(word for word in overrides if not is_free(word.lstrip("+~").partition("=")[0]))
+    text = "+".join(given).replace("=", "-")
+    name = "".join("_" if c in "/\\ '\"{}[]()$&;|<>*?!" else c for c in text) or "default"
+    if len(name.encode()) <= limit:
         return name
-    return f"{name[: limit - 9]}~{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+    return f"{name.encode()[: limit - 9].decode(errors='ignore')}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)

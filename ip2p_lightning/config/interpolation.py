@@ -14,7 +14,7 @@ from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import SecurityError
 
 _NODE = r"\$\{\.*[A-Za-z_][\w.\-\[\]]*\}"
-_HYDRAS = r"\$\{(?:now:[%A-Za-z0-9_:.\- ]*|hydra:[\w.]+|run_name:(?:\$\{hydra\.job\.\w+\}|'')?)\}"
+_HYDRAS = r"\$\{(?:now:[%A-Za-z0-9_:.\- ]*|hydra:[\w.]+|run_name:(?:\$\{hydra\.(?:job|overrides)\.\w+\}|'')?)\}"
 
 
 def refuse_resolvers(raw: Mapping[str, Any], hydras: bool = False) -> None:

@@ -57,7 +57,7 @@ class EditDataset(Dataset[EditExample]):
         epoch, index, draw = key
         name = self.pairs.id(index)
         place = (self.seed, "data", self.task, self.split, epoch, name, draw)
-        prompt = self.pairs.prompt(index)
+        prompt = None if self.held_out else self.pairs.prompt(index)  # the pairs' own ones are trained on
         if prompt is None and self.split == "train":
             prompt = self.prompts.draw(numpy_rng(*place, "prompt"), held_out=self.held_out)
         elif prompt is None:  # each draw of a pair has another sentence: as many draws as sentences show them all

@@ -31,8 +31,8 @@ def refuse_shared(jobs: Sequence[Job], earlier: Sequence[Job]) -> None:
             raise UserError(f"jobs {other.number} and {job.number} are the same ({job.title}); give each value once")
         raise UserError(
             f"jobs {other.number} ({other.title}) and {job.number} ({job.title}) would share the folder "
-            f"{job.folder.name}: a name shows no key of hydra.job.config.override_dirname.exclude_keys, and _ for "
-            "characters such as /; name folders by number: 'hydra.sweep.subdir=${hydra.job.num}'"
+            f"{job.folder.name}: a name leaves out keys that may differ when a run goes on, such as keep, and has "
+            "_ for characters such as /; name folders by number: 'hydra.sweep.subdir=${hydra.job.num}'"
         )
 
 

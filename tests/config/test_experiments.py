@@ -7,11 +7,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf, open_dict
+from omegaconf import open_dict
 
 from ip2p_lightning.cli.report import BEGIN, END
 from ip2p_lightning.config.build import checked
-from ip2p_lightning.config.compose import CONF
+from ip2p_lightning.config.compose import CONF, run_name
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 EXPERIMENTS = sorted(FOLDER.glob("*.yaml"))
@@ -39,7 +39,7 @@ def test_every_arm_is_a_good_config(path):
     for arm in jobs:
         config = composed(path.stem, arm)
         assert str(config.hydra.mode).endswith("MULTIRUN") and config.hydra.job.config_name == path.stem
-        names.add(OmegaConf.select(config, "hydra.job.override_dirname"))
+        names.add(run_name(arm))
         with open_dict(config):
             config.pop("hydra")
         checked(config)

@@ -299,7 +299,10 @@ def test_differences_name_the_keys():
 
 
 def test_names_of_runs_are_safe_and_short_and_distinct():
-    assert run_name("") == "default" and run_name("seed-1+prompts-name") == "seed-1+prompts-name"
-    assert "/" not in run_name("model.path-/a/b c")
-    long = [run_name("x" * 300 + str(i)) for i in range(3)]
-    assert all(len(n) <= 120 for n in long) and len(set(long)) == 3
+    assert run_name([]) == "default" and run_name(["seed=1", "prompts=name"]) == "prompts-name+seed-1"
+    assert run_name(["keep=3", "seed=1", "callbacks.image_grids.examples=0", "trainer.devices=2"]) == "seed-1"
+    assert "/" not in run_name(["model.path=/a/b c"])
+    long = [
+        run_name([f"task.prompts.prompts={letter * 40}{i}"]) for i in range(3) for letter in ("xyz", "\u96e8", "\u00e9")
+    ]
+    assert all(len(name.encode()) <= 120 for name in long) and len(set(long)) == 9

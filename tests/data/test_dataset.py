@@ -70,3 +70,9 @@ def test_several_tasks() -> None:
     both = TaskDatasets({"a": dataset(), "b": dataset()})
     assert len(both) == 4 and both.sizes == {"a": 2, "b": 2}
     assert torch.equal(both[Key("b", 5, 1, 2)].original, dataset()[5, 1, 2].original)
+
+
+def test_held_out_prompts_are_the_pools_also_where_pairs_have_their_own() -> None:
+    pool = PromptPool(["make it so"], ["never seen", "nor this"])
+    held_out = EditDataset(Gradients(), pool, "task", View(32), seed=3, split="test", held_out=True)
+    assert {held_out[0, 1, draw].prompt for draw in range(2)} == {"never seen", "nor this"}

@@ -130,8 +130,9 @@ def test_the_base_stays_and_the_rest_moves(checkpoints, runs, channels):
 
 def test_another_base_is_refused(tmp_path):
     base = write_sd_checkpoint(tmp_path / "base", in_channels=8)
-    words = [*FORKED, *QUIET, "model=local", f"model.path={base}", *WORDS, f"hydra.run.dir={tmp_path}/run"]
-    code, said = run([*words, "save_every=1", "fault=kill@step=2"], tmp_path / "log")
+    words = [*FORKED, *QUIET, "model=local", f"model.path={base}", *WORDS, "save_every=1"]
+    words.append(f"hydra.run.dir={tmp_path}/run")
+    code, said = run([*words, "fault=kill@step=2"], tmp_path / "log")
     assert code == -signal.SIGKILL, said
     write_sd_checkpoint(base, in_channels=8, seed=1)
     with pytest.raises(DamagedError, match="not those that this run was trained with"):

@@ -159,6 +159,14 @@ def test_one_seed_one_image_as_the_pipeline_is_used(checkpoints, text):
     assert np.abs(found - expected).max() <= 1e-5  # at s_I = 1 we compute two branches, the pipeline three
 
 
+def test_velocity_is_that_of_the_scheduler(checkpoints, batch):
+    *_, noise, z, t = batch
+    scheduler = diffusers.DDPMScheduler.from_pretrained(checkpoints[4], subfolder="scheduler")
+    objective = DiffusionObjective("v_prediction")
+    assert torch.equal(objective.target(z, noise, t), scheduler.get_velocity(z, noise, t))
+    assert torch.equal(objective.schedule.add_noise(z, noise, t), scheduler.add_noise(z, noise, t))
+
+
 def test_zero_terminal_snr_matches_a_scheduler_set_up_for_it(checkpoints, text):
     path, images, pipe = checkpoints[8], photos(1), stock_pipeline(checkpoints[8])
     settings = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}

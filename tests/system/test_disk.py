@@ -41,9 +41,10 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def disk(tmp_path):
-    """A disk of 60 MB: two of the tiny model's checkpoints and a bit."""
-    with small_disk(tmp_path / "disk", 60) as folder:
+def disk(tmp_path, whole):
+    """A disk for two checkpoints and a half."""
+    size = checkpoint.checkpoints(whole)[0].stat().st_size
+    with small_disk(tmp_path / "disk", round(2.5 * size / 2**20)) as folder:
         yield folder
 
 

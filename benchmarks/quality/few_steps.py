@@ -123,7 +123,7 @@ def _seconds(folder: Path, samplings: list[Sampling], rounds: int = 2) -> dict[S
 
     def edit(sampling: Sampling) -> Callable[[], Any]:
         module: Any = modules[sampling.path]
-        editor = BatchEditor(module, overridden(module.sampler, parser().parse_args(["run", *sampling.words])))
+        editor = BatchEditor(module, overridden(module, parser().parse_args(["run", *sampling.words])))
         return lambda: editor.edit(x, ["remove the noise"] * IMAGES, list(range(IMAGES)))
 
     found = in_turn({sampling: edit(sampling) for sampling in samplings}, rounds)

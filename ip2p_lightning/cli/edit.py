@@ -21,10 +21,11 @@ arguments:
   IMAGE...              files, folders (their images, edits left out) and 'globs'
   PROMPT                the instruction, last
 
-The edit has the photo's own name and size, upright. A latent model sees the photo at the next smaller multiple of 8,
-as diffusers' pipeline does; --max-side bounds what the model sees, not what is written. Photos of one size are edited
-together; the same seed on the same photo gives the same pixels, up to 1 of 255, whatever else is edited beside it (to
-the last bit with --batch-size 1). Each PNG carries the command, run, seed and prompt.
+The edit has the photo's own name, size and transparency, upright; the model sees transparent parts on white. A latent
+model sees the photo at the next smaller multiple of 8, as diffusers' pipeline does; --max-side bounds what the model
+sees, not what is written. Photos of one size are edited together; the same seed on the same photo gives the same
+pixels, up to 1 of 255, whatever else is edited beside it (to the last bit with --batch-size 1). Each PNG carries the
+command, run, seed and prompt.
 
 examples:
   ip2p-edit runs/demo photo.jpg "take the noise out"                       writes photo-edit.png beside it
@@ -73,7 +74,7 @@ def _edit(args: argparse.Namespace) -> None:
     from ip2p_lightning.editing.photo_batches import make_batches
     from ip2p_lightning.editing.timer import Clock
 
-    sampler = overridden(module.sampler, args)
+    sampler = overridden(module, args)
     module = ready(module, args.device, args.dtype, args.compile)
     batches = make_batches(jobs, sizes, module, args.max_side, args.batch_size)
     clock = Clock(module.device if args.throughput else None)
@@ -108,6 +109,7 @@ def _sizes(jobs: Sequence[Job]) -> dict[Path, tuple[int, int]]:
 def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
+    from ip2p_lightning.data.image import with_alpha
     from ip2p_lightning.editing.photo_batches import edit_photos
 
     text = {"command": args.typed, "run": described, "seed": str(args.seed)}
@@ -119,7 +121,7 @@ def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argpars
             batches,
             editor,
             args.seed,
-            save=lambda pixels, job: _save(pixels, job.out, text | {"prompt": job.prompt}),
+            save=lambda pixels, job: _save(with_alpha(pixels, job.photo), job.out, text | {"prompt": job.prompt}),
             done=lambda job: tqdm.write(f"{shown(job.photo)} -> {shown(job.out)}"),
         )
 

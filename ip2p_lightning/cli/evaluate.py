@@ -84,7 +84,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     quiet_libraries()
     opened = open_run(args.run, args.weights)
     wrong = wrong_pools(data, opened.config)
-    sampler = overridden(opened.module.sampler, args)
+    sampler = overridden(opened.module, args)
     module = ready(opened.module, args.device, args.dtype, args.compile)
     editor = BatchEditor(module, sampler, args.batch_size, Clock(module.device))
     rows: list[dict[str, Any]] = []

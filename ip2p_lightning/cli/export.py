@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,6 +87,9 @@ def _check_exportable(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
+    from ip2p_lightning.system.files import require_name
+
+    require_name(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
@@ -96,14 +100,20 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that replaces it when the block is done; on failure `out` stays. Raises StorageError."""
-    from ip2p_lightning.system.files import TEMPORARY, storage_errors, sync_folder
+    """A folder beside `out` that replaces it when the block is done; on failure `out` stays. Raises StorageError.
+
+    What killed exports on this machine left beside `out` is removed first.
+    """
+    from ip2p_lightning.system.files import TEMPORARY, shortened, storage_errors, sync_folder
 
     out = out.resolve()  # replaces a link's target, not the link
-    folder, old = (out.with_name(f"{TEMPORARY}{os.getpid()}-{kind}-{out.name}") for kind in ("new", "old"))
+    tail = shortened(f"{platform.node()}-{out.name}")
+    folder, old = (out.with_name(f"{TEMPORARY}{os.getpid()}-{kind}-{tail}") for kind in ("new", "old"))
     try:
         with storage_errors(out):
-            folder.mkdir(parents=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _remove_dead(out, tail)
+            folder.mkdir()
             yield folder
             if out.exists():
                 out.rename(old)
@@ -117,6 +127,18 @@ def new_folder(out: Path) -> Iterator[Path]:
     finally:
         for leftover in (folder, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove_dead(out: Path, tail: str) -> None:
+    """Remove what killed exports left; an old export that was moved away and not replaced is put back."""
+    from ip2p_lightning.system.files import dead_temporaries
+
+    for path in dead_temporaries(out.parent):
+        kind, _, rest = path.name.split("-", 2)[-1].partition("-")
+        if kind == "old" and rest == tail and not out.exists():
+            path.rename(out)
+        elif (kind == "new" and rest.startswith(f"{platform.node()}-")) or (kind in ("new", "old") and rest == tail):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -120,14 +120,19 @@ def sampler_settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def overridden(sampler: Any, args: argparse.Namespace) -> Any:
-    """`sampler` with the settings that were given. Raises UserError for one that it does not have, or out of range."""
-    given = sampler_settings(args)
+def overridden(module: Any, args: argparse.Namespace) -> Any:
+    """A model's sampler with the settings that were given. Raises UserError for one it lacks, or that is out of range.
+
+    Warns as the sampler's `check`.
+    """
+    given, sampler = sampler_settings(args), module.sampler
     for name in given:
         if name not in vars(sampler):
             option, kind = name.replace("_", "-"), type(sampler).__name__
             raise UserError(f"--{option} does not apply: {kind}, this run's sampler, has no {name}")
-    return type(sampler)(**(vars(sampler) | given))
+    sampler = type(sampler)(**(vars(sampler) | given))
+    sampler.check(module.objective)
+    return sampler
 
 
 def described(sampler: Any) -> str:

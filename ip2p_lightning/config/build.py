@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ip2p_lightning.config.allowed_targets import built
+from ip2p_lightning.config.checkpoint_scheduler import honoured
 from ip2p_lightning.config.compose import plain
 from ip2p_lightning.config.rules.base import apply_rules
 from ip2p_lightning.config.rules.contradictions import VALUES
@@ -60,7 +61,7 @@ def task_prompts(config: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def checked(composed: Any) -> dict[str, Any]:
     """The composed config as plain data, checked against signatures and rules. Raises UserError or SecurityError."""
-    config = plain(composed)
+    config = honoured(plain(composed))
     apply_rules(PARTS, config)
     check(config, TrainConfig)
     in_range(config)

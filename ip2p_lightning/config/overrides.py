@@ -22,7 +22,12 @@ def hyperparameters(status: Mapping[str, Any]) -> dict[str, Scalar]:
 
 def is_free(key: str, free: Iterable[str] = ()) -> bool:
     """Whether a dotted key is one of FREE_KEYS or of `free`, or lies within one."""
-    return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in (*FREE_KEYS, *free))
+    return within(key, (*FREE_KEYS, *free))
+
+
+def within(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted key is one of `names`, or lies within one."""
+    return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in names)
 
 
 def _pairs(overrides: Iterable[Any]) -> Iterable[tuple[str, str]]:

@@ -103,6 +103,31 @@ def decode_image(source: str | os.PathLike[str] | bytes, *, limits: Limits = Lim
         raise DataError(f"{name}: {reason}") from None
 
 
+def with_alpha(pixels: np.ndarray, source: str | os.PathLike[str]) -> np.ndarray:
+    """`pixels` [H W 3] of an edit with the transparency of its photo, if that has any: [H W 4] uint8.
+
+    The edit was made of the photo on white; its colours are those that give it again on white.
+    """
+    try:
+        with warnings.catch_warnings(), PilImage.open(_opened(source), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
+            if not image.has_transparency_data:
+                return pixels
+            alpha = _alpha(_upright(image))
+    except OSError as error:  # the photo has gone away meanwhile
+        raise DataError(f"{source}: {error.strerror or error}") from None
+    white = 255 - pixels.astype(np.float32)
+    shown = alpha[:, :, None] / np.float32(255)
+    colours = (255 - white / np.where(shown > 0, shown, 1)).round().clip(0, 255).astype(np.uint8)
+    return np.dstack([colours, alpha])
+
+
+def _alpha(image: PilImage.Image) -> np.ndarray:  # -> [H W] uint8
+    if image.mode.startswith("I;16"):  # one value declared transparent, which Pillow cannot convert
+        return np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+    return np.asarray(image.convert("RGBA"))[:, :, 3]
+
+
 def _opened(source: str | os.PathLike[str] | bytes) -> io.BytesIO | Path:
     if isinstance(source, bytes):
         if not source:
@@ -127,11 +152,21 @@ def _decode(file: io.BytesIO | Path, limits: Limits) -> Decoded:
             raise DataError(f"colour mode {image.mode} is not supported; convert it to 8-bit RGB")
         if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
             raise DataError("CMYK with no Adobe marker, so that its inks may be inverted; convert it to RGB")
-        turned = image.getexif().get(_ORIENTATION, 1) != 1  # before load(): a TIFF is turned, and says no more, there
-        image.load()
+        turned = _is_turned(image)  # before load(): a TIFF is turned, and says no more, there
+        upright = _upright(image)
         portable = not turned and image.format != "MPO" and image.mode in _PORTABLE and not image.has_transparency_data
-        upright = ImageOps.exif_transpose(image) if turned else image
         return Decoded(np.ascontiguousarray(read(upright)), portable)
+
+
+def _is_turned(image: PilImage.Image) -> bool:
+    return image.getexif().get(_ORIENTATION, 1) != 1
+
+
+def _upright(image: PilImage.Image) -> PilImage.Image:
+    """The loaded image, turned as it asks for."""
+    turned = _is_turned(image)
+    image.load()
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _plain(image: PilImage.Image) -> np.ndarray:

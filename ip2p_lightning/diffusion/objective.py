@@ -34,21 +34,23 @@ class DiffusionObjective:
     the 768-px models of Stable Diffusion 2. `snr_gamma` (off by default, as in every InstructPix2Pix) clips the weight
     of easy steps (Hang et al. 2023; they use 5). Raises UserError for `zero_terminal_snr` with "epsilon": at SNR 0 the
     input is the noise, so predicting it teaches nothing. `timesteps`, `beta_start`, `beta_end` and `beta_schedule` are
-    the noise schedule, Stable Diffusion 1.x's by default.
+    the noise schedule, Stable Diffusion 1.x's by default. In a config null means the checkpoint's own
+    (`config.checkpoint_scheduler`), or else "epsilon" and false.
     """
 
     start: Literal["noise"] = "noise"
 
     def __init__(
         self,
-        prediction: Literal["epsilon", "v_prediction"] = "epsilon",
+        prediction: Literal["epsilon", "v_prediction"] | None = None,
         timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
         beta_schedule: BetaSchedule = "scaled_linear",
-        zero_terminal_snr: bool = False,
+        zero_terminal_snr: bool | None = None,
         snr_gamma: float | None = None,
     ) -> None:
+        prediction = prediction or "epsilon"
         if prediction not in ("epsilon", "v_prediction"):
             raise UserError(f"objective.prediction must be epsilon or v_prediction, got {prediction!r}")
         if zero_terminal_snr and prediction == "epsilon":
@@ -57,7 +59,7 @@ class DiffusionObjective:
             raise UserError(f"objective.snr_gamma must be positive or null, got {snr_gamma}")
         self.name = self.prediction = prediction
         self.snr_gamma = snr_gamma
-        self.schedule = Schedule(timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr)
+        self.schedule = Schedule(timesteps, beta_start, beta_end, beta_schedule, bool(zero_terminal_snr))
 
     def scheduler_config(self) -> dict[str, Any]:
         """What a diffusers scheduler must know to sample from a net trained under this objective."""

@@ -121,6 +121,7 @@ def ready(module: Any, device: str | None = None, dtype: str = "float32", compil
         keep_pages()
         for part in filter(None, (module.unet, module.autoencoder.model)):
             to_channels_last(part)
+    module.compiled = "off"  # a run's own compilation is for training; it would keep this one from the edits
     if compile:
         unet = module.unet  # compiling the repeated blocks alone saves minutes
         (unet.compile_repeated_blocks if getattr(unet, "_repeated_blocks", None) else unet.compile)(dynamic=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ip2p_lightning.data.image import SUFFIXES
 from ip2p_lightning.data.sources.manifest_reader import cell, records
 from ip2p_lightning.errors import DataError, UserError
+from ip2p_lightning.system.files import require_name
 
 
 class Job(NamedTuple):
@@ -23,7 +24,7 @@ class Job(NamedTuple):
 
 def find_photos(names: Sequence[str], prompt: str) -> list[tuple[Path, str]]:
     """The photos of files, folders and globs, each with `prompt`. Raises DataError for a name without a photo."""
-    return [(photo, prompt) for photo in dict.fromkeys(photo for name in names for photo in _expand(name))]
+    return _distinct((photo, prompt) for name in names for photo in _expand(name))
 
 
 def read_list(path: Path) -> list[tuple[Path, str]]:
@@ -41,7 +42,17 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
         found.append((photo, cell(record, "prompt", where).strip()))
     if not found:
         raise DataError(f"{path}: no line with a photo and a prompt")
-    return list(dict.fromkeys(found))
+    return _distinct(found)
+
+
+def _distinct(wanted: Iterable[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Each wish once, also where a photo is spelt in two ways."""
+    return list({(_place(photo), prompt): (photo, prompt) for photo, prompt in reversed([*wanted])}.values())[::-1]
+
+
+def _place(path: Path) -> Path:
+    """The one spelling of a file: a link is a file of its own, links among its folders are followed."""
+    return path.parent.resolve() / path.name
 
 
 def plan_outputs(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite: bool) -> list[Job]:
@@ -56,10 +67,11 @@ def plan_outputs(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite
             raise UserError(f"-o {out}: edits are written as PNG; {where}")
         jobs = [Job(wanted[0][0], out, wanted[0][1])]
     else:
-        jobs, counts, seen = [], Counter(photo for photo, _ in wanted), Counter[Path]()
+        jobs, counts, seen = [], Counter(_place(photo) for photo, _ in wanted), Counter[Path]()
         for photo, prompt in wanted:
-            seen[photo] += 1
-            stem = f"{photo.stem}-{seen[photo]}" if counts[photo] > 1 else photo.stem
+            place = _place(photo)
+            seen[place] += 1
+            stem = f"{photo.stem}-{seen[place]}" if counts[place] > 1 else photo.stem
             jobs.append(Job(photo, out / f"{stem}.png" if out else photo.with_name(f"{stem}-edit.png"), prompt))
     _check_outputs(jobs, overwrite)
     return jobs
@@ -85,10 +97,11 @@ def _check_outputs(jobs: Sequence[Job], overwrite: bool) -> None:
     photos = {job.photo.resolve() for job in jobs}
     seen: dict[Path, Path] = {}
     for photo, out, _ in jobs:
+        require_name(out)
         if out.resolve() in photos:
             raise UserError(f"{out} is a photo to be edited; give another -o")
-        if out in seen:
-            raise UserError(f"{seen[out]} and {photo} would both be written to {out}; edit them in two calls")
+        if (place := _place(out)) in seen:
+            raise UserError(f"{seen[place]} and {photo} would both be written to {out}; edit them in two calls")
         if out.exists() and not (overwrite and out.is_file()):
             raise UserError(f"{out} exists; give --overwrite or another -o")
-        seen[out] = photo
+        seen[place] = photo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,12 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def open_pipeline(path: str) -> Any:
-    """The model of a diffusers InstructPix2Pix checkpoint, with its scheduler, or DDIM if it is not supported.
+    """The model of a diffusers InstructPix2Pix checkpoint, with its own scheduler, or with DDIM and a warning.
 
     Raises UserError for missing weights or no image conditioning, DamagedError for weights that cannot be read.
     """
     from ip2p_lightning.diffusion.noise_schedule import checkpoint_schedule
-    from ip2p_lightning.diffusion.samplers import SCHEDULERS, DiffusionSampler
+    from ip2p_lightning.diffusion.samplers import MORE_SCHEDULERS, SCHEDULERS, DiffusionSampler
     from ip2p_lightning.networks.text_encoder import ClipText
     from ip2p_lightning.networks.unet import load_unet
     from ip2p_lightning.training.module import EditDiffusion
@@ -42,22 +43,21 @@ def open_pipeline(path: str) -> Any:
             f"model.path={path}) or give an InstructPix2Pix checkpoint"
         )
     schedule = checkpoint_schedule(path)
-    ours = {theirs: name for name, theirs in SCHEDULERS.items()}
-    scheduler: Any = ours.get(schedule.get("_class_name", ""), "ddim")
+    objective, kind = objective_of(schedule, path), schedule.get("_class_name", "DDIMScheduler")
+    scheduler: Any = next((name for name, theirs in SCHEDULERS.items() if theirs == kind), kind)
+    if scheduler not in (*SCHEDULERS, *MORE_SCHEDULERS):
+        warnings.warn(f"{path}: its scheduler, {kind}, is not supported; sampling with DDIM instead", stacklevel=2)
+        scheduler = "ddim"
     sampler = DiffusionSampler(scheduler, checkpoint=schedule)
-    return EditDiffusion(unet, _autoencoder(path), ClipText(path), objective_of(schedule, path), sampler, ema=None)
+    return EditDiffusion(unet, _autoencoder(path), ClipText(path), objective, sampler, ema=None)
 
 
 def objective_of(schedule: Mapping[str, Any], path: str) -> Any:
     """The objective of a checkpoint, from its scheduler config. Raises UserError if it is not supported."""
+    from ip2p_lightning.config.checkpoint_scheduler import objective_settings
     from ip2p_lightning.diffusion.objective import DiffusionObjective
 
-    names = {"num_train_timesteps": "timesteps", "prediction_type": "prediction"}
-    names |= {name: name for name in ("beta_start", "beta_end", "beta_schedule")}
-    names["rescale_betas_zero_snr"] = "zero_terminal_snr"
-    if schedule.get("trained_betas") is not None:
-        raise UserError(f"{path}: a scheduler with trained_betas is not supported")
-    return DiffusionObjective(**{ours: schedule[theirs] for theirs, ours in names.items() if theirs in schedule})
+    return DiffusionObjective(**objective_settings(schedule, path))
 
 
 def _autoencoder(path: str) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config.compose import differences
-from ip2p_lightning.config.overrides import is_free
+from ip2p_lightning.config.overrides import is_free, within
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.checkpoint import checkpoints, newest_valid
 from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
@@ -56,11 +57,26 @@ def free_differences(
     """What differs between two configs, except in free keys: key to (old, new)."""
     changed = differences(old, new)
     named = {key for key in changed if is_free(key, allow)}
-    # loader.workers shows again in task.loader.workers and data.root in task.source.root: name each change once
-    copies = {(key.rpartition(".")[2], repr(changed[key])) for key in named}
-    left = {k: v for k, v in changed.items() if k not in named and (k.rpartition(".")[2], repr(v)) not in copies}
-    own = {(k.rpartition(".")[2], repr(v)) for k, v in left.items() if not k.startswith("task.")}
-    return {k: v for k, v in left.items() if not k.startswith("task.") or (k.rpartition(".")[2], repr(v)) not in own}
+    left = {k: v for k, v in changed.items() if k not in named and not _copies(k, changed) & named}
+    return {k: v for k, v in left.items() if not _copies(k, changed) & left.keys()}  # each change once
+
+
+# What conf/ fills in from another node: the key of a copy, and of what it repeats.
+_TASK = r"task\.(?:tasks\.\w+\.)?"
+_COPIES = (
+    (rf"{_TASK}(loader\..+|seed)", r"{}"),
+    (rf"{_TASK}source\.(.+)", r"data\.{}"),
+    (rf"{_TASK}prompts\.(.+)", r"prompts\.\w+\.{}"),
+    (r"(?:task|prompts)\..*\b(limit)", r"prompts\.{}"),
+    (r"(?:unet|autoencoder|text_encoder)\.(path)", r"model\.{}"),
+    (r"text_encoder\.(seed)", r"{}"),
+)
+
+
+def _copies(key: str, changed: Mapping[str, tuple[Any, Any]]) -> set[str]:
+    """The changed keys that `key` repeats: loader.workers shows again in task.loader.workers."""
+    origins = [origin.format(re.escape(m[1])) for copy, origin in _COPIES if (m := re.fullmatch(copy, key))]
+    return {k for k, v in changed.items() if repr(v) == repr(changed[key]) and any(re.fullmatch(o, k) for o in origins)}
 
 
 def _split_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -70,12 +86,13 @@ def _split_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _refuse_another_size(old: list[int], new: list[int], folder: Path, allow: list[str]) -> None:
-    if math.prod(old) != math.prod(new) and not set(SPLIT) & set(allow):
+    asked = [key for key, was, now in zip(SPLIT, old, new, strict=True) if was != now and not within(key, allow)]
+    if math.prod(old) != math.prod(new) and asked:
         was, now = (f"{' x '.join(map(str, split))} = {math.prod(split)}" for split in (old, new))
         raise UserError(
             f"{folder} holds a run whose steps see {was} examples (loader.batch_size x trainer.accumulate_grad_batches "
             f"x ranks), now they would see {now}; divide {math.prod(old)} in another way, or allow it with "
-            "'resume_allow=[loader.batch_size]'"
+            f"'resume_allow=[{','.join([*allow, *asked])}]'"
         )
 
 

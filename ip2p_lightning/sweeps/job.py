@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import open_dict
 
+from ip2p_lightning.config.checkpoint_scheduler import honoured
 from ip2p_lightning.config.compose import plain
 from ip2p_lightning.errors import PreemptedError, UserError, outcome
 from ip2p_lightning.runs.folder import LOCK, LOG, last_line, note, read_config, read_status
@@ -89,7 +90,7 @@ class Job:
         if self.state != "complete":
             return False
         try:
-            return not free_differences(read_config(self.folder), self.config)
+            return not free_differences(read_config(self.folder), honoured(self.config))
         except (OSError, UserError):  # started again, the run itself reports what is wrong with its config
             return False
 

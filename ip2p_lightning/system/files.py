@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ip2p_lightning.errors import DamagedError, StorageError
+from ip2p_lightning.errors import DamagedError, StorageError, UserError
 
 TEMPORARY = ".tmp-"
+MOST_BYTES = 255  # of a name, on nearly every file system
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
     The temporary file lies in the same folder: a rename across file systems would be a copy.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{shortened(path.name)}")
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:
@@ -59,6 +60,21 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def shortened(name: str, limit: int = 200) -> str:
+    """A file's name, or a hash of it where it has more than `limit` bytes: with a prefix it would be too long."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= limit else hashlib.sha256(raw).hexdigest()
+
+
+def require_name(path: Path, room: int = 0) -> None:
+    """Raise UserError where a part of `path`, with `room` more bytes, is longer than a file system takes."""
+    for part in Path(path).parts:
+        if (count := len(os.fsencode(part))) + room > MOST_BYTES:
+            raise UserError(
+                f"'{part[:40]}...' has {count} bytes, a name here may have {MOST_BYTES - room}; give a shorter one"
+            )
 
 
 def sync_folder(folder: Path) -> None:
@@ -118,11 +134,16 @@ def require_space(folder: Path, needed: int) -> None:
 
 def sweep_temporaries(folder: Path) -> int:
     """Remove temporary files whose writer is dead; their number."""
-    pids = {path: path.name.removeprefix(TEMPORARY).split("-")[0] for path in folder.glob(f"{TEMPORARY}*")}
-    dead = [path for path, pid in pids.items() if not (pid.isdigit() and _alive(int(pid)))]
+    dead = dead_temporaries(folder)
     for path in dead:
         path.unlink(missing_ok=True)
     return len(dead)
+
+
+def dead_temporaries(folder: Path) -> list[Path]:
+    """Temporary files, and folders, whose writer is dead."""
+    pids = {path: path.name.removeprefix(TEMPORARY).split("-")[0] for path in folder.glob(f"{TEMPORARY}*")}
+    return [path for path, pid in pids.items() if not (pid.isdigit() and _alive(int(pid)))]
 
 
 def _alive(pid: int) -> bool:

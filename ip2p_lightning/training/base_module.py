@@ -39,6 +39,7 @@ class TrainedModule(LightningModule):
         self.grad_norm = torch.tensor(0.0)
         self.path: str | None = None  # where the weights came from
         self.guard, self._skip, self._sharded = Guard(), False, False
+        self._masked: Tensor | None = None  # 1 where the optimizer skips this step, as the device alone knows yet
         self._window: list[tuple[Any, ...]] = []  # ids, prompts, t and losses of the optimizer step under way
         self._unjudged: Step | None = None  # the step before it, where verdicts are read a step late
 
@@ -95,6 +96,9 @@ class TrainedModule(LightningModule):
         step = Step(self.global_step, self.grad_norm, self._window)
         if can_mask(optimizer, norm) and scaler is None:
             bad = self.guard.masked(self.grad_norm, optimizer)
+            self._masked = optimizer.found_inf
+            if bad and self.ema is not None:
+                self.ema.optimization_step -= 1  # it did not move
             step, self._unjudged = self._unjudged or step, step
         else:
             bad = self._skip = self.guard.immediate(self.grad_norm, self._scale_is_tried)
@@ -117,14 +121,14 @@ class TrainedModule(LightningModule):
         return not self._sum_over_ranks((~torch.isfinite(losses)).sum())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self._skip = False
+        self._skip, self._masked = False, None
         super().optimizer_step(*args, **kwargs)
         self._window = []
         trained = self._trained()
         for parameter in trained:  # Lightning would after the next forward pass: they would be held beside activations
             parameter.grad = None
         if self.ema is not None and not self._skip:
-            self.ema.step(trained)
+            self.ema.step(trained, self._masked)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
@@ -188,11 +192,12 @@ class TrainedModule(LightningModule):
             frozen = self._frozen()
             checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
             checkpoint["base"] = self.base
-        checkpoint["skipped"] = self.guard.skipped
+        late = self.guard.unread()
+        checkpoint["skipped"] = self.guard.skipped + late
         if self.ema is not None:
             names = [name for name, p in self.named_parameters() if p.requires_grad]
             checkpoint["ema"] = {
-                "step": self.ema.optimization_step,
+                "step": self.ema.optimization_step - late,
                 "weights": dict(zip(names, map(self._for_the_writer, self.ema.shadow_params), strict=True)),
             }
 
@@ -217,8 +222,13 @@ class TrainedModule(LightningModule):
         self._recount(checkpoint)
         if self.ema is not None and "ema" in checkpoint:
             self.ema.optimization_step = checkpoint["ema"]["step"]
-            weights = checkpoint["ema"]["weights"].values()
-            self.ema.shadow_params = [like(w, p) for w, p in zip(weights, self._trained(), strict=True)]
+            weights = checkpoint["ema"]["weights"]
+            trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+            if odd := sorted(weights.keys() ^ trained.keys()):
+                raise DamagedError(
+                    f"the checkpoint's averaged weights are not this model's: {odd[0]} is in one of them"
+                )
+            self.ema.shadow_params = [like(weights[name], p) for name, p in trained.items()]
 
     def _recount(self, checkpoint: Mapping[str, Any]) -> None:
         """Lightning counts micro-batches; a run may go on with steps that are divided into more or fewer of them."""

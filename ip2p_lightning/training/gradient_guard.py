@@ -72,14 +72,19 @@ class Guard:
             self._flag = optimizer.found_inf.clone()
         return bad_before
 
-    def settle(self) -> bool:
-        """Read the last verdict, if it is not read yet; whether it was bad."""
+    def unread(self) -> bool:
+        """Whether the last step was bad and is not counted yet; waits for the device."""
         if self._flag is None:
             return False
         if self._event is not None:
             self._event.synchronize()
-        bad = bool(self._flag)
-        self._flag.zero_()
+        return bool(self._flag)
+
+    def settle(self) -> bool:
+        """Count the last verdict, if it is not counted yet; whether it was bad."""
+        bad = self.unread()
+        if self._flag is not None:
+            self._flag.zero_()
         self.skipped += bad
         return bad
 

@@ -34,7 +34,8 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
     from ip2p_lightning.runs import data_fingerprint, resume
     from ip2p_lightning.system.file_digests import MEMO, Digests
 
-    build.build_without_weights(config)
+    parts = build.build_without_weights(config)
+    parts["sampler"].check(parts["objective"])
     data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
     if config["dry_run"]:

@@ -110,6 +110,55 @@ def test_a_bad_list_of_instructions_is_refused(tmp_path, refused):
     assert code == 2 and "RUN alone" in line
 
 
+def test_one_photo_in_two_spellings_is_one_photo(tiny_run, tmp_path, refused):
+    (tmp_path / "in").mkdir()
+    photo(tmp_path / "in" / "a.png", (24, 16))
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    spelt = ["in/a.png", "link/a.png", "in/../in/a.png", str(tmp_path / "in" / "a.png")]
+    table = tmp_path / "wishes.csv"
+    table.write_text("photo,prompt\n" + "".join(f"{name},wish {i}\n" for i, name in enumerate([*spelt, "in/a.png"])))
+    for output in ([], ["-o", tmp_path / "out"]):
+        assert edit(tiny_run, "--prompts", table, *output) == 0
+    for folder, end in ((tmp_path / "in", "-edit"), (tmp_path / "out", "")):
+        made = {path.name: Image.open(path).text["prompt"] for path in folder.glob(f"a-*{end}.png")}
+        assert made == {f"a-{i + 1}{end}.png": f"wish {i}" for i in range(5)}
+    assert edit(tiny_run, *(tmp_path / name for name in spelt), PROMPT, "-o", tmp_path / "once") == 0
+    assert [path.name for path in (tmp_path / "once").iterdir()] == ["a.png"]
+    names = tmp_path / "in" / "a.png", tmp_path / "out" / "a-1.png"
+    assert refused(main, tiny_run, *names, PROMPT, "-o", tmp_path / ("x" * 256))[1].count("has 256 bytes")
+
+
+def test_a_long_name_is_refused_early_or_written(tiny_run, tmp_path, refused):
+    for count, code in ((246, 0), (251, 2)):  # with -edit.png: 255 and 260 bytes
+        source = photo(tmp_path / "a.png", (24, 16)).rename(tmp_path / f"{'x' * (count - 4)}.jpg")
+        if code:
+            assert "has 256 bytes" in refused(main, "no-run", source, PROMPT)[1]
+        else:
+            assert edit(tiny_run, source, PROMPT) == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "tRNS"])
+def test_an_edit_keeps_its_photos_transparency(tiny_run, tmp_path, mode):
+    rows = np.zeros((16, 24, 4), np.uint8)
+    rows[:, :8], rows[:, 8:16], rows[:, 16:] = (200, 200, 200, 255), (40, 40, 40, 128), (90, 90, 90, 0)
+    if mode in ("P", "tRNS"):
+        rows[:, 8:16, 3] = 255
+    image, options = Image.fromarray(rows), {}
+    if mode == "P":
+        image = image.quantize(4)
+    elif mode == "tRNS":
+        image, options = image.convert("RGB"), {"transparency": (90, 90, 90)}
+    image.convert(mode if mode == "LA" else image.mode).save(tmp_path / "a.png", **options)
+    Image.fromarray(open_image(tmp_path / "a.png")).save(tmp_path / "b.png")  # on white
+    assert edit(tiny_run, tmp_path / "a.png", tmp_path / "b.png", PROMPT) == 0
+    clear, plain = Image.open(tmp_path / "a-edit.png"), Image.open(tmp_path / "b-edit.png")
+    assert (clear.mode, plain.mode) == ("RGBA", "RGB")
+    assert np.array_equal(np.asarray(clear)[:, :, 3], rows[:, :, 3])
+    seen = rows[:, :, 3] > 0
+    shown = open_image(tmp_path / "a-edit.png").astype(int)[seen] - np.asarray(plain).astype(int)[seen]
+    assert np.abs(shown).max() <= 1  # on white it is the edit of the photo on white
+
+
 def test_throughput_is_told(sd_run, tmp_path, capsys):
     names = [photo(tmp_path / f"{i}.png", (64, 48), i) for i in range(3)]
     assert edit(sd_run, *names, PROMPT, "--steps", 2, "--image-scale", 1, "--throughput") == 0
@@ -228,11 +277,12 @@ def test_a_photo_too_large_for_the_memory_is_named(sd_run, tmp_path, monkeypatch
     assert code == 2 and "a.png" in line and "96 x 64" in line and "--max-side" in line
 
 
-def test_models_that_do_not_fit_are_refused(tiny_run, sd_folder, tmp_path, refused):
+def test_models_that_do_not_fit_are_refused(tiny_run, sd_run, sd_folder, tmp_path, refused):
     cases = {
         "no image_scale": (tiny_run, "--image-scale", 2),
         "no scheduler": (tiny_run, "--scheduler", "ddim"),
         "cuda:9": (tiny_run, "--device", "cuda:9"),
+        "give at most 1000": (sd_run, "--steps", 1001),
         "float16 needs a GPU": (tiny_run, "--dtype", "float16", "--device", "cpu"),
         "text-to-image": (sd_folder,),
         "is not a run": (tmp_path,),

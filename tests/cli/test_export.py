@@ -1,7 +1,10 @@
 """``ip2p-export`` through its command: a folder that diffusers loads, and the same pixels there."""
 
+import inspect
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import diffusers
@@ -13,7 +16,7 @@ from safetensors.torch import load_file
 
 from ip2p_lightning.cli.export import main, new_folder
 from ip2p_lightning.diffusion.objective import DiffusionObjective
-from ip2p_lightning.diffusion.samplers import SCHEDULERS, DiffusionSampler
+from ip2p_lightning.diffusion.samplers import MORE_SCHEDULERS, SCHEDULERS, DiffusionSampler
 from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weight_digest, weights_of
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.runs.checkpoint import load, newest_valid, step_of
@@ -61,6 +64,57 @@ def test_an_exported_folder_is_a_baseline(sd_run, exported, tmp_path):
     for model, name in ((sd_run, "run.png"), (exported, "folder.png")):
         assert edit(model, source, PROMPT, "-o", tmp_path / name, "--steps", 3, "--scheduler", "euler-a") == 0
     assert np.array_equal(pixels(tmp_path / "run.png"), pixels(tmp_path / "folder.png"))
+
+
+@pytest.mark.parametrize("kind", [None, *MORE_SCHEDULERS])
+def test_a_folders_own_scheduler_samples_it(exported, tmp_path, kind):
+    """Also where it says v-prediction, other betas, and settings that only its class knows."""
+    folder, source = shutil.copytree(exported, tmp_path / "model"), photo(tmp_path / "a.png", (64, 48))
+    if kind is not None:
+        settings = {"prediction_type": "v_prediction", "beta_end": 0.015, "beta_schedule": "linear", "steps_offset": 1}
+        more = {"skip_prk_steps": True} if kind == "PNDMScheduler" else {}
+        known = inspect.signature(getattr(diffusers, kind)).parameters
+        settings = {name: value for name, value in (settings | more).items() if name in known}
+        getattr(diffusers, kind)(**settings).save_pretrained(folder / "scheduler")
+        index = json.loads((folder / "model_index.json").read_text()) | {"scheduler": ["diffusers", kind]}
+        (folder / "model_index.json").write_text(json.dumps(index))
+    steps = {"num_inference_steps": 4, "guidance_scale": 5.0, "image_guidance_scale": 1.4}
+    generator = torch.Generator().manual_seed(0)
+    expected = stock(folder)(PROMPT, Image.open(source), generator=generator, **steps).images[0]
+    assert edit(folder, source, PROMPT, "--steps", 4, "--text-scale", 5, "--image-scale", 1.4) == 0
+    assert np.abs(pixels(tmp_path / "a-edit.png") - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_a_scheduler_that_is_not_supported_is_named(exported, tmp_path, capsys):
+    folder = shutil.copytree(exported, tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "DDIMParallelScheduler"}))
+    assert edit(folder, photo(tmp_path / "a.png", (64, 48)), PROMPT, "--steps", 2) == 0
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "DDIMParallelScheduler, is not supported; sampling with DDIM" in told
+
+
+def test_what_a_killed_export_left_is_removed_or_put_back(exported, tmp_path, monkeypatch):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    out = tmp_path / ("model" * 50)  # 250 bytes: too long for a temporary name made of it
+    for name in ("a", out.name):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("os.getpid", lambda: gone.pid)
+            patched.setattr(shutil, "rmtree", lambda *args, **more: None)  # killed: nothing is cleaned up
+            with new_folder(tmp_path / name) as folder:
+                shutil.copytree(exported, folder, dirs_exist_ok=True)
+                raise KeyboardInterrupt
+    (tmp_path / f".tmp-{gone.pid}-new-elsewhere-x").mkdir()  # of another machine, where it may be alive
+    assert len(list(tmp_path.iterdir())) == 3
+    with new_folder(out) as folder:
+        (folder / "new").write_text("y")
+    assert {p.name for p in tmp_path.iterdir()} == {out.name, f".tmp-{gone.pid}-new-elsewhere-x"}
+    out.rename(folder.with_name(folder.name.replace("-new-", "-old-").replace(str(os.getpid()), str(gone.pid))))
+    with pytest.raises(KeyboardInterrupt), new_folder(out):
+        assert content(out) == {"new": b"y"}
+        raise KeyboardInterrupt
+    assert content(out) == {"new": b"y"}
 
 
 def test_the_folder_is_complete(exported):
@@ -184,6 +238,7 @@ def test_refusals(sd_run, tiny_run, exported, tmp_path, refused, monkeypatch):
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     cases = {"ip2p-edit": (tiny_run, tmp_path / "x"), "exists; give --overwrite": (sd_run, exported)}
     cases |= {"is not a diffusers folder": (sd_run, tmp_path / "mine", "--overwrite")}
+    cases |= {"has 256 bytes": (sd_run, tmp_path / ("é" * 128))}
     cases |= {"is not a run": (tmp_path, tmp_path / "x"), "required": (sd_run,)}
     for word, words in cases.items():
         code, line = refused(main, *words)

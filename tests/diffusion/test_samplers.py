@@ -1,5 +1,6 @@
 """The samplers from noise: exactness on a solvable problem, generators, bounds."""
 
+import warnings
 from math import inf, nan
 
 import pytest
@@ -93,6 +94,23 @@ def test_betas_are_the_objectives_even_with_a_checkpoint():
     assert torch.equal(scheduler.alphas_cumprod, DiffusionObjective().schedule.alphas_cumprod)
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.config.clip_sample is False  # latents are never clipped
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_more_steps_than_the_schedule_has_are_refused_before_sampling(solver):
+    with pytest.raises(UserError, match=r"sampler\.steps=21: .* give at most 20"):
+        DiffusionSampler(solver, 21).check(DiffusionObjective(timesteps=20))
+    DiffusionSampler(solver, 20).check(DiffusionObjective(timesteps=20))
+
+
+def test_bridge_steps_without_the_noise_of_training_are_told():
+    with pytest.warns(UserWarning, match=r"sampler\.steps=2: .*sampler\.stochastic=true adds it"):
+        BridgeSampler(2).check(BridgeObjective(sigma=0.05))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BridgeSampler(2).check(BridgeObjective(sigma=0))
+        BridgeSampler(1).check(BridgeObjective())
+        BridgeSampler(2, stochastic=True).check(BridgeObjective())
 
 
 def test_as_many_generators_as_images():

@@ -1,15 +1,17 @@
 """Many edits through one model: how they are divided, what they cost, and that a batch changes nothing."""
 
+import functools
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ip2p_lightning.config.build import build_module
 from ip2p_lightning.diffusion.samplers import DiffusionSampler
 from ip2p_lightning.editing.editor import BatchEditor, images_at_once, out_of_memory, ready
 from ip2p_lightning.editing.timer import Clock
 from ip2p_lightning.errors import UserError
-from tests.support.models import batch_of, module_of, stirred
+from tests.support.models import batch_of, config_of, module_of, stirred
 
 CPU = torch.device("cpu")
 WORDS = ["remove the noise", "brighten it", "turn it into a cartoon", "wipe off the rain", "x"]
@@ -140,6 +142,19 @@ def test_compiling_begins_with_the_repeated_blocks(sd_folder, monkeypatch):
     whole = module_of("model=tiny")
     whole.unet._repeated_blocks = ()
     assert ready(whole, compile=True).unet._compiled_call_impl
+
+
+@pytest.mark.parametrize("how", ["off", "regional", "full"])
+def test_edits_are_compiled_where_asked_also_of_a_run_that_trained_compiled(monkeypatch, how):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    counts = []
+    for asked in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        module = build_module(config_of("model=tiny", f"model.compile={how}"))
+        BatchEditor(ready(module, compile=asked)).edit(batch_of(1, 16).original, WORDS[:1], [0])
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts[0] == 0 and counts[1] > 0
 
 
 @pytest.mark.slow

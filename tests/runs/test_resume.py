@@ -1,5 +1,8 @@
 """Runs that are killed, stopped, broken and continued end where the undisturbed run ends, bit for bit."""
 
+import contextlib
+import copy
+import functools
 import shutil
 import signal
 
@@ -9,7 +12,7 @@ import torch
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import RunFolder, read_config, read_status
-from ip2p_lightning.runs.resume import adopt
+from ip2p_lightning.runs.resume import adopt, free_differences
 from ip2p_lightning.system.files import read_json
 from tests.support.configs import config_of
 from tests.support.drilling import Victim, losses, samples, samples_told, survived
@@ -147,6 +150,45 @@ def test_a_changed_config_is_refused_by_name(begun, words, word, told):
         adopt(RunFolder(begun), config_of(*words, word), "auto", [])
     assert told in str(refusal.value) and "resume_allow=[" in str(refusal.value)
     assert (begun / "config.json").read_bytes() == before
+
+
+def test_what_is_allowed_admits_its_copies_and_nothing_else():
+    base = {"optimizer": {"lr": 1}, "text": {"lr": 1}, "loader": {"size": 1, "workers": 0}, "data": {"root": "a"}}
+    base |= {"unet": {"path": "x"}, "model": {"path": "x"}, "prompts": {"derain": {"prompts": ["p"], "limit": None}}}
+    tasks = {"derain": {"loader": base["loader"], "source": base["data"], "prompts": base["prompts"]["derain"]}}
+    base |= {"seed": 0, "text_encoder": {"seed": 0}, "task": {"tasks": tasks, "loader": base["loader"], "seed": 0}}
+
+    def asked(allow, *changes):
+        new = copy.deepcopy(base)
+        for *path, key, value in changes:
+            functools.reduce(lambda node, name: node[name], path, new)[key] = value
+        return set(free_differences(base, new, allow))
+
+    sub = ("task", "tasks", "derain")
+    assert asked(["optimizer.lr"], ("optimizer", "lr", 2), ("text", "lr", 2)) == {"text.lr"}
+    assert asked(["loader.size"], ("loader", "size", 2), (*sub, "loader", "size", 2)) == set()
+    assert asked(["loader.size"], ("loader", "size", 2), (*sub, "loader", "size", 3)) == {
+        f"{'.'.join(sub)}.loader.size"
+    }
+    assert asked([], ("loader", "workers", 2), ("task", "loader", "workers", 2)) == set()
+    assert asked(["data"], ("data", "root", "b"), (*sub, "source", "root", "b"), ("model", "path", "b")) == {
+        "model.path"
+    }
+    assert asked(["model.path"], ("model", "path", "y"), ("unet", "path", "y")) == set()
+    assert asked(["unet.path"], ("model", "path", "y"), ("unet", "path", "y")) == {"model.path"}
+    assert asked(["seed"], ("seed", 1), ("text_encoder", "seed", 1), ("task", "seed", 1)) == set()
+    pool = ("prompts", "derain", "prompts", ["q"]), (*sub, "prompts", "prompts", ["q"])
+    assert asked(["prompts"], *pool) == set() and asked([], *pool) == {"prompts.derain.prompts[0]"}
+
+
+@pytest.mark.parametrize(
+    ("allow", "admitted"),
+    [([], False), (["trainer.devices"], False), (["loader"], True), (["loader.batch_size"], True)],
+)
+def test_another_size_of_a_step_is_admitted_by_what_makes_it(begun, words, tmp_path, allow, admitted):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    with contextlib.nullcontext() if admitted else pytest.raises(UserError, match=r"loader\.batch_size\]"):
+        adopt(RunFolder(folder), config_of(*words, "loader.batch_size=3"), "auto", allow)
 
 
 def trained(folder, step=STEPS):

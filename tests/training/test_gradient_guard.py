@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ip2p_lightning.data.latent_cache.store import Space
-from ip2p_lightning.errors import NonFiniteError, UserError
+from ip2p_lightning.errors import DamagedError, NonFiniteError, UserError
 from ip2p_lightning.runs import checkpoint
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.runs.metrics_log import last_metrics
@@ -124,21 +124,57 @@ def test_a_finite_gradient_is_clipped_and_kept():
     assert not module._skip and norm == pytest.approx(1.0, rel=1e-4) and module.grad_norm > 10
 
 
-def test_a_verdict_that_comes_a_step_late_names_the_step_it_is_about(monkeypatch):
-    """As on a GPU, where it is read while the step after is under way."""
+def stepping(monkeypatch, *words):
+    """A module whose verdicts come a step late, as on a GPU, and what takes a step with a gradient."""
     monkeypatch.setattr("ip2p_lightning.training.base_module.can_mask", lambda optimizer, norm: True)
-    module = module_of("model=tiny", "max_skips=0")
+    module = module_of("model=tiny", *words)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
-    monkeypatch.setattr("lightning.pytorch.LightningModule.optimizer_step", lambda *_: optimizer.step())
+
+    def whole_step(*_):
+        module.configure_gradient_clipping(optimizer, 1.0)
+        optimizer.step()
+
+    monkeypatch.setattr("lightning.pytorch.LightningModule.optimizer_step", whole_step)
 
     def step(name, gradient):
         module._window.append(([name], ["brighten it"], torch.tensor([0.25]), torch.tensor([gradient])))
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, gradient)
-        module.configure_gradient_clipping(optimizer, 1.0)
         module.optimizer_step()
 
+    return module, step
+
+
+def test_a_verdict_that_comes_a_step_late_names_the_step_it_is_about(monkeypatch):
+    _, step = stepping(monkeypatch, "max_skips=0")
     step("good", 1.0), step("bad", torch.nan)
     with pytest.raises(NonFiniteError, match=r"gradient norm nan after 1 steps .* examples: bad 'brighten it' .*nan;"):
         step("innocent", 1.0)
+
+
+def test_the_average_does_not_move_on_a_step_whose_verdict_comes_late(monkeypatch):
+    """The bad steps first, in the middle and last: weights, their average and its ramp are those without them."""
+    saved = []
+    for gradients in ([1.0, 2.0, 3.0], [torch.nan, 1.0, torch.inf, 2.0, 3.0, torch.nan]):
+        torch.manual_seed(0)
+        module, step = stepping(monkeypatch)
+        for gradient in gradients:
+            step("photo", gradient)
+        content = {"state_dict": {}}
+        module.on_save_checkpoint(content)
+        saved.append(content)
+    plain, skipping = saved
+    assert equal(plain["ema"]["weights"], skipping["ema"]["weights"])
+    assert [content["ema"]["step"] for content in saved] == [3, 3]
+    assert [content["skipped"] for content in saved] == [0, 3]
+
+
+def test_the_average_is_restored_by_name():
+    module = module_of("model=tiny")
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    weights = {name: torch.full_like(module.get_parameter(name), i) for i, name in enumerate(names)}
+    module.on_load_checkpoint({"ema": {"step": 5, "weights": dict(reversed(weights.items()))}})
+    assert equal(dict(zip(names, module.ema.shadow_params, strict=True)), weights)
+    with pytest.raises(DamagedError, match=names[3]):
+        module.on_load_checkpoint({"ema": {"step": 5, "weights": {n: weights[n] for n in names if n != names[3]}}})

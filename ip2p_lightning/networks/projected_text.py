@@ -6,6 +6,7 @@ Shapes: B batch, L states, T width of the features, D text width, V vocabulary, 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,6 +83,11 @@ class StaticText(ProjectedText):
         ids = torch.tensor(self._ids(prompt)[: self.length - 1], dtype=torch.long)
         rows = self.table[ids].double()
         return (torch.cat([rows, rows.sum(0, keepdim=True) / max(1, len(ids))]) * self.scale).float()
+
+    def likeness(self, prompt: str, others: Sequence[str]) -> float:
+        """Cosine between the means of the prompt's tokens and of those of the most similar one of `others`."""
+        means = torch.stack([self.features(text)[-1] for text in (prompt, *others)])
+        return float(torch.cosine_similarity(means[:1], means[1:]).max())
 
     def _ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=False).ids

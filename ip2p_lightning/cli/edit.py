@@ -15,7 +15,9 @@ from ip2p_lightning.editing.photos import Job, find_photos, plan_outputs, read_l
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries
 
-FAMILIAR = 0.5  # likeness of an instruction to the nearest training prompt
+FAMILIAR = (
+    0.48  # likeness to the nearest instruction of a run's tasks; held-out ones have 0.49 and more to trained ones
+)
 USAGE = "ip2p-edit RUN|PIPELINE IMAGE... PROMPT [-o OUT] [options]"
 EXAMPLES = """
 arguments:
@@ -139,7 +141,10 @@ def _open(path: str, weights: str, prompts: Sequence[str]) -> tuple[Any, str]:
         return open_pipeline(path), path
     opened = open_run(path, weights)
     for prompt in unlike(opened, prompts):
-        warnings.warn(f"'{prompt}' is unlike every instruction that this run was trained on", stacklevel=1)
+        warnings.warn(
+            f"'{prompt}' is unlike every instruction that this run was trained on: expect nothing of the edit",
+            stacklevel=1,
+        )
     return opened.module, f"{path} step {opened.step} {weights}"
 
 
@@ -147,9 +152,12 @@ def unlike(opened: Any, prompts: Sequence[str]) -> list[str]:
     """Those of `prompts` that are far from all instructions of the run, as far as its text encoder can tell."""
     from ip2p_lightning.config.build import task_prompts
 
-    known = [prompt for pool in task_prompts(opened.config).values() for prompt in pool]
+    if not any(task_prompts(opened.config).values()):  # the pairs have their own, which are not known here
+        return []
+    known = [prompt for pool in task_prompts(opened.config, ("prompts", "held_out")).values() for prompt in pool]
     likeness = getattr(opened.module.text_encoder, "likeness", None)
-    return [prompt for prompt in prompts if likeness(prompt, known) < FAMILIAR] if known and likeness else []
+    found = zip(prompts, likeness(prompts, known), strict=True) if likeness else ()
+    return [prompt for prompt, like in found if like < FAMILIAR]
 
 
 def _save(pixels: Any, out: Path, text: dict[str, str]) -> None:

@@ -84,10 +84,11 @@ class StaticText(ProjectedText):
         rows = self.table[ids].double()
         return (torch.cat([rows, rows.sum(0, keepdim=True) / max(1, len(ids))]) * self.scale).float()
 
-    def likeness(self, prompt: str, others: Sequence[str]) -> float:
-        """Cosine between the means of the prompt's tokens and of those of the most similar one of `others`."""
-        means = torch.stack([self.features(text)[-1] for text in (prompt, *others)])
-        return float(torch.cosine_similarity(means[:1], means[1:]).max())
+    def likeness(self, prompts: Sequence[str], others: Sequence[str]) -> list[float]:
+        """For each prompt the cosine between the mean of its tokens and that of the most similar one of `others`."""
+        mine, theirs = (torch.stack([self.features(text)[-1] for text in texts]) for texts in (prompts, others))
+        similar = nn.functional.normalize(mine, dim=1) @ nn.functional.normalize(theirs, dim=1).T
+        return similar.amax(1).tolist()
 
     def _ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=False).ids

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ip2p_lightning.cli import edit as command
-from ip2p_lightning.cli.edit import main, unlike
+from ip2p_lightning.cli.edit import FAMILIAR, main, unlike
 from ip2p_lightning.data.image import open_image
 from ip2p_lightning.editing import photo_batches
 from ip2p_lightning.editing.geometry import Fit
@@ -46,8 +46,9 @@ def test_same_command_same_bytes_and_the_png_says_how_it_was_made(tiny_run, tmp_
 def test_an_instruction_unlike_any_that_was_trained_is_warned_of(tiny_run, tmp_path, capsys):
     opened = open_run(tiny_run)
     held_out = [prompt for task in opened.config["task"]["tasks"].values() for prompt in task["prompts"]["held_out"]]
-    assert unlike(opened, held_out) == [] and len(held_out) == 48
-    strange = ["make it look like winter", "what time is it", "повернись", "a unicorn on the moon"]
+    trained = [prompt for task in opened.config["task"]["tasks"].values() for prompt in task["prompts"]["prompts"]]
+    assert min(opened.module.text_encoder.likeness(held_out, trained)) >= FAMILIAR and unlike(opened, held_out) == []
+    strange = ["make it sepia", "zoom in", "повернись", "a unicorn on the moon"]
     assert unlike(opened, [*strange, PROMPT, "remove the noise", "mak it a cartoon"]) == strange
     assert edit(tiny_run, photo(tmp_path / "a.png"), strange[0]) == 0
     said = capsys.readouterr().err

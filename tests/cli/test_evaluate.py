@@ -138,7 +138,7 @@ def test_a_lone_task_has_no_wrong_instruction(sd_run, tmp_path, capsys):
         == {r["method"] for r in table(run)}
     )
     assert {line["weights"] for line in lines(run, "val-seen")} == {"raw"}
-    assert "wrong" not in capsys.readouterr().out
+    assert "wrong instruction" not in capsys.readouterr().out
     assert Image.open(run / "sheet-val-seen.png").width < 4 * 192  # three columns
 
 

@@ -96,7 +96,7 @@ def exit_code(action: Callable[[], int]) -> int:
         known = user_error(error)
         if known is None or os.environ.get("IP2P_TRACEBACK") == "1":
             raise
-        print(f"error: {' '.join(str(known).split())}", file=sys.stderr)
+        print(f"error: {' '.join(map(str.strip, str(known).splitlines()))}", file=sys.stderr)
         return known.code
 
 

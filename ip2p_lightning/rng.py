@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+if TYPE_CHECKING:  # imported where they are called: a command's help needs neither
+    import numpy as np
+    import torch
 
 
 def seed_of(*key: int | str) -> int:
@@ -16,11 +18,15 @@ def seed_of(*key: int | str) -> int:
 
 def numpy_rng(*key: int | str) -> np.random.Generator:
     """A NumPy generator that depends on `key` alone."""
+    import numpy as np
+
     return np.random.Generator(np.random.PCG64(seed_of(*key)))
 
 
 def torch_rng(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator on `device` that depends on `key` alone."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(seed_of(*key))
 
 

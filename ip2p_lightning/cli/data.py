@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.cli.parser import Parser, at_least, run, run_hydra
+from ip2p_lightning.cli.parser import Parser, at_least, run, run_hydra, version
 from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import SUPERVISOR, stop_with_supervisor
@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if words == ["--version"]:
+        print(version(), end="")
+        return 0
     if not words or words[0] in ("-h", "--help"):
         from ip2p_lightning.config.hydra_errors import members
 
@@ -60,6 +63,11 @@ def _run(words: list[str]) -> int:
 
 
 def _build(words: list[str]) -> int:
+    if {"-h", "--help"} & set(words):
+        from ip2p_lightning.config.compose import CONF
+
+        print((CONF / "build.yaml").read_text().partition("\ndata: null")[0], end="")  # commented, without the prompts
+        return 0
     launched = any(word.startswith("hydra/launcher=") for word in words)
     if launched:  # each shard as a job of its own, on this machine or on a cluster
         from ip2p_lightning.sweeps import local_launcher, plugins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,9 @@ from ip2p_lightning.editing.photos import Job, find_photos, plan_outputs, read_l
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries
 
+FAMILIAR = (
+    0.48  # likeness to the nearest instruction of a run's tasks; held-out ones have 0.49 and more to trained ones
+)
 USAGE = "ip2p-edit RUN|PIPELINE IMAGE... PROMPT [-o OUT] [options]"
 EXAMPLES = """
 arguments:
@@ -69,7 +73,7 @@ def _edit(args: argparse.Namespace) -> None:
     model, wanted = _wanted(args)
     jobs = plan_outputs(wanted, args.out, args.overwrite)
     sizes = _sizes(jobs)
-    module, described = _open(model, args.weights)
+    module, described = _open(model, args.weights, list(dict.fromkeys(job.prompt for job in jobs)))
     from ip2p_lightning.editing.editor import BatchEditor, ready
     from ip2p_lightning.editing.photo_batches import make_batches
     from ip2p_lightning.editing.timer import Clock
@@ -126,8 +130,8 @@ def _edit_all(batches: Sequence[Any], editor: Any, described: str, args: argpars
         )
 
 
-def _open(path: str, weights: str) -> tuple[Any, str]:
-    """The model, and what to call it in the PNG."""
+def _open(path: str, weights: str, prompts: Sequence[str]) -> tuple[Any, str]:
+    """The model, and what to call it in the PNG; warns of `prompts` that are unlike what it was trained on."""
     from ip2p_lightning.editing.pipeline import is_pipeline, open_pipeline
     from ip2p_lightning.runs.trained_run import open_run
 
@@ -138,7 +142,24 @@ def _open(path: str, weights: str) -> tuple[Any, str]:
     if pipeline:
         return open_pipeline(path), path
     opened = open_run(path, weights)
+    for prompt in unlike(opened, prompts):
+        warnings.warn(
+            f"'{prompt}' is unlike every instruction that this run was trained on: expect nothing of the edit",
+            stacklevel=1,
+        )
     return opened.module, f"{path} step {opened.step} {weights}"
+
+
+def unlike(opened: Any, prompts: Sequence[str]) -> list[str]:
+    """Those of `prompts` that are far from all instructions of the run, as far as its text encoder can tell."""
+    from ip2p_lightning.config.build import task_prompts
+
+    if not any(task_prompts(opened.config).values()):  # the pairs have their own, which are not known here
+        return []
+    known = [prompt for pool in task_prompts(opened.config, ("prompts", "held_out")).values() for prompt in pool]
+    likeness = getattr(opened.module.text_encoder, "likeness", None)
+    found = zip(prompts, likeness(prompts, known), strict=True) if likeness else ()
+    return [prompt for prompt, like in found if like < FAMILIAR]
 
 
 def _save(pixels: Any, out: Path, text: dict[str, str]) -> None:

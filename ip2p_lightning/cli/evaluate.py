@@ -27,13 +27,14 @@ writes into RUN:
   scores.csv                   one row per method and task, with the run's step, the weights, sampler, seed, precision
                                and draws; rows of another of these stay
   scores-SPLIT-PROMPTS.jsonl   one line per image and method
-  sheet-SPLIT-PROMPTS.png      original | edit | wrong instruction | ground truth
+  sheet-SPLIT-PROMPTS.png      original | edit | wrong instruction | ground truth, of different photos first
 With other settings of the sampler than the run's (--steps 4 --scheduler dpm++), into RUN/steps-4+scheduler-dpm++/.
 
 methods:
   model                        the run's model with an instruction of the image's task
   identity                     the identity baseline: the original, unedited
-  wrong_instruction            the model with an instruction of another task: must differ from model, and score worse
+  wrong_instruction            the model with an instruction of another task: must differ from model, and score worse;
+                               not for a run of one task
 
 examples:
   ip2p-evaluate runs/demo                              held-out photos, instructions of the kind it was trained on
@@ -71,6 +72,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from ip2p_lightning.config.build import build_data
+    from ip2p_lightning.data.example import Photos
     from ip2p_lightning.editing.editor import BatchEditor, ready
     from ip2p_lightning.editing.timer import Clock
     from ip2p_lightning.evaluation.scoring import score_batches, wrong_pools
@@ -83,23 +85,21 @@ def _evaluate(args: argparse.Namespace) -> None:
     batches = data.evaluation(args.split, held_out_prompts=held_out, draws=args.draws)  # bad data shows before weights
     quiet_libraries()
     opened = open_run(args.run, args.weights)
-    wrong = wrong_pools(data, opened.config)
+    wrong = wrong_pools(data)
     sampler = overridden(opened.module, args)
     module = ready(opened.module, args.device, args.dtype, args.compile)
     editor = BatchEditor(module, sampler, args.batch_size, Clock(module.device))
     rows: list[dict[str, Any]] = []
-    sheet: dict[str, list[Any]] = {}
+    photos: dict[str, Photos] = {}
     for example, lines, images in score_batches(editor, batches, wrong, args.split, args.prompts, args.seed):
         rows += [{"task": example.task, "id": example.id, **row} for row in lines]
-        examples = sheet.setdefault(example.task, [])
-        if len(examples) < args.sheet_examples:
-            examples.append((example, images, lines))
-    _write(args, opened, described(sampler), rows, sheet)
+        photos.setdefault(example.task, Photos(args.sheet_examples)).see(example, (example, images, lines))
+    _write(args, opened, described(sampler), rows, photos)
     print(f"speed        {editor.clock.summary()}")
 
 
 def _write(
-    args: argparse.Namespace, opened: Any, sampler: str, rows: list[dict[str, Any]], sheet: Mapping[str, list[Any]]
+    args: argparse.Namespace, opened: Any, sampler: str, rows: list[dict[str, Any]], photos: Mapping[str, Any]
 ) -> None:
     from ip2p_lightning.system.files import storage_errors
 
@@ -116,12 +116,12 @@ def _write(
     merge(scores, found, overwrite=args.overwrite)
     what = f"{args.split} pairs, {args.prompts.replace('heldout', 'held-out')} instructions"
     print(f"{name}, step {opened.step}, {args.weights} weights: {what}\n")
-    print(as_table(found))
+    print(as_table(found, {task: seen.count for task, seen in photos.items()}))
     print(f"\nscores       {shown(scores)}\nper image    {shown(lines)}")
     if args.sheet_examples:
         picture = folder / f"sheet-{ending}.png"
         with storage_errors(picture):
-            _save_sheet(picture, f"{name}: {what}", sheet)
+            _save_sheet(picture, f"{name}: {what}", {task: seen.chosen for task, seen in photos.items()})
         print(f"picture      {shown(picture)}")
 
 
@@ -129,15 +129,22 @@ def _save_sheet(path: Path, title: str, sheet: Mapping[str, list[Any]]) -> None:
     from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
     from ip2p_lightning.system.files import write_atomic
 
-    rows, captions, methods = [], [], ("identity", "model", "wrong_instruction")
-    for example, images, scored in itertools.chain(*sheet.values()):
+    rows, captions, columns = (
+        [],
+        [],
+        {"identity": "original", "model": "edit", "wrong_instruction": "wrong instruction"},
+    )
+    shown = list(itertools.chain(*sheet.values()))
+    methods = [method for method in columns if any(method in images for _, images, _ in shown)]
+    for example, images, scored in shown:
         found = {row["method"]: row for row in scored}
-        label = f"{example.task}: {example.prompt}   (wrong: {found['wrong_instruction']['prompt']})"
+        wrong = f"   (wrong: {found['wrong_instruction']['prompt']})" if "wrong_instruction" in found else ""
+        label = f"{example.task}: {example.prompt}{wrong}"
         cells = [*(images[method] for method in methods), example.edited]
         rows.append((label, [to_pixels(cell) for cell in cells]))
         captions.append([*(f"{found[method]['psnr']:.1f} dB" for method in methods), ""])
-    columns = ["original", "edit", "wrong instruction", "ground truth"]
-    picture = contact_sheet(columns, rows, title=title, captions=captions)
+    heads = [*(columns[method] for method in methods), "ground truth"]
+    picture = contact_sheet(heads, rows, title=title, captions=captions)
     write_atomic(path, lambda file: picture.save(file, "PNG"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,7 +84,9 @@ def _check_exportable(config: Mapping[str, Any], path: Path) -> None:
     elif kinds["text_encoder"] != "ClipText":
         reason = f"diffusers' pipeline has no {kinds['text_encoder']} text encoder"
     if reason:
-        raise UserError(f"{path} cannot be exported: {reason}; use it with: ip2p-edit {path} IMAGE PROMPT")
+        raise UserError(
+            f"{path} cannot be exported: {reason}; use it with: ip2p-edit {shlex.quote(str(path))} IMAGE PROMPT"
+        )
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

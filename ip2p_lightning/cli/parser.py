@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import ip2p_lightning
 from ip2p_lightning.errors import INTERRUPTED, UserError, exit_code
 from ip2p_lightning.system.imports import gc_paused
 
@@ -23,9 +24,15 @@ class Parser(argparse.ArgumentParser):
         width = {"formatter_class": lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30)}
         epilog = textwrap.dedent(examples).strip()
         super().__init__(prog=prog, description=summary, epilog=epilog, allow_abbrev=False, **(width | options))
+        self.add_argument("--version", action="version", version=version())
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def version() -> str:
+    """What ``--version`` prints."""
+    return f"ip2p-lightning {ip2p_lightning.__version__}\n"
 
 
 def run(parser: Parser, command: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ip2p_lightning.config.allowed_targets import built
@@ -53,10 +53,11 @@ def task_names(config: Mapping[str, Any]) -> list[str]:
     return [task["name"]]
 
 
-def task_prompts(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The instructions of each task that a config trains."""
+def task_prompts(config: Mapping[str, Any], parts: Sequence[str] = ("prompts",)) -> dict[str, list[str]]:
+    """The instructions of each task that a config trains; with the part ``held_out`` also those."""
     nodes = {name: config["task"].get("tasks", {}).get(name, config["task"]) for name in task_names(config)}
-    return {name: list((node.get("prompts") or {}).get("prompts") or []) for name, node in nodes.items()}
+    pools = {name: node.get("prompts") or {} for name, node in nodes.items()}
+    return {name: [prompt for part in parts for prompt in pool.get(part) or []] for name, pool in pools.items()}
 
 
 def checked(composed: Any) -> dict[str, Any]:

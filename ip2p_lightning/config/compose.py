@@ -16,8 +16,9 @@ from ip2p_lightning.config.overrides import is_free
 from ip2p_lightning.config.walk import scalars
 from ip2p_lightning.errors import UserError
 
-_PACKAGED = Path(__file__).parents[1] / "conf"
-CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
+_PACKAGE = Path(__file__).parents[1]
+_PLACE = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent  # of a wheel, or of a checkout
+CONF, EXPERIMENTS = _PLACE / "conf", _PLACE / "experiments"
 
 
 def run_name(overrides: Iterable[str], limit: int = 120) -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from ip2p_lightning.config.compose import CONF, composed
+from ip2p_lightning.config.compose import CONF, EXPERIMENTS, composed
+from ip2p_lightning.config.quoting import mended, shell
 from ip2p_lightning.config.walk import walk
 from ip2p_lightning.errors import UserError, suggest, user_error
 
 
 def explain(error: Exception, words: Sequence[str]) -> Exception:
     """A UserError with a clear message for one of Hydra's exceptions; any other exception is returned unchanged."""
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     ours = isinstance(error, HydraException | OmegaConfBaseException) or "override" in str(error)[:40]
     if user_error(error) is not None or not ours:
         return error
+    if isinstance(error, OverrideParseException):
+        return UserError(_unreadable(error.override))
     text = str(error)
     for pattern, message in _MESSAGES:
         found = re.search(pattern, text)
@@ -36,7 +39,8 @@ def _unknown_key(found: re.Match[str], words: Sequence[str]) -> str:
 def _unknown_member(found: re.Match[str], words: Sequence[str]) -> str:
     group, _, member = found.group(1).rpartition("/")
     if not group:
-        return f"no config named '{member}'{suggest(member, members(''))}; known: {', '.join(members(''))}"
+        known = ["train", *experiments()]
+        return f"no config named '{member}'{suggest(member, known)}; known: {', '.join(known)}"
     known = members(group)
     return f"{group}={member}: no such member{suggest(member, known)}; known: {', '.join(known) or 'none'}"
 
@@ -44,21 +48,37 @@ def _unknown_member(found: re.Match[str], words: Sequence[str]) -> str:
 def _not_a_member(found: re.Match[str], words: Sequence[str]) -> str:
     for word in words:
         group, _, value = word.lstrip("+").partition("=")
-        if (CONF / group).is_dir() and value not in members(group):
+        if group and (CONF / group).is_dir() and value not in members(group):
             return f"{group}={value}: no such member; known: {', '.join(members(group))}"
     return found.group(0)
 
 
-def _needs_quotes(found: re.Match[str], words: Sequence[str]) -> str:
-    key, _, value = next((w for w in words if w.startswith(found.group(1))), found.group(1)).partition("=")
-    return f"{key}={value} cannot be parsed; quote the value for Hydra and the shell: \"{key}='{value}'\""
+def _unreadable(word: str) -> str:
+    remedy = mended(word)
+    if remedy is None:
+        return f"{word} is not GROUP=MEMBER or KEY=VALUE, such as trainer.max_steps=100"
+    return f"{word} cannot be read; quote the value for Hydra and the shell: {remedy}"
+
+
+def _divided(found: re.Match[str], words: Sequence[str]) -> str:
+    """A value with a comma in it, outside of a sweep."""
+    key, _, text = found[1].partition("=")
+    both = f"one value is {mended(found[1])}, a list {shell(f'{key}=[{text}]')}"
+    return f"{found[1]}: the comma makes a sweep, which needs -m; {both}"
+
+
+def _no_folder(found: re.Match[str], words: Sequence[str]) -> str:
+    own = ", ".join(f"-cn {name}" for name in experiments())
+    return f"--config-dir: no folder {found[1]}; the package's own experiments need none: {own}"
 
 
 _MESSAGES: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
     (r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']+)'", _unknown_key),
     (r"(?:Could not find|Cannot find primary config) '([^']+)'", _unknown_member),
     (r"Config group override must be a string.*", _not_a_member),
-    (r"LexerNoViableAltException: (\S*)", _needs_quotes),
+    (r"Ambiguous value for argument '(.*)'", _divided),
+    (r"Sweep parameters '(.*)' requires --multirun", _divided),
+    (r"Additional config directory '(.*)' not found", _no_folder),
 )
 
 
@@ -84,3 +104,8 @@ def _keys(words: Sequence[str]) -> list[str]:
 def members(group: str) -> list[str]:
     """Names of the configs in a group of ``conf/``."""
     return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+def experiments() -> list[str]:
+    """Names of the package's experiments, for ``--config-name``."""
+    return sorted(p.stem for p in EXPERIMENTS.glob("*.yaml"))

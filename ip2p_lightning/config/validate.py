@@ -61,7 +61,7 @@ class _Fragment(UserError):
         group = self.path.partition(".")[0]
         having = [f"{group}={f.stem}" for f in sorted((CONF / group).glob("*.yaml")) if f"\n{last}:" in f.read_text()]
         choice = f"choose {' or '.join(having)}, or " if having else ""
-        return f"{given} is for a {self.wanted.__name__}, which this config lacks; {choice}remove it with ~{self.path}"
+        return f"{given} is for a {self.wanted.__name__}, which is not here; {choice}remove it with '~{self.path}'"
 
 
 def check_node(node: Mapping[str, Any], target: Callable[..., Any], path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ip2p_lightning.config.quoting import typed
 from ip2p_lightning.curation.audit import token_count
 from ip2p_lightning.curation.plan import BuildSettings, make_plan, select_candidates
 from ip2p_lightning.curation.shards.assemble import assemble, publish
@@ -48,7 +50,7 @@ def build(settings: BuildSettings, out: Path, shard: int = 0, shards: int = 1) -
     label = f"shard {shard} of {shards}" if shards > 1 else "building"
     _process_missing(process, work, mine, settings.workers, label)
     if shards > 1:
-        print(f"shard {shard} of {shards} is done; when all are: ip2p-data merge {out}")
+        print(f"shard {shard} of {shards} is done; when all are: ip2p-data merge {shlex.quote(str(out))}")
         return 0
     return finish(out, settings.on_bad)
 
@@ -94,7 +96,7 @@ def finish(out: Path, on_bad: str) -> int:
     try:
         plan = json.loads((work / "plan.json").read_text())
     except FileNotFoundError:
-        raise UserError(f"{out}: nothing to merge; start with ip2p-data build out={out}") from None
+        raise UserError(f"{out}: nothing to merge; start with ip2p-data build {typed('out', str(out))}") from None
     missing = sum(not report_file(work, i).is_file() for i in range(plan["chunks"]))
     if missing:
         raise UserError(f"{out}: {missing} of {plan['chunks']} chunks are not done; run the missing shards first")

@@ -12,9 +12,10 @@ from ip2p_lightning.data.bad_pairs import BadPairs
 from ip2p_lightning.data.batch_sampler import EvalBatches, Key, TrainBatches, TrainPlan
 from ip2p_lightning.data.dataloader import Batches, Loader
 from ip2p_lightning.data.dataset import EditDataset, TaskDatasets
-from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.data.example import EditExample, Photos
+from ip2p_lightning.data.prompts import NO_INSTRUCTION
 from ip2p_lightning.data.sources.base import Split
-from ip2p_lightning.errors import DataError
+from ip2p_lightning.errors import DataError, UserError
 from ip2p_lightning.system.file_digests import Digests
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Of degradations and prompts in validation and testing: runs of all seeds are judged by the same examples.
 EVAL_SEED = 0
+LOOKED_AT = 8  # pairs for each example to show, until they are of different photos
+ASKED = 10_000  # pairs that are asked for their own instruction before a run begins, where no other is given
 
 
 class TasksDataModule(LightningDataModule):
@@ -73,6 +76,8 @@ class TasksDataModule(LightningDataModule):
             opened = {}
             for name, task in self.active.items():
                 pairs, view = task.source.pairs(split, task.make), self.loader.view(split, task.flip)
+                if not len(task.prompts) and any(pairs.prompt(i) is None for i in range(min(len(pairs), ASKED))):
+                    raise UserError(f"task {name}: {NO_INSTRUCTION}")
                 opened[name] = EditDataset(pairs, task.prompts, name, view, seed, split, held_out_prompts)
             self._opened[key] = TaskDatasets(opened)
         return self._opened[key]
@@ -126,9 +131,18 @@ class TasksDataModule(LightningDataModule):
         return batches
 
     def fixed_examples(self, per_task: int, split: Split = "val") -> list[EditExample]:
-        """`per_task` examples of each task, the same in every run; more draws of the same pairs where there are few."""
-        data = self.datasets(split)
-        return [data[Key(task, 0, i % size, i // size)] for task, size in data.sizes.items() for i in range(per_task)]
+        """`per_task` examples of each task, the same in every run: of different photos, then again of these."""
+        data, found = self.datasets(split), []
+        for task, size in data.sizes.items():
+            photos = Photos(per_task)
+            for i in range(min(size, LOOKED_AT * per_task)):
+                example = data[Key(task, 0, i, 0)]
+                photos.see(example, example)
+                if photos.count == per_task:
+                    break
+            draws = (data[Key(task, 0, i % size, i // size)] for i in range(size, size + per_task - len(photos.chosen)))
+            found += [*photos.chosen, *draws]
+        return found
 
     def contents(
         self, splits: Sequence[Split] = ("train", "val"), digests: Digests | None = None

@@ -63,7 +63,7 @@ class Loader:
         if not self.timeout >= 0:
             raise UserError(f"loader.timeout={self.timeout}: give seconds, 0 or more")
         if self.eval_size is None and (self.eval_batch_size or 1) > 1:
-            raise UserError("loader.eval_size=null shows whole images, which differ in size: set eval_batch_size=1")
+            raise UserError("loader.eval_size=null shows whole images, of many sizes: set loader.eval_batch_size=1")
         if self.resize is not None:
             object.__setattr__(self, "resize", tuple(self.resize))  # a YAML list
         self.view("train", 0.0)

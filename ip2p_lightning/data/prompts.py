@@ -11,6 +11,7 @@ import numpy as np
 from ip2p_lightning.errors import DataError, UserError
 
 _SIDE = re.compile(r"\b(left|right)(most|wards?)?\b", re.IGNORECASE)
+NO_INSTRUCTION = "there is no instruction; give 'task.prompts.prompts=[make it sepia]', or one for every pair"
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls (NUL, tab, newline), lone surrogates, line and paragraph separators
 
 
@@ -21,7 +22,7 @@ class PromptPool:
     A sentence may stand in `prompts` twice; it is then drawn twice as often.
 
     Args:
-        prompts: training prompts, at least one.
+        prompts: training prompts, at least one; None: every pair carries its own.
         held_out: prompts for evaluation alone; none of them may be a training prompt (case and spacing ignored).
         limit: keep the first `limit` training prompts, for ablations over the size of a pool; None keeps all, and so
             does a number beyond the size.
@@ -32,11 +33,11 @@ class PromptPool:
         UserError: `limit` is not a positive integer.
     """
 
-    def __init__(self, prompts: Sequence[str], held_out: Sequence[str] = (), limit: int | None = None) -> None:
+    def __init__(self, prompts: Sequence[str] | None, held_out: Sequence[str] = (), limit: int | None = None) -> None:
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise UserError(f"prompts.limit={limit!r} is not a positive integer; give one, or null for the whole pool")
-        train, self.held_out = _cleaned(prompts, "prompts"), _cleaned(held_out, "held_out")
-        if not train:
+        train, self.held_out = _cleaned(() if prompts is None else prompts, "prompts"), _cleaned(held_out, "held_out")
+        if not train and prompts is not None:
             raise DataError("prompt pool is empty (prompts=[]); list at least one prompt")
         _refuse_leak(train, self.held_out)
         self.prompts = train[:limit]
@@ -61,9 +62,11 @@ class PromptPool:
         return part[int(rng.permutation(len(part))[i % len(part)])]
 
     def _part(self, held_out: bool) -> tuple[str, ...]:
+        if not held_out and not self.prompts:
+            raise UserError(NO_INSTRUCTION)
         if held_out and not self.held_out:
             raise DataError(
-                f"the pool of {len(self)} prompt(s) starting with {_short(self.prompts[0])} has no held-out prompts; "
+                f"the pool of {len(self)} prompt(s), {_short(' | '.join(self.prompts))}, has no held-out prompts; "
                 "list some under held_out, or evaluate with the training prompts"
             )
         return self.held_out if held_out else self.prompts

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from ip2p_lightning.config.build import task_prompts
 from ip2p_lightning.evaluation import score_table
+from ip2p_lightning.networks.pretrained import is_hub_id
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.escaping import markdown_text
 
@@ -17,7 +20,7 @@ PAGE = """---
 library_name: diffusers
 pipeline_tag: image-to-image
 tags: [instruct-pix2pix, image-editing]
----
+{origin}---
 
 # {name}
 
@@ -28,7 +31,7 @@ import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 
 {load}
-edit = pipeline("{prompt}", photo, {settings}, generator=torch.Generator().manual_seed(0)).images[0]
+edit = pipeline({prompt}, photo, {settings}, generator=torch.Generator().manual_seed(0)).images[0]
 ```
 
 | | |
@@ -58,8 +61,12 @@ The terms of the base model apply to these weights. The safety checker is not pa
 ```
 """
 
+LICENCES = {  # of bases that the configs name
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "timbrooks/instruct-pix2pix": "mit",
+}
 LOAD = 'pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("DIR")'
-LOAD_ADAPTER = """pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("{base}")
+LOAD_ADAPTER = """pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained({base})
 pipeline.load_lora_weights("DIR")  # needs peft"""
 
 
@@ -68,16 +75,17 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     config, sampler = opened.config, opened.module.sampler
     settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}
     settings |= {"image_guidance_scale": sampler.image_scale}
-    pools = task_prompts(config)
+    pools, adapter = task_prompts(config), bool(getattr(opened.module.unet, "lora", None))
     scored = score_table.read(opened.folder / "scores.csv")
     rows = score_table.current(scored, step=opened.step, weights=opened.weights)
     rows = [{name: row[name] for name in (*score_table.WHAT, "sampler", "psnr", "ssim", "n")} for row in rows]
     return PAGE.format(
-        load=LOAD_ADAPTER.format(base=config["model"]["path"]) if getattr(opened.module.unet, "lora", None) else LOAD,
+        origin="".join(f"{key}: {value}\n" for key, value in origin(config["model"].get("path")).items()),
+        load=LOAD_ADAPTER.format(base=_quoted(config["model"]["path"])) if adapter else LOAD,
         name=markdown_text(opened.folder.resolve().name),
-        prompt=next((pool[0] for pool in pools.values() if pool), "INSTRUCTION").replace('"', "'"),
+        prompt=_quoted(next((pool[0] for pool in pools.values() if pool), "INSTRUCTION")),
         settings=", ".join(f"{k}={v:g}" for k, v in settings.items()),
-        base=config["model"].get("path") or "none: random weights",
+        base=markdown_text(config["model"].get("path") or "none: random weights"),
         tasks=", ".join(pools),
         step=opened.step,
         weights={"ema": "averaged (EMA)", "raw": "raw"}[opened.weights],
@@ -89,5 +97,37 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
         prompts="\n".join(
             f"- {name}: {markdown_text('; '.join(pool[:10])) or '(none)'}" for name, pool in pools.items()
         ),
-        config=json.dumps(config, indent=2),
+        config=json.dumps(_without_prompts(config, list(pools)), indent=2, ensure_ascii=False),
     )
+
+
+def origin(path: str | None) -> dict[str, str]:
+    """``base_model`` and ``license`` of the weights that a run started from, as far as they are known."""
+    place = Path(path).expanduser() if path else Path("/nowhere")
+    stated = place / "README.md", place / "model_index.json"  # what a folder says of itself
+    text = "".join(file.read_text(errors="replace") for file in stated if file.is_file())
+    name = re.search(r'^base_model: *"?([\w.-]+/[\w.-]+)"?$|"_name_or_path": "([\w.-]+/[\w.-]+)"', text, flags=re.M)
+    licence = re.search(r'^license: *"?([\w.-]+)"?$', text, flags=re.M)
+    base = (name[1] or name[2]) if name else path if path and is_hub_id(path) and not place.exists() else None
+    found = {"base_model": base, "license": licence[1] if licence else LICENCES.get(base or "")}
+    return {key: value for key, value in found.items() if value}
+
+
+def _quoted(text: str) -> str:
+    """`text` as Python reads it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _without_prompts(config: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """The config without the pools of other tasks, and with the sizes of its own: the card lists their first ones."""
+
+    def shortened(node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        sizes = {key: len(node[key] or ()) for key in ("prompts", "held_out") if isinstance(node.get(key), list)}
+        return {key: f"{sizes[key]} of them" if key in sizes else shortened(value) for key, value in node.items()}
+
+    task = config["task"]
+    if "tasks" in task:
+        task = {**task, "tasks": {name: task["tasks"][name] for name in tasks}}
+    return shortened({key: task if key == "task" else value for key, value in config.items() if key != "prompts"})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ip2p_lightning.config.quoting import typed
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.networks.pretrained import is_hub_id
 from ip2p_lightning.networks.weights_digest import weight_digest
@@ -40,7 +41,7 @@ def open_pipeline(path: str) -> Any:
     if not unet.conv_in.weight[:, unet.config.out_channels :].any():  # `load_unet` has just added these channels
         raise UserError(
             f"{path} is a text-to-image model without image conditioning; fine-tune it first (ip2p-train model=local "
-            f"model.path={path}) or give an InstructPix2Pix checkpoint"
+            f"{typed('model.path', path)}) or give an InstructPix2Pix checkpoint"
         )
     schedule = checkpoint_schedule(path)
     objective, kind = objective_of(schedule, path), schedule.get("_class_name", "DDIMScheduler")

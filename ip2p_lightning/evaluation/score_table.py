@@ -93,15 +93,29 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
-def as_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Per task, aligned for a terminal: identity, model, gain and wrong instruction in dB, and SSIM."""
+def as_table(rows: Sequence[Mapping[str, str]], photos: Mapping[str, int]) -> str:
+    """Per task, aligned for a terminal: identity, model, gain and, if there is one, wrong instruction in dB, and SSIM.
+
+    `photos` are the distinct ones of each task: what else was scored are draws of the same ones.
+    """
     psnr = {(row["task"], row["method"]): float(row["psnr"]) for row in rows}
     ssim = {(row["task"], row["method"]): float(row["ssim"]) for row in rows}
-    head = ["task", "images", "identity", "model", "gain", "wrong instruction", "SSIM identity", "model"]
+    wrong = [method for method in METHODS[2:] if any(row["method"] == method for row in rows)]
+    head = ["task", "scored", "identity", "model", "gain", *("wrong instruction" for _ in wrong)]
+    head += ["SSIM identity", "model"]
     lines = []
-    for task, count in {row["task"]: row["n"] for row in rows}.items():
-        identity, model, wrong = (psnr[task, method] for method in ("identity", "model", "wrong_instruction"))
-        decibels = (f"{identity:.2f} dB", f"{model:.2f} dB", f"{model - identity:+.2f} dB", f"{wrong:.2f} dB")
-        lines.append((task, count, *decibels, f"{ssim[task, 'identity']:.3f}", f"{ssim[task, 'model']:.3f}"))
+    for task, count in {row["task"]: int(row["n"]) for row in rows}.items():
+        identity, model, *others = (psnr[task, method] for method in ("identity", "model", *wrong))
+        decibels = (f"{identity:.2f} dB", f"{model:.2f} dB", f"{model - identity:+.2f} dB")
+        decibels += tuple(f"{other:.2f} dB" for other in others)
+        scored = counted(photos[task], count)
+        lines.append((task, scored, *decibels, f"{ssim[task, 'identity']:.3f}", f"{ssim[task, 'model']:.3f}"))
     align = ["left", *["right"] * (len(head) - 1)]
     return tabulate(lines, head, tablefmt="plain", colalign=align, disable_numparse=True)
+
+
+def counted(photos: int, images: int) -> str:
+    """``2 photos x 12 draws``; where the photos were not drawn equally often, ``3 photos, 10 draws``."""
+    each, rest = divmod(images, photos)
+    draws = f"{images} draws" if rest else f"{each} draw{'s' * (each > 1)}"
+    return f"{photos} photo{'s' * (photos > 1)}{',' if rest else ' x'} {draws}"

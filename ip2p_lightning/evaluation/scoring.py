@@ -1,4 +1,4 @@
-"""Edit the pairs of a split, once with an instruction of the task and once with a wrong one, and score the edits."""
+"""Edit the pairs of a split, with an instruction of the task and, among several tasks, a wrong one; score the edits."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ip2p_lightning.config.build import build
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.evaluation.metrics import psnr, ssim
 from ip2p_lightning.evaluation.score_table import METHODS
 from ip2p_lightning.rng import numpy_rng, seed_of
 
 
-def wrong_pools(data: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """For each task the prompt pool of the next one; for a single task, that of another in the config."""
+def wrong_pools(data: Any) -> dict[str, Any]:
+    """For each task the prompt pool of the next one; {} for a single task, which has none to be confused with."""
     pools = {name: task.prompts for name, task in data.active.items()}
     names = list(pools)
-    if len(names) > 1:
-        return {name: pools[names[(i + 1) % len(names)]] for i, name in enumerate(names)}
-    others = (node for name, node in config["prompts"].items() if name not in names and isinstance(node, Mapping))
-    return {names[0]: build(next(others))}
+    return {name: pools[names[(i + 1) % len(names)]] for i, name in enumerate(names)} if len(names) > 1 else {}
 
 
 def score_batches(
@@ -34,12 +30,13 @@ def score_batches(
     Takes a `BatchEditor`, the batches of ``data.evaluation``, `wrong_pools`, and options of ``ip2p-evaluate``.
     """
     draws: Counter[tuple[str, str]] = Counter()
-    for batch in _with_progress(batches, editor):
+    for batch in _with_progress(batches, editor, 2 if wrong else 1):
         keys = _keys(batch, split, seed, draws)
         instructions = {"model": list(batch.prompt), "identity": [""] * len(keys)}
-        instructions["wrong_instruction"] = _wrong(batch, wrong, keys, prompts)
+        if wrong:
+            instructions["wrong_instruction"] = _wrong(batch, wrong, keys, prompts)
         edits = _edits(editor, batch.original, instructions, keys)
-        images = {method: edits.get(method, batch.original) for method in METHODS}
+        images = {method: edits.get(method, batch.original) for method in METHODS if method in instructions}
         values = _values(editor, images, batch.edited)
         for i, name in enumerate(batch.id):
             example = EditExample(batch.original[i], batch.edited[i], batch.prompt[i], batch.task[i], name)
@@ -60,12 +57,12 @@ def _values(editor: Any, images: Mapping[str, Any], truth: Any) -> dict[str, tup
     return found
 
 
-def _with_progress(batches: Any, editor: Any) -> Iterator[Any]:
+def _with_progress(batches: Any, editor: Any, edits: int) -> Iterator[Any]:
     """The batches, with a progress bar that moves with every step of the sampler."""
     form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} batches [{elapsed}<{remaining}]"
     with tqdm(total=len(batches), desc="evaluate", bar_format=form, disable=None, leave=False) as bar:
         for batch in batches:
-            total = 2 * len(batch.id)  # the right and the wrong instruction
+            total = edits * len(batch.id)  # the right and the wrong instruction
             editor.progress = lambda images, total=total: bar.update(images / total)
             yield batch
 
@@ -82,11 +79,13 @@ def _keys(batch: Any, split: str, seed: int, draws: Counter[tuple[str, str]]) ->
 def _edits(
     editor: Any, original: Any, instructions: Mapping[str, list[str]], keys: list[tuple[Any, ...]]
 ) -> dict[str, Any]:
-    """The edits with the right and with the wrong instruction; images are encoded once."""
+    """The edits with the right and, if there is one, with the wrong instruction; images are encoded once."""
     module, seeds = editor.module, [seed_of(*key) for key in keys]
     with editor.clock("encode"):
         encoded = module.autoencoder.moments(original.to(module.device))
-    return {method: editor.edit(encoded, instructions[method], seeds) for method in ("model", "wrong_instruction")}
+    return {
+        method: editor.edit(encoded, words, seeds) for method, words in instructions.items() if method != "identity"
+    }
 
 
 def _wrong(batch: Any, pools: Mapping[str, Any], keys: list[tuple[Any, ...]], prompts: str) -> list[str]:

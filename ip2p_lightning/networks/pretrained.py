@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def missing(path: str, subfolder: str | None, what: str = "weights") -> str:
     """The line for weights, or a tokenizer, that are not there."""
     part = f" (subfolder {subfolder})" if subfolder else ""
     name = path if is_hub_id(str(path)) else "ID"
-    fetch = f"`hf download {name} --local-dir DIR`"
+    fetch = f"`hf download {shlex.quote(name)} --local-dir DIR`"
     then = "model=local model.path=DIR" if subfolder else "DIR as the path"
     return f"no {what} at {path}{part}; to fetch them for offline use: {fetch}, then {then}"
 

@@ -6,6 +6,7 @@ Shapes: B batch, L states, T width of the features, D text width, V vocabulary, 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,6 +83,12 @@ class StaticText(ProjectedText):
         ids = torch.tensor(self._ids(prompt)[: self.length - 1], dtype=torch.long)
         rows = self.table[ids].double()
         return (torch.cat([rows, rows.sum(0, keepdim=True) / max(1, len(ids))]) * self.scale).float()
+
+    def likeness(self, prompts: Sequence[str], others: Sequence[str]) -> list[float]:
+        """For each prompt the cosine between the mean of its tokens and that of the most similar one of `others`."""
+        mine, theirs = (torch.stack([self.features(text)[-1] for text in texts]) for texts in (prompts, others))
+        similar = nn.functional.normalize(mine, dim=1) @ nn.functional.normalize(theirs, dim=1).T
+        return similar.amax(1).tolist()
 
     def _ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=False).ids

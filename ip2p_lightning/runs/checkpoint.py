@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from ip2p_lightning.errors import DamagedError, SecurityError, UserError, chain
 from ip2p_lightning.system.files import read_json, sha256_of, write_atomic, write_json
 
@@ -40,6 +38,8 @@ class _Hashing:
 
 def save(content: dict[str, Any], path: Path) -> None:
     """Stream `content` to `path`; the checksum file, written last, makes it complete. Raises StorageError."""
+    import torch
+
     path, digest = Path(path), ""
 
     def write(file: BinaryIO) -> None:
@@ -69,6 +69,8 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     Raises SecurityError for an address or a file that holds code, DamagedError for a wrong checksum, UserError for no
     such file.
     """
+    import torch
+
     if "://" in str(path):
         raise SecurityError(f"{path}: checkpoints are read from local files only; download and inspect it first")
     path = Path(path)

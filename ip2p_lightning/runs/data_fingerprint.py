@@ -11,7 +11,7 @@ from typing import Any
 from ip2p_lightning.data.bad_pairs import RECORD, BadPairs
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.runs.checkpoint import FOLDER
-from ip2p_lightning.runs.folder import RunFolder
+from ip2p_lightning.runs.folder import RunFolder, elsewhere
 from ip2p_lightning.system.files import probe, read_json, write_json
 
 DATA = "data.json"
@@ -54,7 +54,7 @@ def adopt_data(
             return  # the record stays as the run began
         raise DataError(
             f"{run.path}: the data is not what this run began with: {'; '.join(changes)}; restore it, "
-            "allow it with 'resume_allow=[data]' or choose another hydra.run.dir"
+            f"allow it with 'resume_allow=[data]', or begin another run with {elsewhere(run.path)}"
         )
     if old != new or not path.exists():
         write_json(path, new)

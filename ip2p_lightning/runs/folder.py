@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ip2p_lightning.config.quoting import typed
 from ip2p_lightning.errors import DamagedError, UserError
 from ip2p_lightning.system.files import read_json, storage_errors, write_json
 from ip2p_lightning.system.locks import try_lock
@@ -73,6 +74,11 @@ def claim(folder: Path) -> RunFolder:
         os.register_at_fork(after_in_child=lambda held=held: [file.close() for file in held])
         return RunFolder(candidate, lock)
     raise UserError(f"{folder}: 999 live runs have locked it and its siblings; stop some of them")
+
+
+def elsewhere(folder: Path) -> str:
+    """The override that begins another run beside this folder's, to be typed."""
+    return typed("hydra.run.dir", f"{folder}-2")
 
 
 def read_config(folder: Path, limit: int = 4_000_000) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from typing import Any
 
 from ip2p_lightning.config.compose import differences
 from ip2p_lightning.config.overrides import is_free, within
+from ip2p_lightning.config.quoting import typed
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.runs.checkpoint import checkpoints, newest_valid
-from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, read_config, read_status
+from ip2p_lightning.runs.folder import CONFIG, METRICS, RunFolder, elsewhere, read_config, read_status
 from ip2p_lightning.system.files import write_json
 
+SHOWN = 3  # differences that a refusal lists
 SPLIT = ["loader.batch_size", "trainer.accumulate_grad_batches", "trainer.devices"]
 
 
@@ -39,7 +41,8 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
         newest = newest_valid(run.path)
         if newest is not None and resume == "never":
             raise UserError(
-                f"{run.path} already holds {newest.name}; resume=auto continues it, or choose another hydra.run.dir"
+                f"{run.path} already holds {newest.name}; resume=auto continues it, "
+                f"{elsewhere(run.path)} begins another"
             )
     write_json(stored, config)  # with what was allowed to change
     return str(newest) if newest is not None else None
@@ -99,9 +102,11 @@ def _refuse_another_size(old: list[int], new: list[int], folder: Path, allow: li
 def _refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, allow: list[str]) -> None:
     changed = free_differences(old, new, allow)
     if changed:
-        shown = "; ".join(f"{key}: {a} -> {b}" for key, (a, b) in list(changed.items())[:8])
-        keys = ",".join(changed)
+        keys = list(dict.fromkeys(key.partition("[")[0] for key in changed))  # of a list as a whole
+        shown = [f"{key}: {str(a)[:40]} -> {str(b)[:40]}" for key, (a, b) in list(changed.items())[:SHOWN]]
+        more = [f"and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+        allowed = f"allow it with {typed('resume_allow', keys)}, or " if len(keys) <= SHOWN else ""
         raise UserError(
-            f"{folder} holds a run with another config: {shown}; allow it with 'resume_allow=[{keys}]' or choose "
-            "another hydra.run.dir"
+            f"{folder} holds a run with another config: {'; '.join(shown + more)}; {allowed}begin another run with "
+            f"{elsewhere(folder)}"
         )

@@ -49,7 +49,9 @@ def open_run(folder: str | Path, weights: str = "ema", merged: bool = True) -> R
     whole = module.completed(content)
     if weights == "ema":
         if "ema" not in content:
-            raise UserError(f"{folder} was trained without averaged weights (model.ema=null); ask for weights=raw")
+            raise UserError(
+                f"{folder} was trained without averaged weights (model.ema=null); ask for the raw ones (--weights raw)"
+            )
         whole |= content["ema"]["weights"] if content["ema"]["step"] > 0 else {}
     module.load_state_dict(whole)
     if merged and getattr(module.unet, "lora", None):

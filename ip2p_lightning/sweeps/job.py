@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import open_dict
 
 from ip2p_lightning.config.checkpoint_scheduler import honoured
 from ip2p_lightning.config.compose import plain
+from ip2p_lightning.config.quoting import quoted
 from ip2p_lightning.errors import PreemptedError, UserError, outcome
 from ip2p_lightning.runs.folder import LOCK, LOG, last_line, note, read_config, read_status
 from ip2p_lightning.runs.metrics_log import final_score
@@ -149,8 +149,3 @@ def make_job(context: Any, config: Any, overrides: Sequence[str], number: int) -
     words = [*source, *overrides, f"hydra.run.dir={quoted(str(folder))}", "hydra.mode=RUN"]
     # -P: import nothing from the current folder
     return Job(number, list(overrides), folder, [sys.executable, "-P", "-m", *program, *words], plain(sweep))
-
-
-def quoted(text: str) -> str:
-    """`text` as a quoted value in Hydra's grammar."""
-    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()

@@ -1,12 +1,24 @@
-"""Registers this package's launchers and sweepers with Hydra."""
+"""Registers this package's launchers, sweepers and experiments with Hydra."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from ip2p_lightning.config.compose import EXPERIMENTS
 from ip2p_lightning.errors import UserError
 
 
+class Experiments(SearchPathPlugin):
+    """The package's experiments are found from anywhere: ``-cn first_light``."""
+
+    def manipulate_search_path(self, search_path: Any) -> None:
+        search_path.append("ip2p-lightning", f"file://{EXPERIMENTS.resolve()}")
+
+
 def register() -> None:
-    """Register launchers and sweepers, whose configs are in ``conf/hydra``.
+    """Register launchers and sweepers, whose configs are in ``conf/hydra``, and where ``--config-name`` looks as well.
 
     Hydra takes plugins from ``hydra_plugins`` only. A package of that name would be imported by every Hydra application
     of the environment, so only the names are registered.
@@ -18,6 +30,7 @@ def register() -> None:
     from ip2p_lightning.sweeps.slurm_launcher import SlurmLauncher
 
     plugins = Plugins.instance()
+    plugins.register(Experiments)
     for plugin in (LocalLauncher, SlurmLauncher, OptunaSweeper):
         plugins.register(plugin)
         plugins.class_name_to_class[f"hydra_plugins.ip2p_lightning.{plugin.__name__}"] = plugin

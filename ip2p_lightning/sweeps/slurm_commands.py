@@ -15,7 +15,7 @@ def squeue() -> list[str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
-        line = "hydra/launcher=submitit_slurm: there is no SLURM here (no squeue); use launcher=local"
+        line = "hydra/launcher=submitit_slurm: there is no SLURM here (no squeue); use hydra/launcher=local"
         raise UserError(line) from None
     except subprocess.TimeoutExpired:
         raise UserError("squeue does not answer") from None

@@ -23,11 +23,13 @@ def compile_unet(unet: Any, how: How) -> None:
     compiler = shlex.split(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))[0]
     if shutil.which(compiler) is None:
         raise UserError(
-            f"model.compile={how} needs a C++ compiler, there is no {compiler}; install it or use compile=off"
+            f"model.compile={how} needs a C++ compiler, there is no {compiler}; install it or use model.compile=off"
         )
     if how == "regional":
         if not getattr(unet, "_repeated_blocks", None):
-            raise UserError("model.compile=regional needs repeated blocks, which this unet has not; use off or full")
+            raise UserError(
+                "model.compile=regional needs repeated blocks, which this unet has not; use model.compile=full"
+            )
         unet.compile_repeated_blocks()
     else:
         unet.compile(mode="reduce-overhead" if how == "graphs" else None)

@@ -30,7 +30,7 @@ def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int,
     checkpointing = resolve_checkpointing(config)["model"].get("gradient_checkpointing", False)
     note(folder, cache=cache, gradient_checkpointing=checkpointing)
     if config["cache"] == "auto" and cache.get("reason"):
-        print(f"cache: off ({cache['reason']})")
+        print(f"cache: off: {cache['reason']}")
     values: dict[str, Any] = {"model": {**config["model"], "gradient_checkpointing": checkpointing}}
     if config["cache"] == "auto":
         values["cache"] = "off" if cache.get("reason") else "disk"
@@ -42,12 +42,13 @@ def _against_caching(config: Mapping[str, Any], data: Any, ranks: int) -> str:
     settings = replace(settings_of(config), mode="disk")
     shares, samples = shares_of(settings, data), samples_of(config, ranks)
     entries = sum(share.entries for share in shares)
+    if config["autoencoder"]["_target_"].endswith("PixelUnshuffle"):
+        return "this model encodes a photo in no time, so that there is nothing to store"
     if reason := refusal(shares):
         return reason
-    if config["autoencoder"]["_target_"].endswith("PixelUnshuffle"):
-        return "encoding costs nothing with this autoencoder"
     if samples < 2 * entries:
-        return f"{samples} examples would use {entries} entries less than twice each"
+        seen = f"a run of {samples} examples uses each of {entries} stored crops less than twice"
+        return f"it would cost more than it saves, {seen}; if more runs follow, cache=disk serves them too"
     return _too_large(config, settings, data, shares)
 
 
@@ -58,7 +59,8 @@ def _too_large(config: Mapping[str, Any], settings: Settings, data: Any, shares:
     if missing * payload > free / 2:  # only the weights say which of the entries there are theirs
         missing -= min(missing, len(Cache(settings, data, build(config["autoencoder"])).space))
     if missing * payload > free / 2:
-        return f"{missing * payload / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {settings.folder}"
+        sizes = f"{missing * payload / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free in {settings.folder}"
+        return f"{sizes}; cache_dir=DIR puts it on a larger disk"
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,13 +39,17 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
     parts["sampler"].check(parts["objective"])
     data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
     data.setup("fit")
+    lacking = environment.missing_gpus(config["trainer"])
     if config["dry_run"]:
         from ip2p_lightning.training.dry_run import places
         from ip2p_lightning.training.memory import estimate
 
         where = places(config)  # first: missing weights are an error in the config
-        print(f"{_summary(config, data)}\n{where}\n{estimate.describe_memory(config)}")
+        print(f"{_summary(config, data, lacking)}\n{where}\n{estimate.describe_memory(config)}")
         return DONE
+    if lacking:
+        remedy = "give trainer=cpu, or start it where there is" if lacking == "no GPU" else "give trainer.devices=1"
+        raise UserError(f"trainer.accelerator={config['trainer']['accelerator']}: {lacking} here; {remedy}")
     run = run_folder.claim(folder)
     ranks = environment.size(config["trainer"])
     checkpoint = resume.adopt(run, config, config["resume"], config["resume_allow"], ranks)
@@ -58,7 +63,7 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
         run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
     )
     _train(config, run, data, checkpoint, folder, overrides)
-    print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {run.path.parent}")
+    print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {shlex.quote(str(run.path.parent))}")
     return DONE
 
 
@@ -136,6 +141,7 @@ def _record(run: Any, error: BaseException) -> None:
         run.write_status(state, reason=reason, exit_code=code)
 
 
-def _summary(config: Mapping[str, Any], data: Any) -> str:
+def _summary(config: Mapping[str, Any], data: Any, lacking: str) -> str:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in data.shares.items())
-    return f"dry run: the config is good; tasks: {shares}; {config['trainer']['max_steps']} steps; nothing was trained"
+    verdict = f"no error found, but not checked here: {lacking}" if lacking else "the config is good"
+    return f"dry run: {verdict}; tasks: {shares}; {config['trainer']['max_steps']} steps; nothing was trained"

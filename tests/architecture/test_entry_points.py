@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ip2p_lightning.config.compose import CONF
 from ip2p_lightning.errors import exit_code
 from ip2p_lightning.runs import checkpoint
 
@@ -18,8 +20,9 @@ SCRIPTS = {name: target.partition(":")[0] for name, target in PROJECT["scripts"]
 ARGPARSE = [f"ip2p-{name}" for name in ("data", "evaluate", "edit", "export", "report", "inspect")]
 
 
-def run(*words, cwd=None):
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=cwd, timeout=120)
+def run(*words, cwd=None, **environment):
+    settings = {"capture_output": True, "text": True, "cwd": cwd, "timeout": 120, "env": os.environ | environment}
+    done = subprocess.run([sys.executable, *words], **settings)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -44,13 +47,33 @@ def test_help_is_a_page_with_examples(script, capsys):
     assert any(line.strip().startswith(f"{script} ") for line in page.splitlines()[1:]), page  # an example
 
 
-def test_the_help_of_training_is_a_page_with_examples_groups_and_keys(tmp_path):
-    code, page, _ = run("-m", "ip2p_lightning.cli.train", "--help", cwd=tmp_path)
-    assert code == 0 and page.startswith("ip2p-train: train a model")
-    assert page.count("\n  ip2p-train ") + page.count("        ip2p-train ") >= 5
-    for word in ("task: ", "model: ", "trainer: ", "save_every:", "Exit codes"):
-        assert word in page
+@pytest.mark.parametrize("words", [["--help"], ["task=derain", "-h"]])
+def test_the_help_of_training_is_a_short_page_with_examples_and_groups_but_no_prompts(tmp_path, words):
+    code, page, _ = run("-m", "ip2p_lightning.cli.train", *words, cwd=tmp_path)
+    assert code == 0 and page.startswith("ip2p-train: train a model") and len(page.splitlines()) <= 60
+    assert page.count("\n  ip2p-train ") >= 5 and "make it a cartoon" not in page.lower()
+    for group in (CONF / name for name in ("task", "model", "trainer", "prompts", "hydra/launcher")):
+        members = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        assert f"\n  {group.relative_to(CONF)}: {members}\n" in page
+    assert "-cn first_light" in page and "--cfg job" in page and "Exit codes" in page
     assert not list(tmp_path.iterdir())
+
+
+QUICK = ["train --help", "train --version", "train -sc query=bash", "train --cfg job", "inspect --help", "data --help"]
+
+
+@pytest.mark.parametrize("words", [*QUICK, "data build --help", "data --version", "inspect --version"])
+def test_help_completion_and_version_do_not_wait_for_torch(words, tmp_path):
+    command, *rest = words.split()
+    line = {"COMP_LINE": "ip2p-train task=de", "COMP_POINT": "18"}
+    code, out, err = run("-X", "importtime", "-m", f"ip2p_lightning.cli.{command}", *rest, cwd=tmp_path, **line)
+    assert code == 0 and not re.search(r"\| +(torch|numpy|pandas|lightning)$", err, flags=re.M), err[-2000:]
+    if "version" in words:
+        assert out == f"ip2p-lightning {PROJECT['version']}\n"
+    if "query" in words:
+        assert {"task=deblur", "task=denoise", "task=derain"} <= set(out.split())
+    if "build" in words:
+        assert len(out.splitlines()) <= 60 and "on_bad: fail  " in out and "prompts: paraphrase" in out
 
 
 def test_a_page_that_nobody_reads_on_is_no_bug_and_another_broken_pipe_is(tmp_path):

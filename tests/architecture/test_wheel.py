@@ -25,8 +25,10 @@ def wheel(tmp_path_factory):
 def test_the_wheel_carries_the_configs_and_what_is_built_in(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    ours = {f"ip2p_lightning/conf/{p.relative_to(ROOT / 'conf')}" for p in (ROOT / "conf").rglob("*.yaml")}
-    assert ours <= names and len(ours) > 40
+    for folder, least in (("conf", 40), ("experiments", 4)):
+        ours = {f"ip2p_lightning/{p.relative_to(ROOT)}" for p in (ROOT / folder).rglob("*.yaml")}
+        assert ours <= names and len(ours) >= least
+    assert all(name.endswith(".yaml") for name in names if "/experiments/" in name)
     builtin = {str(p.relative_to(ROOT)) for p in (ROOT / "ip2p_lightning" / "builtin").rglob("*") if p.is_file()}
     assert builtin <= names and len(builtin) >= 3
     assert not {n for n in names if n.split("/")[0] in ("tests", "benchmarks", "runs", "experiments")}
@@ -44,5 +46,8 @@ def test_its_commands_work_elsewhere(wheel, tmp_path):
     elsewhere = {"capture_output": True, "text": True, "cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(place)}}
     done = subprocess.run(line, **elsewhere)
     assert done.returncode == 0 and "DerainDataModule" in done.stdout, done.stderr
+    line[4:] = ["job", "-cn", "first_light"]
+    done = subprocess.run(line, **elsewhere)
+    assert done.returncode == 0 and "max_steps: 600" in done.stdout, done.stderr
     where = [sys.executable, "-c", "import ip2p_lightning.config.compose as c; print(c.CONF)"]
     assert subprocess.run(where, **elsewhere).stdout.strip() == str(place / "ip2p_lightning" / "conf")

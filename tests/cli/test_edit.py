@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from ip2p_lightning.cli import edit as command
-from ip2p_lightning.cli.edit import main
+from ip2p_lightning.cli.edit import FAMILIAR, main, unlike
 from ip2p_lightning.data.image import open_image
 from ip2p_lightning.editing import photo_batches
 from ip2p_lightning.editing.geometry import Fit
 from ip2p_lightning.errors import StorageError
+from ip2p_lightning.runs.trained_run import open_run
 from ip2p_lightning.training.module import EditDiffusion
 from tests.support.photos import PROMPT, edit, photo, pixels
 
@@ -40,6 +41,19 @@ def test_same_command_same_bytes_and_the_png_says_how_it_was_made(tiny_run, tmp_
     assert text["prompt"] == prompt and text["seed"] == "5"
     assert str(tiny_run) in text["run"] and "ema" in text["run"]
     assert text["command"].startswith("ip2p-edit ") and prompt in text["command"]
+
+
+def test_an_instruction_unlike_any_that_was_trained_is_warned_of(tiny_run, tmp_path, capsys):
+    opened = open_run(tiny_run)
+    held_out = [prompt for task in opened.config["task"]["tasks"].values() for prompt in task["prompts"]["held_out"]]
+    trained = [prompt for task in opened.config["task"]["tasks"].values() for prompt in task["prompts"]["prompts"]]
+    assert min(opened.module.text_encoder.likeness(held_out, trained)) >= FAMILIAR and unlike(opened, held_out) == []
+    strange = ["make it sepia", "zoom in", "повернись", "a unicorn on the moon"]
+    assert unlike(opened, [*strange, PROMPT, "remove the noise", "mak it a cartoon"]) == strange
+    assert edit(tiny_run, photo(tmp_path / "a.png"), strange[0]) == 0
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == 1 and strange[0] in said and "unlike every instruction" in said
+    assert edit(tiny_run, photo(tmp_path / "b.png"), PROMPT) == 0 and "warning" not in capsys.readouterr().err
 
 
 def test_a_turned_photo_is_edited_upright(tiny_run, tmp_path):

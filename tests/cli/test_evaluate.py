@@ -10,7 +10,7 @@ from PIL import Image
 
 from ip2p_lightning.cli.evaluate import main
 from ip2p_lightning.config import build
-from ip2p_lightning.evaluation.score_table import COLUMNS, current, read
+from ip2p_lightning.evaluation.score_table import COLUMNS, counted, current, read
 from ip2p_lightning.runs.folder import read_config
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
@@ -129,13 +129,29 @@ def test_another_sampler_is_scored_beside_the_runs_own(run, capsys):
     assert any(changed) and not all(changed)  # the identity baseline has no steps
 
 
-def test_a_lone_task_hears_another_from_its_config(sd_run, tmp_path):
+def test_a_lone_task_has_no_wrong_instruction(sd_run, tmp_path, capsys):
     run = shutil.copytree(sd_run, tmp_path / "run")
-    assert main([str(run), "--weights", "raw", "--split", "val", "--sheet-examples", "0"]) == 0
-    pool = read_config(run)["prompts"]["cartoon"]["prompts"]
-    wrong = [line["prompt"] for line in lines(run, "val-seen") if line["method"] == "wrong_instruction"]
-    assert wrong and all(prompt in pool for prompt in wrong)
+    assert main([str(run), "--weights", "raw", "--split", "val", "--sheet-examples", "1"]) == 0
+    assert (
+        {line["method"] for line in lines(run, "val-seen")}
+        == {"model", "identity"}
+        == {r["method"] for r in table(run)}
+    )
     assert {line["weights"] for line in lines(run, "val-seen")} == {"raw"}
+    assert "wrong instruction" not in capsys.readouterr().out
+    assert Image.open(run / "sheet-val-seen.png").width < 4 * 192  # three columns
+
+
+def test_photos_and_draws_are_counted_apart(run, capsys):
+    assert main([str(run), "--draws", "3", "--sheet-examples", "0"]) == 0
+    out, found = capsys.readouterr().out, {line["id"] for line in lines(run) if line["task"] == "derain"}
+    count = len([line for line in lines(run) if (line["task"], line["method"]) == ("derain", "model")])
+    assert count == 3 * len(found) and f"{len(found)} photo{'s' * (len(found) > 1)} x 3 draws" in out
+    assert [counted(*n) for n in ((1, 1), (2, 24), (3, 10))] == [
+        "1 photo x 1 draw",
+        "2 photos x 12 draws",
+        "3 photos, 10 draws",
+    ]
 
 
 def test_bad_input_is_one_line(run, tmp_path, refused):

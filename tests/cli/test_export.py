@@ -1,8 +1,10 @@
 """``ip2p-export`` through its command: a folder that diffusers loads, and the same pixels there."""
 
+import ast
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,9 +19,11 @@ from safetensors.torch import load_file
 from ip2p_lightning.cli.export import main, new_folder
 from ip2p_lightning.diffusion.objective import DiffusionObjective
 from ip2p_lightning.diffusion.samplers import MORE_SCHEDULERS, SCHEDULERS, DiffusionSampler
+from ip2p_lightning.editing.model_card import model_card, origin
 from ip2p_lightning.editing.pipeline import open_pipeline, scheduler_config, weight_digest, weights_of
 from ip2p_lightning.errors import StorageError
 from ip2p_lightning.runs.checkpoint import load, newest_valid, step_of
+from ip2p_lightning.runs.trained_run import open_run
 from tests.support.photos import PROMPT, edit, photo, pixels
 
 PIPELINE = diffusers.StableDiffusionInstructPix2PixPipeline
@@ -193,6 +197,33 @@ def test_card_tells_scores_base_and_prompts(sd_run, sd_folder, tmp_path):
         assert word in card
     assert "11.1111" not in card and "12.2222" not in card  # of other weights, and of another step
     assert json.loads((tmp_path / "out" / "weights.json").read_text())["sha256"] in card
+
+
+def test_card_is_short_and_names_its_origin_as_far_as_it_is_known(sd_run, tmp_path):
+    opened = open_run(sd_run)
+    pool = opened.config["task"]["prompts"]["prompts"]
+    sentence = 'say "it\'s" a\\b'  # what Python must read back
+    pool[0] = sentence
+    opened.config["model"]["path"] = "timbrooks/instruct-pix2pix"
+    card = model_card(opened, {"sha256": "x"}, "typed")
+    assert len(card.splitlines()) < 250 and "base_model: timbrooks/instruct-pix2pix\nlicense: mit\n---" in card
+    others = [node["prompts"] for name, node in opened.config["prompts"].items() if name not in ("limit", "denoise")]
+    assert all(prompt not in card for other in others for prompt in other)
+    assert sum(prompt in card for prompt in pool[1:]) <= 9 < len(pool)
+    call = ast.parse(re.search(r"^edit = (.*)\.images", card, flags=re.M)[1], mode="eval").body
+    assert call.args[0].value == sentence
+
+
+def test_origin_of_weights(tmp_path):
+    assert origin(None) == {} == origin(str(tmp_path)) == origin("./a/b")
+    sd = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert origin(sd) == {"base_model": sd, "license": "creativeml-openrail-m"} and origin("a/b") == {
+        "base_model": "a/b"
+    }
+    (tmp_path / "README.md").write_text("---\nlicense: openrail\ntags: [x]\n---\nlicense: the best: of all\n")
+    assert origin(str(tmp_path)) == {"license": "openrail"}
+    (tmp_path / "model_index.json").write_text(json.dumps({"_name_or_path": sd}, indent=2))
+    assert origin(str(tmp_path)) == {"base_model": sd, "license": "openrail"}
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RuntimeError("a bug")])

@@ -58,6 +58,18 @@ def test_every_file_begins_by_saying_what_it_is(path):
     assert lines[0].startswith("# ") and len(lines[0]) > 20
 
 
+NOT_BUILT = {"mixture", "built"}  # several tasks at once
+
+
+@pytest.mark.parametrize("name", ["train", "build"])
+def test_comments_that_list_members_list_all_of_them(name):
+    listed = re.findall(r"- (\w+): \S+\s+#.*?((?:[\w+-]+ \| )+[\w+-]+)", (CONF / f"{name}.yaml").read_text())
+    assert len(listed) >= (12 if name == "train" else 2)
+    for group, members in listed:
+        left_out = NOT_BUILT if (name, group) == ("build", "task") else set()
+        assert set(members.split(" | ")) == {p.stem for p in (CONF / group).glob("*.yaml")} - left_out, group
+
+
 @pytest.mark.parametrize("name", sorted(n for n in ALLOWED_TARGETS if n.startswith("ip2p_lightning")))
 def test_every_parameter_a_config_can_set_is_documented(name):
     pytest.importorskip(name.split(".")[-2] if ".loggers." in name else "torch")
@@ -82,7 +94,7 @@ def test_the_recipe_of_the_original_experiment():
 
 
 def test_settings_without_their_object_are_told_from_those_of_a_shared_one():
-    with pytest.raises(UserError, match=r"is for a Lora, which .* choose unet=sd_lora, or remove it with ~unet.lora"):
+    with pytest.raises(UserError, match=r"is for a Lora, which .* choose unet=sd_lora, or remove it with '~unet.lora'"):
         config_of(*SD, "trainer=gpu_8g", "unet=sd")
     assert "lora" not in config_of(*SD, "trainer=gpu_8g", "unet=sd", "~unet.lora")["unet"]
     with pytest.raises(UserError, match=r"a node that is shared; set loader.size instead"):
@@ -105,6 +117,31 @@ def test_a_dry_run_looks_for_the_weights(tmp_path, sd_folder):
     told = f"weights: {sd_folder} is here; stabilityai/sd-vae-ft-mse is on the Hub (not checked)"
     assert places(config_of(*dry, f"model.path={sd_folder}", "autoencoder=ft-mse")) == told
     assert places(config_of()) == "weights: random"
+
+
+@pytest.mark.parametrize(
+    ("words", "here", "lacks"),
+    [
+        (["trainer=gpu"], 0, "no GPU"),
+        (["trainer=ddp", "model=tiny"], 0, "no GPU"),
+        (["trainer=ddp", "trainer.devices=4"], 2, "4 GPUs (here: 2)"),
+        (["trainer=gpu", "trainer.devices=[3]"], 2, "4 GPUs (here: 2)"),
+        (["trainer=gpu"], 1, ""),
+        ([], 0, ""),
+    ],
+)
+def test_a_dry_run_says_what_is_not_checked_here_and_a_run_does_not_begin(
+    words, here, lacks, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: here)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert train(config_of(*words, "task=denoise", "dry_run=true"), tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert (f"not checked here: {lacks}" in said) == bool(lacks) and ("the config is good" in said) == (not lacks)
+    if lacks:
+        with pytest.raises(UserError, match=re.escape(f"trainer.accelerator=gpu: {lacks} here; give trainer")):
+            train(config_of(*words, "task=denoise"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_part_refuses_shows_before_data_and_weights_are_read(tmp_path):

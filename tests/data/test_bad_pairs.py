@@ -23,7 +23,7 @@ from tests.support.trained import train_run
 
 PAIRS, STEPS = 12, 9
 WORDS = ["data=folder", "task=own", "loader.batch_size=4", f"trainer.max_steps={STEPS}", "save_every=3"]
-WORDS += [*QUIET, "loader.resize=null", "log_every=1"]
+WORDS += ["task.prompts.prompts=[edit the image]", *QUIET, "loader.resize=null", "log_every=1"]
 TINY = ["model=tiny", "unet.widths=[8,16,16]"]
 
 

@@ -1,5 +1,6 @@
 """Data modules: what a batch is, and that it is the same with workers, ranks and restarts."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,9 +17,11 @@ from ip2p_lightning.data.datamodules import (
     LowLightDataModule,
     MixtureDataModule,
 )
-from ip2p_lightning.data.example import EditExample
+from ip2p_lightning.data.example import EditExample, Photos
 from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.data.sources.folder import Folder
 from ip2p_lightning.errors import UserError
+from tests.support.pieces import write_pairs
 
 
 class Noise:
@@ -163,6 +166,31 @@ def test_fixed_examples() -> None:
     examples = mixture().fixed_examples(3)
     assert [example.task for example in examples] == ["fog"] * 3 + ["dust"] * 3
     assert len({example.original.numpy().tobytes() for example in examples}) == 6
+
+
+def test_examples_to_show_are_of_different_photos_first() -> None:
+    def example(pair: str, original: float, edited: float) -> EditExample:
+        return EditExample(torch.full((3, 2, 2), original), torch.full((3, 2, 2), edited), "p", "t", pair)
+
+    photos = Photos(3)  # two edits of one photo, two degradations of another, a second draw of a pair, a third photo
+    for name, pair in enumerate(
+        [("a", 0, 1), ("b", 0, 2), ("c", 3, 4), ("d", 5, 4), ("a", 6, 1), ("e", 7, 8), ("f", 9, 9)]
+    ):
+        photos.see(example(*pair), name)
+    assert photos.count == 4 and photos.chosen == [0, 2, 5]
+    few = Photos(3)
+    assert [few.see(example(*pair), pair) for pair in (("a", 0, 1), ("b", 0, 2))] == [True, False] and len(
+        few.chosen
+    ) == 2
+
+
+def test_grids_show_each_photo_of_a_folder_before_a_second_edit_of_it(tmp_path) -> None:
+    write_pairs(tmp_path, 4)
+    for name in ("0001", "0002"):  # three edits of the first photo
+        shutil.copy(tmp_path / "train/input/0000.png", tmp_path / f"train/input/{name}.png")
+    data = EditDataModule(Folder(str(tmp_path)), flip=0, loader=Loader(size=32, crop="center"))
+    assert [example.id for example in data.fixed_examples(2, "train")] == ["0000", "0003"]
+    assert [example.id for example in data.fixed_examples(3, "train")] == ["0000", "0003", "0001"]
 
 
 def test_refusals() -> None:

@@ -14,8 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from ip2p_lightning.cli import train
+from ip2p_lightning.config.quoting import quoted
 from ip2p_lightning.errors import SweepError, UserError
-from ip2p_lightning.sweeps.job import Job, make_job, quoted
+from ip2p_lightning.sweeps.job import Job, make_job
 from ip2p_lightning.sweeps.local_launcher import LocalLauncher, conclude
 from ip2p_lightning.sweeps.slurm_launcher import SlurmLauncher
 from ip2p_lightning.system.signals import StopRequest

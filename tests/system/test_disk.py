@@ -84,6 +84,7 @@ def cached(sd_folder, tmp_path):
     """The words of a run on pairs of its own that fills a cache."""
     root = write_pairs(tmp_path / "pairs", 8, size=48)
     words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={root}", "task=own", "cache=disk"]
+    words += ["task.prompts.prompts=[edit the image]"]
     return [*SMALL, *QUIET, *words, "trainer.max_steps=6", "loader.crop=center", "loader.resize=null", "log_every=1"]
 
 

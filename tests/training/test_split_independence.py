@@ -59,7 +59,14 @@ def test_crops_and_flips_from_a_cache_and_adapters_too(sd_folder, tmp_path):
     root = write_pairs(tmp_path / "pairs", 7)
     (root / "val").symlink_to(root / "train")
     words = ("model=local", f"model.path={sd_folder}", "unet=sd_lora", "unet.lora.dropout=0", "task=own", "cache=disk")
-    words += (f"cache_dir={tmp_path}/cache", "data=folder", f"data.root={root}", "loader.size=32", "optimizer.lr=1e-3")
+    words += (
+        f"cache_dir={tmp_path}/cache",
+        "data=folder",
+        f"data.root={root}",
+        "task.prompts.prompts=[edit the image]",
+        "loader.size=32",
+        "optimizer.lr=1e-3",
+    )
     fits = [fit(split, words, 6, tmp_path / str(split)) for split in (Split(4, 1), Split(1, 4), Split(2, 2))]
     assert len({drawn[3] for drawn in fits[0].seen.values()}) > 7  # several views of seven pairs
     for found in fits[1:]:

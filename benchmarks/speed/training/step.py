@@ -54,7 +54,13 @@ def on_pairs(work: Path, side: int, batch: int, windows: int) -> list[str]:
     count = batch * windows
     pairs = write_raw_pairs(work / f"pairs-{count}-{side}", count, side)
     words = ["data=folder", f"data.root={pairs}", "data.val=0", "data.test=0", "task=own", "task.flip=0"]
-    words += [f"loader.size={side}", "loader.resize=null", "loader.crop=center", "model.ema=null"]
+    words += [
+        "task.prompts.prompts=[edit the image]",
+        f"loader.size={side}",
+        "loader.resize=null",
+        "loader.crop=center",
+        "model.ema=null",
+    ]
     return [*words, f"loader.batch_size={batch}", f"trainer.accumulate_grad_batches={windows}"]
 
 

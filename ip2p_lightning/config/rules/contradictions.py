@@ -51,7 +51,7 @@ VALUES: Rules = (
     ),
     (
         lambda c: on_cpu(c) and str(get(c, "trainer.precision")).startswith("16"),
-        "{trainer.precision} and {trainer.accelerator}: fp16 needs a GPU; use precision=32-true",
+        "{trainer.precision} and {trainer.accelerator}: fp16 needs a GPU; use trainer.precision=32-true",
     ),
     (
         lambda c: get(c, "trainer.strategy", "auto") not in ("auto", "ddp", "fsdp2"),
@@ -63,7 +63,7 @@ VALUES: Rules = (
     ),
     (
         lambda c: str(get(c, "trainer.precision")) in ("64", "64-true"),
-        "{trainer.precision}: nothing here needs 64 bits; use 32-true",
+        "{trainer.precision}: nothing here needs 64 bits; use trainer.precision=32-true",
     ),
     (
         lambda c: sharded(c) and bool(get(c, "model.channels_last")),
@@ -76,7 +76,7 @@ VALUES: Rules = (
     ),
     (
         lambda c: sharded(c) and get(c, "trainer.precision") not in ("32-true", "bf16-mixed"),
-        "{trainer.strategy} and {trainer.precision}: use bf16-mixed or 32-true",
+        "{trainer.strategy} and {trainer.precision}: use trainer.precision=bf16-mixed or 32-true",
     ),
     (
         lambda c: get(c, "schedule.warmup", 0) > max(100, get(c, "trainer.max_steps", 0)),
@@ -84,7 +84,7 @@ VALUES: Rules = (
     ),
     (
         lambda c: get(c, "trainer.precision") in ("16-true", "bf16-true"),
-        "{trainer.precision}: weights of 16 bits lose updates smaller than 1/256 of them; use precision=bf16-mixed",
+        "{trainer.precision}: in 16 bits, weights lose updates below 1/256 of them; use trainer.precision=bf16-mixed",
     ),
     (
         lambda c: get(c, "unet.lora.dtype", "float32") == "bfloat16" and get(c, "trainer.precision") != "bf16-mixed",
@@ -96,11 +96,11 @@ VALUES: Rules = (
     ),
     (
         lambda c: target(c, "optimizer") == "AdamW8bit" and sharded(c),
-        "optimizer=adamw8bit and trainer.strategy=fsdp2: bitsandbytes takes no sharded weights; use adamw",
+        "optimizer=adamw8bit and trainer.strategy=fsdp2: bitsandbytes takes no sharded weights; use optimizer=adamw",
     ),
     (
         lambda c: get(c, "model.compile") == "graphs" and on_cpu(c),
-        "{model.compile} and {trainer.accelerator}: CUDA graphs need a GPU; use compile=full",
+        "{model.compile} and {trainer.accelerator}: CUDA graphs need a GPU; use model.compile=full",
     ),
     (
         lambda c: get(c, "model.compile") == "graphs" and get(c, "trainer.accumulate_grad_batches", 1) > 1,

@@ -70,7 +70,7 @@ class Cache:
     def summary(self) -> str:
         """What is cached and what is not, in one line."""
         if self.reason:
-            return f"cache: off ({self.reason})"
+            return f"cache: off: {self.reason}"
         tasks = "; ".join(f"{s.task}: {s.reason or f'{s.pairs} pairs x {s.views} views'}" for s in self.shares)
         entries = f"{len(self.space)} of {self.entries} entries there, {self.bytes / 1e6:,.0f} MB when full"
         return f"cache: {self.space.folder} ({tasks}), {entries}"
@@ -114,7 +114,7 @@ def _share(settings: Settings, name: str, task: Any) -> Share:
     if not hasattr(task.pairs, "sources"):
         share.reason = "its source does not say what its pairs are made from"
     elif hasattr(task.pairs, "make") and not settings.draws:
-        share.reason = "made anew for every example"
+        share.reason = "made anew for every example; cache_draws=4 would store four of each photo"
     return share
 
 
@@ -127,7 +127,10 @@ def _crops(settings: Settings, task: Any) -> int:
 
 def refusal(shares: list[Share]) -> str:
     """Why nothing is cached, "" where something is."""
-    return "; ".join(f"{s.task}: {s.reason}" for s in shares) if all(s.reason for s in shares) else ""
+    tasks: dict[str, list[str]] = {}
+    for share in shares:
+        tasks.setdefault(share.reason, []).append(share.task)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in tasks.items()) if "" not in tasks else ""
 
 
 def cached(config: Mapping[str, Any], data: Any, autoencoder: Any) -> Cache | None:

@@ -58,7 +58,7 @@ def split_groups(groups: Sequence[str], val: float, test: float, where: str) -> 
     needed = 1 + (val > 0) + (test > 0)
     if len(order) < needed:
         few = f"{len(order)} distinct images cannot be split in {needed}"
-        raise DataError(f"{where}: {few}; add some, or set val=0 and test=0")
+        raise DataError(f"{where}: {few}; add some, or set data.val=0 and data.test=0")
     tests = max(int(test > 0), sum(places[g] < test for g in order))
     tests = min(tests, len(order) - needed + (test > 0))
     vals = max(int(val > 0), sum(test <= places[g] < test + val for g in order))

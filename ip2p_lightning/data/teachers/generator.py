@@ -131,7 +131,7 @@ class GeneratorTeacher:
 
     def _device(self) -> str:
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device=cuda: this machine has no GPU that torch can use; give device=auto")
+            raise UserError("device=cuda: this machine has no GPU that torch can use; give task.make.device=auto")
         if self.device != "auto":
             return self.device
         return "cuda" if torch.utils.data.get_worker_info() is None and torch.cuda.is_available() else "cpu"

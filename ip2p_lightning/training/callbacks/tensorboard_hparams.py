@@ -33,8 +33,8 @@ class TensorBoardSummary(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
-            if self.pools and not isinstance(trainer.strategy, ModelParallelStrategy):  # rank 0 has no whole weights
-                prompts = list(prompt_sample(self.pools, POINTS))
+            prompts = list(prompt_sample(self.pools, POINTS))
+            if prompts and not isinstance(trainer.strategy, ModelParallelStrategy):  # rank 0 has no whole weights
                 states = pooled(pl_module, [row[2] for row in prompts])
                 words = {"metadata": [list(row) for row in prompts], "metadata_header": ["task", "pool", "prompt"]}
                 writer.add_embedding(states, **words, tag="prompts", global_step=trainer.global_step)

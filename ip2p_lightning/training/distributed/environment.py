@@ -98,6 +98,19 @@ def check_launch(trainer: Mapping[str, Any]) -> None:
         raise UserError(f"{started}, {here} on each machine, but trainer.devices={devices}; use trainer.devices=auto")
 
 
+def missing_gpus(trainer: Mapping[str, Any]) -> str:
+    """What a run asks for that this machine lacks, "" where it lacks nothing."""
+    if trainer.get("accelerator") not in ("gpu", "cuda"):
+        return ""
+    import torch
+
+    here, devices = torch.cuda.device_count(), trainer.get("devices", 1)
+    wanted = max(map(int, devices), default=0) + 1 if isinstance(devices, list) else max(1, _asked(trainer))
+    if here >= wanted:
+        return ""
+    return "no GPU" if not here else f"{wanted} GPUs (here: {here})"
+
+
 def layout(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """Lightning's ``devices`` and ``num_nodes``."""
     devices = trainer.get("devices", 1)

@@ -51,7 +51,8 @@ def test_reading_costs_the_same_from_a_hundred_entries_and_from_a_hundred_thousa
 def words(tmp_path, pairs, sd_folder):
     """A cache to be filled with both flips of six pairs."""
     words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={pairs}", "task=own", "val_every=0"]
-    return [*words, "loader.resize=null", "loader.crop=center", "loader.size=32", f"cache_dir={tmp_path}/cache"]
+    words += ["task.prompts.prompts=[edit the image]", "loader.resize=null", "loader.crop=center"]
+    return [*words, "loader.size=32", f"cache_dir={tmp_path}/cache"]
 
 
 def test_the_command_fills_says_how_much_and_goes_on(words, pairs, capsys):

@@ -21,7 +21,13 @@ def losses(run):
 
 def sd_words(sd_folder, root, *more):
     words = ["model=local", f"model.path={sd_folder}", "data=folder", f"data.root={root}", "task=own", "log_every=1"]
-    return [*words, "loader.resize=null", "loader.crop=center", "trainer.max_steps=5", *more]
+    words += [
+        "task.prompts.prompts=[edit the image]",
+        "loader.resize=null",
+        "loader.crop=center",
+        "trainer.max_steps=5",
+    ]
+    return [*words, *more]
 
 
 @pytest.fixture

@@ -24,11 +24,18 @@ from ip2p_lightning.errors import DataError
 Image = np.ndarray
 """``[H W 3]`` float32 in [0, 1], sRGB, everywhere in data/ after the crop; uint8 in 0..255 before it."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 """Decoders that are allowed to see a file; all others (EPS, PSD, ...) are never tried."""
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""Lower-case file name endings that are looked for in folders."""
+_READ = "png apng jpg jpeg jpe jfif jfi jif pjpeg pjp mpo webp bmp tif tiff gif avif"
+SUFFIXES = frozenset(f".{kind}" for kind in _READ.split())
+"""Lower-case file name endings of images that are read."""
+
+_OTHER = """heic heif hif avifs avci jxl jp2 j2k jpx jpf jpm jpc j2c jxr wdp bpg flif svg svgz eps ai psd psb xcf
+    ppm pgm pbm pnm pam pfm tga dib dds pcx exr hdr qoi ico icns cur sgi ras xbm xpm
+    raw dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr iiq kdc dcr mrw rwl"""
+UNREAD = frozenset(f".{kind}" for kind in _OTHER.split())
+"""Endings of images that are not read, and are named rather than left out."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Decoded(NamedTuple):
     """``[H W 3]`` uint8, sRGB."""
     portable: bool
     """Whether every reader shows the file so. Not so for transparency (readers differ in the colour below it), 16-bit
-    grey (saturated by most), and turned images (many readers do not turn them)."""
+    grey (saturated by most), turned images (many readers do not turn them) and AVIF (many do not read it)."""
 
 
 def open_image(source: str | os.PathLike[str] | bytes, *, limits: Limits = Limits(), name: str = "") -> np.ndarray:
@@ -129,7 +136,8 @@ def _decode(file: io.BytesIO | Path, limits: Limits) -> Decoded:
             raise DataError("CMYK with no Adobe marker, so that its inks may be inverted; convert it to RGB")
         turned = image.getexif().get(_ORIENTATION, 1) != 1  # before load(): a TIFF is turned, and says no more, there
         image.load()
-        portable = not turned and image.format != "MPO" and image.mode in _PORTABLE and not image.has_transparency_data
+        usual = image.format not in ("MPO", "AVIF") and image.mode in _PORTABLE
+        portable = not turned and usual and not image.has_transparency_data
         upright = ImageOps.exif_transpose(image) if turned else image
         return Decoded(np.ascontiguousarray(read(upright)), portable)
 

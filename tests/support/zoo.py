@@ -121,6 +121,7 @@ def _colours() -> dict[str, Animal]:
         "progressive.jpg": Animal(encoded(base, "JPEG", progressive=True, **fine), KEPT, RGB),
         "profile.jpg": Animal(encoded(base, "JPEG", icc_profile=profile, **fine), KEPT, RGB),
         "lossless.webp": Animal(encoded(base, "WEBP", lossless=True), KEPT, RGB),
+        "lossy.avif": Animal(encoded(base, "AVIF", quality=98, subsampling="4:4:4"), AS_PNG, RGB),
         "lossy.webp": Animal(encoded(base, "WEBP", quality=98), KEPT, RGB),
         "lab.tif": Animal(encoded(Image.merge("LAB", base.split()), "TIFF"), "colour mode LAB"),
     }
@@ -222,7 +223,6 @@ def _strangers() -> dict[str, Animal]:
         "stranger.ppm": Animal(encoded(base, "PPM"), unknown),
         "stranger.tga": Animal(encoded(base, "TGA"), unknown),
         "stranger.jp2": Animal(encoded(base, "JPEG2000"), unknown),
-        "stranger.avif": Animal(encoded(base, "AVIF", speed=10), unknown),
         "psd_named.png": Animal(b"8BPS\0\1" + bytes(40), unknown),
         "page.jpg": Animal(b"<!doctype html><title>404</title>", unknown),
         "empty.png": Animal(b"", "no bytes"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, find_lookalikes
-from ip2p_lightning.data.sources.splits import Groups, split_groups
+from ip2p_lightning.data.sources.splits import Groups, split_of_group
 
 _STRENGTH = {"train": 0, "val": 1, "test": 2}  # of two splits with one photo, the test set keeps it
 
@@ -92,12 +92,9 @@ def _fractions_to_draw(entries: Sequence[Entry], fractions: Mapping[str, Fractio
 
 def _divide(entries: Sequence[Entry], drawn: Mapping[str, Fractions]) -> None:
     for task, share in drawn.items():
-        mine = [e for e in entries if e.task == task]
-        divisible = [e.source_id for e in mine if e.published in (None, "train")]
-        splits = split_groups(divisible, share.val, share.test, f"task {task}") if any(share) and divisible else {}
-        for entry in mine:
+        for entry in (e for e in entries if e.task == task):
             known = entry.published if entry.published != "train" else None
-            entry.split = known or splits.get(entry.source_id, "train")
+            entry.split = known or split_of_group(entry.source_id, share.val, share.test)
 
 
 def _resolve_conflicts(group: Sequence[Entry], drawn: Mapping[str, Fractions], reasons: Sequence[str]) -> None:

@@ -1,16 +1,17 @@
-"""What a split consists of, as hashes: a run that is continued must see the data it began with."""
+"""Hashes of what a split consists of (a run that is continued must see the data it began with), and of photos."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ip2p_lightning.data.sources.splits import fingerprint
+from ip2p_lightning.data.image import open_image
 from ip2p_lightning.errors import DataError
-from ip2p_lightning.system.file_digests import Digests
+from ip2p_lightning.system.file_digests import Digests, shared_digests
 
 WHOLE = 1 << 30  # bytes of a split up to which its files are hashed whole; beyond, each file's size and first 64 KiB
+DECODING = 1  # changes when a file's pixels do, by how it is decoded
 SMALL = 1 << 26  # bytes up to which hashing again is faster than remembering
 
 
@@ -25,6 +26,43 @@ def file_hashes(files: Mapping[str, str | Path], digests: Digests) -> dict[str, 
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
     return {name: known[path] for name, path in paths.items()}
+
+
+def pixel_hashes(files: Iterable[str | Path]) -> dict[str, str]:
+    """Hash of the decoded pixels of each file: copies of a photo agree, whatever they are called and saved as.
+
+    Raises DataError naming a file that is not there; one that cannot be decoded goes by its bytes.
+    """
+    names = list(dict.fromkeys(map(str, files)))
+    try:
+        keep = sum(Path(name).stat().st_size for name in names) > SMALL
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
+    return {name: pixel_hash(Path(name), keep) for name in names}
+
+
+def pixel_hash(source: Path | bytes, keep: bool = False) -> str:
+    """Hash of the decoded pixels of one file, or of its bytes; remembered by content. `keep`: also the file's state."""
+    digests = shared_digests()
+    content = hashlib.sha256(source).digest() if isinstance(source, bytes) else digests.of_file(source, keep)
+
+    def compute() -> bytes:
+        try:
+            pixels = open_image(source, name="image")
+        except DataError:
+            return content
+        found = hashlib.sha256(repr(pixels.shape).encode())
+        found.update(pixels.data)
+        return found.digest()
+
+    return digests.of_named(f"pixels {DECODING} {content.hex()}", compute).hex()
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of a file's size and first 64 KiB."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    return hashlib.sha256(f"{path.stat().st_size}:".encode() + head).hexdigest()
 
 
 def text_hash(*texts: object) -> str:

@@ -38,7 +38,7 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
         where = f"{path}, line {number}"
         photo = path.parent / Path(cell(record, "photo", where)).expanduser()
         if not photo.is_file():  # its accents may be spelt in another form there
-            photo = Path(as_on_disk("", str(photo.absolute()).lstrip("/")))
+            photo = Path("/", as_on_disk("", str(photo.absolute())[1:]))
         if not photo.is_file():
             raise DataError(f"{where}: '{record['photo']}': no such file")
         found.append((photo, cell(record, "prompt", where).strip()))
@@ -74,9 +74,9 @@ def _expand(name: str) -> list[Path]:
         return [path]
     if path.is_dir():
         inside = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
-        images = [p for p in inside if p.suffix.lower() in SUFFIXES | UNREAD and p.is_file()]  # UNREAD: it is said so
-        found = [p for p in images if not p.name.endswith("-edit.png")]
-        name_left_out(path, [p.name for p in inside if p not in images and not p.is_dir()])
+        images = {p: p.suffix.lower() in SUFFIXES | UNREAD and p.is_file() for p in inside}  # UNREAD: are refused
+        found = [p for p, used in images.items() if used and not p.name.endswith("-edit.png")]
+        name_left_out(path, [p.name for p, used in images.items() if not used])
         reason = "holds no images"
     else:
         found = [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]  # noqa: PTH207 absolute too

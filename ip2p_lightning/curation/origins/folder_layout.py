@@ -145,10 +145,13 @@ def _photos_or_pairs(
 
 
 def _others(root: Path, patterns: Sequence[str]) -> list[str]:
-    """Files in the patterns' folders that no pattern takes."""
+    """Files in the patterns' folders that no pattern takes, and what else lies in the root."""
     folders, taken = {_fixed(pattern) for pattern in patterns}, {f.path for p in patterns for f in files(root, p)}
     found = {entry.path[len(f"{root}/") :] for folder in folders for entry in walk(f"{root}/{folder}")}
-    return sorted(found - taken)
+    if "" not in folders:
+        first = {folder.partition("/")[0] for folder in folders}
+        found |= {path.name for path in root.iterdir() if path.name not in first and not path.name.startswith(".")}
+    return sorted(name.removeprefix("/") for name in found - taken)
 
 
 def files(root: Path, pattern: str) -> Iterator[File]:

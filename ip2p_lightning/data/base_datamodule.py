@@ -15,7 +15,7 @@ from ip2p_lightning.data.dataset import EditDataset, TaskDatasets
 from ip2p_lightning.data.example import EditExample
 from ip2p_lightning.data.sources.base import EmptySplitError, Pairs, Split
 from ip2p_lightning.data.sources.fingerprints import pixel_hash
-from ip2p_lightning.errors import DataError
+from ip2p_lightning.errors import DataError, UserError
 from ip2p_lightning.system.file_digests import Digests, shared_digests
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _photos(task: EditDataModule, split: Split) -> int:
         pairs: Pairs = task.source.pairs(split, task.make)
     except EmptySplitError:
         return 0
-    except DataError:  # said where the split is used
+    except UserError:  # said where the split is used
         return FEW
     seen = set[str]()
     for i in range(len(pairs)):

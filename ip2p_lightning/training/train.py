@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def _follow(config: Mapping[str, Any], folder: Path) -> int:
         return int(start["code"])
     config, path = start["config"], Path(start["run"])
     check(config, TrainConfig)
+    warnings.filterwarnings("ignore", module=r"ip2p_lightning\.data\.sources\..*")  # the leader has given them
     try:
         data = build.build_data(config)
         data.setup("fit")

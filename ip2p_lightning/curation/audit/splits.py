@@ -65,14 +65,19 @@ def assign_splits(entries: Sequence[Entry], fractions: Mapping[str, Fractions], 
     for i in range(len(entries)):
         members.setdefault(groups.root(i), []).append(i)
     for group in members.values():
-        fallback = hashlib.sha256(entries[group[0]].id.encode()).hexdigest()[:32]
-        name = min((h for i in group for h in entries[i].pixel_hashes), default=fallback)
-        for i in group:
-            entries[i].source_id = name
+        mine = [entries[i] for i in group]  # named by what further pairs of it leave as it is: scene, or photos
+        scenes = [_text_id(f"{e.task} {e.scene}") for e in mine if e.scene and any(drawn[e.task])]
+        name = min(scenes or [e.pixel_hashes[0] for e in mine if e.pixel_hashes] or [_text_id(mine[0].id)])
+        for entry in mine:
+            entry.source_id = name
     _divide(entries, drawn)
     for group in members.values():
         _resolve_conflicts([entries[i] for i in group], drawn, [reasons.get(i, "same source image as") for i in group])
     return found
+
+
+def _text_id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _join_equal(groups: Groups, keys: Iterable[tuple[object, int]]) -> None:

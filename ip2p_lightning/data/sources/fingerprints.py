@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ip2p_lightning.data.image import open_image
+from ip2p_lightning.data.sources.image_files import warn_once
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.system.file_digests import Digests, shared_digests
 
 WHOLE = 1 << 30  # bytes of a split up to which its files are hashed whole; beyond, each file's size and first 64 KiB
+PATIENCE = 10.0  # seconds of silence
 DECODING = 1  # changes when a file's pixels do, by how it is decoded
 SMALL = 1 << 26  # bytes up to which hashing again is faster than remembering
 
@@ -38,7 +41,16 @@ def pixel_hashes(files: Iterable[str | Path]) -> dict[str, str]:
         keep = sum(Path(name).stat().st_size for name in names) > SMALL
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
-    return {name: pixel_hash(Path(name), keep) for name in names}
+    return dict(zip(names, hashed(map(Path, names), keep), strict=True))
+
+
+def hashed(sources: Iterable[Path | bytes], keep: bool = False) -> Iterator[str]:
+    """`pixel_hash` of each; says so if it takes long."""
+    start = time.monotonic()
+    for source in sources:
+        yield pixel_hash(source, keep)
+        if time.monotonic() - start > PATIENCE:
+            warn_once("reading every image once, to keep copies of a photo in one split; this takes a while")
 
 
 def pixel_hash(source: Path | bytes, keep: bool = False) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ip2p_lightning.data.image import Image, open_image
 from ip2p_lightning.data.sources.base import EmptySplitError, Maker, Split, checked_split, viewed_pair
-from ip2p_lightning.data.sources.fingerprints import file_hashes, pixel_hash, text_hash
+from ip2p_lightning.data.sources.fingerprints import file_hashes, hashed, text_hash
 from ip2p_lightning.data.sources.image_files import name_left_out, warn_once
 from ip2p_lightning.data.sources.splits import checked_fractions, empty_split, split_of_group, splits_of_pairs
 from ip2p_lightning.data.transforms import View
@@ -121,9 +121,8 @@ class HubDataset:
         if group:
             warn_once(f"{self.name}: rows of one '{group}' are in one split; copies of a photo in others: not checked")
             return [split_of_group(str(value), val, test) for value in table[group]]
-        pairs = ([_stored(row, column) for column in self.columns[:2]] for row in table)
-        hashes = [(pixel_hash(original), pixel_hash(edited)) for original, edited in pairs]
-        return splits_of_pairs(hashes, val, test)
+        hashes = list(hashed(_stored(row, column) for row in table for column in self.columns[:2]))
+        return splits_of_pairs(list(zip(hashes[::2], hashes[1::2], strict=True)), val, test)
 
     def _checked(self, table: Dataset) -> Columns:
         columns = self.columns

@@ -135,6 +135,8 @@ def _decode(file: io.BytesIO | Path, limits: Limits) -> Decoded:
         if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
             raise DataError("CMYK with no Adobe marker, so that its inks may be inverted; convert it to RGB")
         turned = image.getexif().get(_ORIENTATION, 1) != 1  # before load(): a TIFF is turned, and says no more, there
+        if image.mode == "RGB" and "16" in str(image.tile) and "transparency" in image.info:  # read by the high bytes
+            image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
         image.load()
         usual = image.format not in ("MPO", "AVIF") and image.mode in _PORTABLE
         portable = not turned and usual and not image.has_transparency_data
@@ -152,6 +154,8 @@ def _plain(image: PilImage.Image) -> np.ndarray:
 
 def _grey16(image: PilImage.Image) -> np.ndarray:
     grey = np.asarray(image).astype(np.uint32)
+    if "transparency" in image.info:  # one value declared transparent: white
+        grey = np.where(grey == image.info["transparency"], 65535, grey)
     grey8 = ((grey + 128) // 257).astype(np.uint8)  # 65535 -> 255; Pillow's convert("L") would saturate at 255
     return np.repeat(grey8[:, :, None], 3, axis=2)
 

@@ -151,7 +151,7 @@ def _others(root: Path, patterns: Sequence[str]) -> list[str]:
     if "" not in folders:
         first = {folder.partition("/")[0] for folder in folders}
         found |= {path.name for path in root.iterdir() if path.name not in first and not path.name.startswith(".")}
-    return sorted(name.removeprefix("/") for name in found - taken)
+    return sorted(found - taken)
 
 
 def files(root: Path, pattern: str) -> Iterator[File]:

@@ -67,15 +67,15 @@ class Digests:
             raise DataError(f"{path}: {error.strerror}") from None
         return known[_MARK:]
 
-    def of_named(self, name: str, compute: Callable[[], bytes]) -> bytes:
-        """A cached digest of 32 bytes by name (which changes with the content); computed where it is missing."""
+    def of_named(self, name: str, compute: Callable[[], bytes], keep: bool = True) -> bytes:
+        """A digest of 32 bytes by name (which changes with the content), computed where it is missing; as `of_file`."""
         key = hashlib.sha256(f"named {name}".encode()).digest()
         found = self.memo.find(key) if self.memo is not None else None
         if found is not None:
             return found[1][_MARK:]
         if key not in self._named:
             self._named[key] = compute()
-            self._remember(key, bytes(_MARK), self._named[key])
+            self._remember(key, bytes(_MARK), self._named[key], keep)
         return self._named[key]
 
     def _looked_up(self, path: Path, name: bytes, mark: bytes, keep: bool) -> bytes:

@@ -15,6 +15,7 @@ from ip2p_lightning.system.file_digests import Digests, shared_digests
 WHOLE = 1 << 30  # bytes of a split up to which its files are hashed whole; beyond, each file's size and first 64 KiB
 PATIENCE = 10.0  # seconds of silence
 DECODING = 1  # changes when a file's pixels do, by how it is decoded
+FEW_BYTES = 1 << 22  # up to which decoding again is faster than remembering
 SMALL = 1 << 26  # bytes up to which hashing again is faster than remembering
 
 
@@ -38,7 +39,7 @@ def pixel_hashes(files: Iterable[str | Path]) -> dict[str, str]:
     """
     names = list(dict.fromkeys(map(str, files)))
     try:
-        keep = sum(Path(name).stat().st_size for name in names) > SMALL
+        keep = sum(Path(name).stat().st_size for name in names) > FEW_BYTES
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
     return dict(zip(names, hashed(map(Path, names), keep), strict=True))
@@ -54,7 +55,7 @@ def hashed(sources: Iterable[Path | bytes], keep: bool = False) -> Iterator[str]
 
 
 def pixel_hash(source: Path | bytes, keep: bool = False) -> str:
-    """Hash of the decoded pixels of one file, or of its bytes; remembered by content. `keep`: also the file's state."""
+    """Hash of the decoded pixels of one file, or of its bytes; remembered for the next process if `keep`."""
     digests = shared_digests()
     content = hashlib.sha256(source).digest() if isinstance(source, bytes) else digests.of_file(source, keep)
 
@@ -67,7 +68,7 @@ def pixel_hash(source: Path | bytes, keep: bool = False) -> str:
         found.update(pixels.data)
         return found.digest()
 
-    return digests.of_named(f"pixels {DECODING} {content.hex()}", compute).hex()
+    return digests.of_named(f"pixels {DECODING} {content.hex()}", compute, keep).hex()
 
 
 def fingerprint(path: Path) -> str:

@@ -121,7 +121,7 @@ class HubDataset:
         if group:
             warn_once(f"{self.name}: rows of one '{group}' are in one split; copies of a photo in others: not checked")
             return [split_of_group(str(value), val, test) for value in table[group]]
-        hashes = list(hashed(_stored(row, column) for row in table for column in self.columns[:2]))
+        hashes = list(hashed((_stored(row, column) for row in table for column in self.columns[:2]), keep=True))
         return splits_of_pairs(list(zip(hashes[::2], hashes[1::2], strict=True)), val, test)
 
     def _checked(self, table: Dataset) -> Columns:

@@ -111,6 +111,7 @@ def test_a_split_that_gets_no_photo_says_what_to_do(tmp_path) -> None:
 
 def test_a_second_start_decodes_nothing(tmp_path, monkeypatch) -> None:
     write_photos(tmp_path / "in", 12)
+    monkeypatch.setattr(fingerprints, "FEW_BYTES", 0)
     remember_digests(tmp_path / "memo")
     before = places(tmp_path / "in")
     monkeypatch.setattr(fingerprints, "open_image", lambda *_, **__: pytest.fail("decoded"))

@@ -6,11 +6,12 @@ import contextlib
 import copy
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.cli.parser import Parser, at_least, run, run_hydra, version
+from ip2p_lightning.cli.parser import Parser, at_least, one_line_warnings, run, run_hydra, version
 from ip2p_lightning.errors import UserError, exit_code, outcome, suggest
 from ip2p_lightning.system.files import write_json
 from ip2p_lightning.system.processes import SUPERVISOR, stop_with_supervisor
@@ -44,7 +45,9 @@ exit codes: 0 done, 2 usage, 3 bad data, 5 disk, 6 damaged, 7 unsafe path.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; returns an exit code."""
-    return exit_code(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+    with warnings.catch_warnings():
+        one_line_warnings()
+        return exit_code(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _run(words: list[str]) -> int:

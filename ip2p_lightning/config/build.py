@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ip2p_lightning.config.allowed_targets import built
@@ -14,6 +15,7 @@ from ip2p_lightning.config.rules.incompatible_parts import PARTS
 from ip2p_lightning.config.rules.out_of_range import in_range
 from ip2p_lightning.config.train_config import TrainConfig
 from ip2p_lightning.config.validate import check
+from ip2p_lightning.system.file_digests import MEMO, remember_digests
 
 
 def build_without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,8 +42,13 @@ def build_module(config: Mapping[str, Any]) -> Any:
     )
 
 
-def build_data(config: Mapping[str, Any]) -> Any:
-    """The LightningDataModule of a checked config."""
+def build_data(config: Mapping[str, Any], remember: bool = False) -> Any:
+    """The LightningDataModule of a checked config.
+
+    What is known of its files is read from the config's ``cache_dir``, and added there if there is any or `remember`.
+    """
+    memo = Path(config.get("cache_dir", "")).expanduser() / MEMO
+    remember_digests(memo if config.get("cache", "off") != "off" and (remember or memo.is_file()) else None)
     return build(config["task"])
 
 

@@ -14,12 +14,15 @@ from ip2p_lightning.data.dataloader import Batches, Loader
 from ip2p_lightning.data.dataset import EditDataset, TaskDatasets
 from ip2p_lightning.data.example import EditExample, Photos
 from ip2p_lightning.data.prompts import NO_INSTRUCTION
-from ip2p_lightning.data.sources.base import Split
+from ip2p_lightning.data.sources.base import EmptySplitError, Pairs, Split
+from ip2p_lightning.data.sources.fingerprints import pixel_hash
 from ip2p_lightning.errors import DataError, UserError
-from ip2p_lightning.system.file_digests import Digests
+from ip2p_lightning.system.file_digests import Digests, shared_digests
 
 if TYPE_CHECKING:
     from ip2p_lightning.data.datamodules import EditDataModule
+
+FEW = 3  # photos in a split below which a run says so
 
 # Of degradations and prompts in validation and testing: runs of all seeds are judged by the same examples.
 EVAL_SEED = 0
@@ -46,6 +49,7 @@ class TasksDataModule(LightningDataModule):
         self.changed: frozenset[bytes] = frozenset()
         self._loaders: list[weakref.ref[Batches]] = []
         self._opened: dict[tuple[str, bool], TaskDatasets] = {}
+        self._fitting = False
 
     @property
     def active(self) -> dict[str, EditDataModule]:
@@ -64,7 +68,11 @@ class TasksDataModule(LightningDataModule):
         return {name: weight / total for name, weight in self.weights.items()}
 
     def setup(self, stage: str) -> None:
-        """Open what `stage` needs, so that missing data is known before a model is built. Raises as the sources do."""
+        """Open what `stage` needs, so that missing data is known before a model is built. Raises as the sources do.
+
+        A task without a validation photo is then trained without validation.
+        """
+        self._fitting |= stage == "fit"
         splits: dict[str, Split] = {"fit": "train", "validate": "val"}
         self.datasets(splits.get(stage, "test"))
 
@@ -75,9 +83,15 @@ class TasksDataModule(LightningDataModule):
             seed = self.seed if split == "train" else EVAL_SEED
             opened = {}
             for name, task in self.active.items():
-                pairs, view = task.source.pairs(split, task.make), self.loader.view(split, task.flip)
+                try:
+                    pairs = task.source.pairs(split, task.make)
+                except EmptySplitError:
+                    if split != "val" or not self._fitting:
+                        raise
+                    continue
                 if not len(task.prompts) and any(pairs.prompt(i) is None for i in range(min(len(pairs), ASKED))):
                     raise UserError(f"task {name}: {NO_INSTRUCTION}")
+                view = self.loader.view(split, task.flip)
                 opened[name] = EditDataset(pairs, task.prompts, name, view, seed, split, held_out_prompts)
             self._opened[key] = TaskDatasets(opened)
         return self._opened[key]
@@ -148,7 +162,7 @@ class TasksDataModule(LightningDataModule):
         self, splits: Sequence[Split] = ("train", "val"), digests: Digests | None = None
     ) -> dict[str, dict[str, str]]:
         """Hashes of what the data consists of, by ``task/split`` and name. Raises as the sources do."""
-        digests = digests or Digests()
+        digests = digests or shared_digests()
         found = {
             f"{name}/{split}": dataset.pairs.contents(digests)
             for split in splits
@@ -156,6 +170,22 @@ class TasksDataModule(LightningDataModule):
         }
         self.changed = frozenset(digests.changed)
         return found
+
+    def few_photos(self, splits: Sequence[Split]) -> str:
+        """A line on which of these splits have fewer than three photos, and what to do; "" if none has."""
+        found: dict[str, list[str]] = {}
+        for name, task in self.active.items():
+            counts = {split: _photos(task, split) for split in splits}
+            words = [f"{count or 'no'} in {split}" for split, count in counts.items() if count < FEW]
+            found.setdefault(", ".join(words), []).append(name)
+        found.pop("", None)
+        if not found:
+            return ""
+        each = "; ".join(f"{', '.join(names)}: {words}" for words, names in found.items())
+        none = "val" in splits and not self.datasets("val").tasks
+        what = "there is no validation" if none else "their scores say little"
+        how = "more photos, folders or a column that name the splits, or larger data.val= and data.test="
+        return f"data: few photos ({each}), {what}; give {how}"
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -171,3 +201,21 @@ class TasksDataModule(LightningDataModule):
         if not self.trainer or self.trainer.overfit_batches:  # overfitting repeats the first batches
             return 0
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+
+def _photos(task: EditDataModule, split: Split) -> int:
+    """Distinct photos of a split, counted as far as `FEW`."""
+    if getattr(task.source, "fixed", False):
+        return FEW
+    try:
+        pairs: Pairs = task.source.pairs(split, task.make)
+    except EmptySplitError:
+        return 0
+    except UserError:  # said where the split is used
+        return FEW
+    seen = set[str]()
+    for i in range(len(pairs)):
+        seen.add(pixel_hash(pairs.sources(i)[0]) if hasattr(pairs, "sources") else pairs.id(i))
+        if len(seen) == FEW:
+            break
+    return len(seen)

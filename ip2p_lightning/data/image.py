@@ -24,11 +24,18 @@ from ip2p_lightning.errors import DataError
 Image = np.ndarray
 """``[H W 3]`` float32 in [0, 1], sRGB, everywhere in data/ after the crop; uint8 in 0..255 before it."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 """Decoders that are allowed to see a file; all others (EPS, PSD, ...) are never tried."""
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""Lower-case file name endings that are looked for in folders."""
+_READ = "png apng jpg jpeg jpe jfif jfi jif pjpeg pjp mpo webp bmp tif tiff gif avif"
+SUFFIXES = frozenset(f".{kind}" for kind in _READ.split())
+"""Lower-case file name endings of images that are read."""
+
+_OTHER = """heic heif hif avifs avci jxl jp2 j2k jpx jpf jpm jpc j2c jxr wdp bpg flif svg svgz eps ai psd psb xcf
+    ppm pgm pbm pnm pam pfm tga dib dds pcx exr hdr qoi ico icns cur sgi ras xbm xpm
+    raw dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr iiq kdc dcr mrw rwl"""
+UNREAD = frozenset(f".{kind}" for kind in _OTHER.split())
+"""Endings of images that are not read, and are named rather than left out."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Decoded(NamedTuple):
     """``[H W 3]`` uint8, sRGB."""
     portable: bool
     """Whether every reader shows the file so. Not so for transparency (readers differ in the colour below it), 16-bit
-    grey (saturated by most), and turned images (many readers do not turn them)."""
+    grey (saturated by most), turned images (many readers do not turn them) and AVIF (many do not read it)."""
 
 
 def open_image(source: str | os.PathLike[str] | bytes, *, limits: Limits = Limits(), name: str = "") -> np.ndarray:
@@ -154,7 +161,8 @@ def _decode(file: io.BytesIO | Path, limits: Limits) -> Decoded:
             raise DataError("CMYK with no Adobe marker, so that its inks may be inverted; convert it to RGB")
         turned = _is_turned(image)  # before load(): a TIFF is turned, and says no more, there
         upright = _upright(image)
-        portable = not turned and image.format != "MPO" and image.mode in _PORTABLE and not image.has_transparency_data
+        usual = image.format not in ("MPO", "AVIF") and image.mode in _PORTABLE
+        portable = not turned and usual and not image.has_transparency_data
         return Decoded(np.ascontiguousarray(read(upright)), portable)
 
 
@@ -165,6 +173,9 @@ def _is_turned(image: PilImage.Image) -> bool:
 def _upright(image: PilImage.Image) -> PilImage.Image:
     """The loaded image, turned as it asks for."""
     turned = _is_turned(image)
+    deep = "16" in str(getattr(image, "tile", ""))  # 16 bits a channel, of which Pillow reads the high bytes
+    if image.mode == "RGB" and deep and "transparency" in image.info:
+        image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
     image.load()
     return ImageOps.exif_transpose(image) if turned else image
 
@@ -179,6 +190,8 @@ def _plain(image: PilImage.Image) -> np.ndarray:
 
 def _grey16(image: PilImage.Image) -> np.ndarray:
     grey = np.asarray(image).astype(np.uint32)
+    if "transparency" in image.info:  # one value declared transparent: white
+        grey = np.where(grey == image.info["transparency"], 65535, grey)
     grey8 = ((grey + 128) // 257).astype(np.uint8)  # 65535 -> 255; Pillow's convert("L") would saturate at 255
     return np.repeat(grey8[:, :, None], 3, axis=2)
 

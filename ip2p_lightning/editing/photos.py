@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ip2p_lightning.data.image import SUFFIXES
-from ip2p_lightning.data.sources.manifest_reader import cell, records
+from ip2p_lightning.data.image import SUFFIXES, UNREAD
+from ip2p_lightning.data.sources.image_files import name_left_out
+from ip2p_lightning.data.sources.manifest_reader import as_on_disk, cell, records
 from ip2p_lightning.errors import DataError, UserError
 from ip2p_lightning.system.files import require_name
 
@@ -37,6 +38,8 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
     for number, record in records(path):
         where = f"{path}, line {number}"
         photo = path.parent / Path(cell(record, "photo", where)).expanduser()
+        if not photo.is_file():  # its accents may be spelt in another form there
+            photo = Path("/", as_on_disk("", str(photo.absolute())[1:]))
         if not photo.is_file():
             raise DataError(f"{where}: '{record['photo']}': no such file")
         found.append((photo, cell(record, "prompt", where).strip()))
@@ -61,7 +64,7 @@ def plan_outputs(wanted: Sequence[tuple[Path, str]], out: Path | None, overwrite
     Edits of a photo with several instructions are numbered: NAME-1, NAME-2, ... Raises UserError for an output that
     exists, is named twice or is a photo to be edited.
     """
-    if out is not None and out.suffix.lower() in SUFFIXES and not out.is_dir():
+    if out is not None and out.suffix.lower() in SUFFIXES | UNREAD and not out.is_dir():
         if out.suffix.lower() != ".png" or len(wanted) > 1:
             where = f"give FILE.png for one image, a folder for {len(wanted)}"
             raise UserError(f"-o {out}: edits are written as PNG; {where}")
@@ -82,8 +85,10 @@ def _expand(name: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and p.is_file()]
-        found = [p for p in inside if not p.name.endswith("-edit.png")]
+        inside = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
+        images = {p: p.suffix.lower() in SUFFIXES | UNREAD and p.is_file() for p in inside}  # UNREAD: are refused
+        found = [p for p, used in images.items() if used and not p.name.endswith("-edit.png")]
+        name_left_out(path, [p.name for p, used in images.items() if not used])
         reason = "holds no images"
     else:
         found = [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]  # noqa: PTH207 absolute too

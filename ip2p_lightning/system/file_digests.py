@@ -46,9 +46,10 @@ class Digests:
         self.read = 0
         self.changed: set[bytes] = set()
         self._files: dict[bytes, bytes] = {}
+        self._named: dict[bytes, bytes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_files": {}}
+        return self.__dict__ | {"_files": {}, "_named": {}}
 
     def news(self) -> News:
         """Return the counts and reset them: a loader's worker passes them on with each example."""
@@ -66,15 +67,16 @@ class Digests:
             raise DataError(f"{path}: {error.strerror}") from None
         return known[_MARK:]
 
-    def of_named(self, name: str, compute: Callable[[], bytes]) -> bytes:
-        """A cached digest of 32 bytes by name (which changes with the content); computed where it is missing."""
+    def of_named(self, name: str, compute: Callable[[], bytes], keep: bool = True) -> bytes:
+        """A digest of 32 bytes by name (which changes with the content), computed where it is missing; as `of_file`."""
         key = hashlib.sha256(f"named {name}".encode()).digest()
         found = self.memo.find(key) if self.memo is not None else None
         if found is not None:
             return found[1][_MARK:]
-        digest = compute()
-        self._remember(key, bytes(_MARK), digest)
-        return digest
+        if key not in self._named:
+            self._named[key] = compute()
+            self._remember(key, bytes(_MARK), self._named[key], keep)
+        return self._named[key]
 
     def _looked_up(self, path: Path, name: bytes, mark: bytes, keep: bool) -> bytes:
         found = self.memo.find(name) if self.memo is not None else None
@@ -93,6 +95,19 @@ class Digests:
         if self.memo is not None and keep:
             with contextlib.suppress(StorageError), self.memo.appending() as row:  # else it is read again
                 self.memo.append(row, [(name, mark + digest)])
+
+
+_SHARED = [Digests()]
+
+
+def shared_digests() -> Digests:
+    """Those of this process."""
+    return _SHARED[0]
+
+
+def remember_digests(memo: Path | None) -> None:
+    """From now on cache the process's digests in `memo`."""
+    _SHARED[0] = Digests(memo)
 
 
 def _marked(path: Path) -> tuple[bytes, bytes]:

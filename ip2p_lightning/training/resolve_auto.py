@@ -20,6 +20,8 @@ from ip2p_lightning.training.memory.meta_unet import part_config
 def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int, afresh: bool) -> dict[str, Any]:
     """The config with plain values in place of ``auto``; the choices go into the status in the run's `folder`.
 
+    Where no task has a photo for validation, there is none.
+
     Gradient checkpointing changes no number: it is chosen at each start, for the present device. The cache decides
     which crops are seen: the choice made when the run began is kept, unless the run begins `afresh`.
     """
@@ -34,6 +36,8 @@ def resolve_auto(config: Mapping[str, Any], folder: Path, data: Any, ranks: int,
     values: dict[str, Any] = {"model": {**config["model"], "gradient_checkpointing": checkpointing}}
     if config["cache"] == "auto":
         values["cache"] = "off" if cache.get("reason") else "disk"
+    if config.get("val_every") and not data.datasets("val").tasks:  # no photo to validate with
+        values["val_every"] = 0
     return {**config, **values}
 
 

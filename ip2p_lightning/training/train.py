@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,15 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
     """Claim the run's folder, for all its ranks, and train."""
     from ip2p_lightning.config import build
     from ip2p_lightning.runs import data_fingerprint, resume
-    from ip2p_lightning.system.file_digests import MEMO, Digests
 
     parts = build.build_without_weights(config)
     parts["sampler"].check(parts["objective"])
-    data = build.build_data(config)  # opens the data: what is wrong with it shows before any weights are read
+    # opens the data: what is wrong with it shows before any weights are read
+    data = build.build_data(config, remember=not config["dry_run"])
     data.setup("fit")
+    splits = ("train", "val") if config["val_every"] else ("train",)
+    if few := data.few_photos((*splits, "test")):
+        print(few)
     lacking = environment.missing_gpus(config["trainer"])
     if config["dry_run"]:
         from ip2p_lightning.training.dry_run import places
@@ -56,12 +60,8 @@ def _lead(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> 
     if resume.is_complete(run.path, config):
         print(f"already complete: {run.path}")
         return DONE
-    splits = ("train", "val") if config["val_every"] else ("train",)
     bad = data_fingerprint.left_out(run, checkpoint is None)
-    memo = Path(config["cache_dir"]).expanduser() / MEMO if config["cache"] != "off" else None
-    data_fingerprint.adopt_data(
-        run, data.contents(splits, Digests(memo)), checkpoint is None, config["resume_allow"], bad
-    )
+    data_fingerprint.adopt_data(run, data.contents(splits), checkpoint is None, config["resume_allow"], bad)
     _train(config, run, data, checkpoint, folder, overrides)
     print(f"complete: {run.path}\ncompare runs: tensorboard --logdir {shlex.quote(str(run.path.parent))}")
     return DONE
@@ -109,6 +109,7 @@ def _follow(config: Mapping[str, Any], folder: Path) -> int:
         return int(start["code"])
     config, path = start["config"], Path(start["run"])
     check(config, TrainConfig)
+    warnings.filterwarnings("ignore", module=r"ip2p_lightning\.data\.sources\..*")  # the leader has given them
     try:
         data = build.build_data(config)
         data.setup("fit")

@@ -21,7 +21,7 @@ MAY = {
     "training": """errors rng system config networks diffusion runs evaluation.metrics
         data.example data.prompts data.bad_pairs data.contact_sheet data.latent_cache""",
     "editing": """errors system config diffusion networks runs training.module evaluation.score_table
-        data.image data.contact_sheet data.sources.manifest_reader""",
+        data.image data.contact_sheet data.sources.manifest_reader data.sources.image_files""",
     "sweeps": "errors rng system config runs",
     "cli": """errors rng system config diffusion networks data curation runs evaluation training editing sweeps
         cli.parser cli.paraphrase""",

@@ -13,6 +13,7 @@ from PIL import Image
 from ip2p_lightning.cli import edit as command
 from ip2p_lightning.cli.edit import FAMILIAR, main, unlike
 from ip2p_lightning.data.image import open_image
+from ip2p_lightning.data.sources.image_files import warn_once
 from ip2p_lightning.editing import photo_batches
 from ip2p_lightning.editing.geometry import Fit
 from ip2p_lightning.errors import StorageError
@@ -196,14 +197,17 @@ def test_settings_reach_the_sampler(sd_run, tmp_path):
         assert not np.array_equal(base, edited(*option)), option
 
 
-def test_folders_and_globs(tiny_run, tmp_path):
+def test_folders_and_globs(tiny_run, tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    for name in ("a.png", "b.JPG", "c.webp"):
-        photo(tmp_path / "in" / name, (24, 16))
+    for name in ("a.png", "b.JPG", "c.jfif"):
+        photo(tmp_path / "in" / name, (24, 16), **({"format": "JPEG"} if name == "c.jfif" else {}))
     (tmp_path / "in" / "notes.txt").write_text("x")
+    (tmp_path / "in" / "more").mkdir()
+    warn_once.cache_clear()
     for asked, names in (("", {"a.png", "b.png", "c.png"}), ("[ab].*", {"a.png", "b.png"})):
         assert edit(tiny_run, tmp_path / "in" / asked, "-o", tmp_path / f"out{asked}", PROMPT) == 0
         assert {p.name for p in (tmp_path / f"out{asked}").iterdir()} == names
+    assert "2 files are not used: more, notes.txt" in capsys.readouterr().err
     assert edit(tiny_run, tmp_path / "in", PROMPT) == 0
     assert edit(tiny_run, tmp_path / "in", PROMPT, "--overwrite") == 0  # edits are not edited again
     assert len(list((tmp_path / "in").glob("*-edit.png"))) == 3
@@ -243,7 +247,9 @@ def test_bad_photos_are_refused_before_anything_is_written(tiny_run, tmp_path, r
     (tmp_path / "bad.png").write_bytes(b"not an image")
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
     (tmp_path / "empty").mkdir()
-    for name in ("bad.png", "cut.png", "empty", "missing.png", "*.gif"):
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for name in ("bad.png", "cut.png", "empty", "missing.png", "*.gif", "phone"):
         code, line = refused(main, tiny_run, good, tmp_path / name, PROMPT, "-o", tmp_path / "out")
         assert code == 3 and name in line
     assert not (tmp_path / "out").exists()

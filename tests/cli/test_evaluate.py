@@ -12,6 +12,9 @@ from ip2p_lightning.cli.evaluate import main
 from ip2p_lightning.config import build
 from ip2p_lightning.evaluation.score_table import COLUMNS, counted, current, read
 from ip2p_lightning.runs.folder import read_config
+from ip2p_lightning.runs.metrics_log import read_metrics
+from tests.support.material import pairs_folder
+from tests.support.trained import train_run
 
 TASKS = ["cartoon", "derain", "denoise", "lowlight"]
 
@@ -50,6 +53,19 @@ def test_table_has_a_row_per_task_and_method(scored):
     assert found == {(t, m) for t in TASKS for m in ("model", "identity", "wrong_instruction")} and len(rows) == 12
     assert {(row["run"], row["split"], row["prompts"]) for row in rows} == {("run", "test", "seen")}
     assert all(int(row["n"]) >= 1 and 0 < float(row["psnr"]) <= 100 and -1 <= float(row["ssim"]) <= 1 for row in rows)
+
+
+def test_without_photos_to_spare_a_run_goes_without_validation_and_is_not_scored(tmp_path, capsys):
+    pairs_folder(tmp_path / "in", 5, size=(32, 32))
+    words = ["data=folder", f"data.root={tmp_path / 'in'}", "data.val=0", "data.test=0", "task=own", "val_every=1"]
+    train_run(tmp_path / "run", *words)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data: ")]
+    assert len(said) == 1 and "own: no in val, no in test" in said[0] and "there is no validation" in said[0]
+    assert not any(key.startswith("val/") for line in read_metrics(tmp_path / "run") for key in line)
+    for split in ("test", "val"):
+        assert main([str(tmp_path / "run"), "--split", split]) == 3
+        line = capsys.readouterr().err
+        assert f"no pair for '{split}'" in line and "folders train, val and test" in line and line.count("\n") == 1
 
 
 def test_same_command_same_bytes_and_a_table_with_gains_and_places(run, capsys):

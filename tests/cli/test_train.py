@@ -89,7 +89,7 @@ def test_a_dry_run_leaves_nothing(tmp_path):
 def refused(words, work, code, *told):
     started = time.perf_counter()
     got, said = run([*SMALL, *QUIET, *words, f"hydra.run.dir={work}/runs/train/x"], work / "log")
-    lines = [line for line in said.splitlines() if line.strip() and not line.startswith(("train:", "cache:"))]
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith(("train:", "cache:", "data:"))]
     assert got == code, said
     assert len(lines) == 1 and lines[0].startswith("error: ") and all(word in lines[0] for word in told), said
     assert time.perf_counter() - started < 30  # ten seconds, on a machine that others use too

@@ -2,13 +2,16 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
 
+from ip2p_lightning.cli.data import main
 from ip2p_lightning.curation.audit.alignment import displacement
 from ip2p_lightning.curation.audit.policy import time_limit
 from ip2p_lightning.curation.audit.token_count import counter
+from ip2p_lightning.data.sources.image_files import warn_once
 from tests.support.material import derain, pairs_folder, rained, read_report, save, scene
 
 
@@ -40,6 +43,26 @@ def test_every_fault_of_a_pair_is_named(tmp_path, build):
     assert found["input/shifted"][1] == "the edited image is shifted by -8 rows and 3 columns"
     assert found["input/same"][1] == "the two images are identical"
     assert found["input/alone"][0] == found["target/folder"][0] == "list"
+
+
+def test_every_file_of_a_source_is_used_or_named(tmp_path, capsys):
+    root = pairs_folder(tmp_path / "in", 6)
+    for kind, how in {"jfif": "JPEG", "jpe": "JPEG", "avif": "AVIF"}.items():
+        for side, image in (("input", rained(scene(kind), 1)), ("target", scene(kind))):
+            save(root / side / f"{kind}.{kind}", image, format=how, quality=95)
+    forms = [unicodedata.normalize(form, "Ärger") for form in ("NFC", "NFD")]
+    save(root / "input" / f"{forms[0]}.png", rained(scene("form"), 1))
+    save(root / "target" / f"{forms[1]}.png", scene("form"))
+    for kind in ("heic", "jxl", "svg"):
+        for side in ("input", "target"):
+            (root / side / f"{kind}.{kind}").write_bytes(kind.encode())
+    (root / "input" / "notes.txt").write_text("x")
+    save(root / "extra" / "lost.png", scene("lost"))
+    warn_once.cache_clear()
+    assert main(["build", *derain(root, tmp_path / "out", "on_bad=skip")]) == 0
+    assert f"warning: {root}: 2 files are not used: extra, input/notes.txt\n" in capsys.readouterr().err
+    lines = {x["id"].rpartition("/")[2]: x["verdict"] for x in read_report(tmp_path / "out")}
+    assert len(lines) == 13 and {n for n, said in lines.items() if said == "rejected"} == {"heic", "jxl", "svg"}
 
 
 def test_identical_and_shifted_pairs_are_kept_and_counted_if_that_is_the_policy(tmp_path, build):
@@ -99,13 +122,20 @@ def test_a_manifest_builds_with_its_own_prompts_ids_and_hashes(pairs, tmp_path, 
     records[3]["prompt"] = "bad\u0000prompt"
     records[4]["original"] = "input/not there.png"
     records[6]["id"] = "N5"
+    forms = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    save(root / f"{forms[0]}.png", scene("form"))
+    records += [{"original": "input/p00007.png", "edited": "target/p00007.png", "prompt": p} for p in "xy"]
+    records.append({"original": f"{forms[1]}.png", "edited": "target/p00007.png", "prompt": "z"})
     words = [f"source.path={manifest(root, *records)}", f"out={tmp_path / 'out'}", "on_bad=skip"]
     assert build("task=derain", "source=manifest", *words)[0] == 0
     found = stages(tmp_path / "out")
     assert found["n2"][0] == "read" and found["n3"][0] == "prompt"
     assert sum("in case or Unicode form" in why for _, why in found.values()) == 1, found
     assert found["pairs.jsonl:5"] == ("list", "line 5, field 'original': 'input/not there.png': no such file")
-    assert len(read_report(tmp_path / "out")) == 8
+    accepted = {x["id"] for x in read_report(tmp_path / "out") if x["verdict"] == "accepted"}
+    assert sum("p00007.png > " in name for name in accepted) == 2  # two captions of one pair
+    assert sum(forms[1] in name for name in accepted) == 1  # its file is spelt in the other form
+    assert len(read_report(tmp_path / "out")) == 11
 
 
 @pytest.mark.parametrize("source", ["manifest", "folder"])

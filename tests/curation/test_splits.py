@@ -87,6 +87,18 @@ def test_scenes_stay_together_when_training_is_divided():
     assert set.union(*by_scene.values()) == {"train", "val"}  # test is published: nothing is taken for it
 
 
+def test_what_is_added_moves_nothing():
+    before = {}
+    for count in (1, 2, 4, 10, 25):  # edits of each photo, frames of each scene, and new ones of both
+        entries = [entry(f"p{i}-{k}", None, [f"photo{i}"]) for i in range(5 * count) for k in range(count)]
+        entries += [entry(f"s{i}-{k}", None, scene=f"s{i}") for i in range(2 * count) for k in range(count)]
+        assign_splits(entries, {"derain": Fractions(0.2, 0.2)}, True)
+        now = {e.id: e.split for e in entries}
+        assert before.items() <= now.items()
+        before = now
+    assert set(before.values()) == {"train", "val", "test"}
+
+
 def test_tasks_share_no_photo_across_splits():
     clean = [entry(f"n{i}", None, [f"photo{i}"], task="denoise") for i in range(40)]
     rain = [entry(f"r{i}", "test", [f"photo{i}"]) for i in range(5)]

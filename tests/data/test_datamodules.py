@@ -1,6 +1,7 @@
 """Data modules: what a batch is, and that it is the same with workers, ranks and restarts."""
 
 import shutil
+from shutil import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +20,10 @@ from ip2p_lightning.data.datamodules import (
 )
 from ip2p_lightning.data.example import EditExample, Photos
 from ip2p_lightning.data.prompts import PromptPool
+from ip2p_lightning.data.sources.base import EmptySplitError
 from ip2p_lightning.data.sources.folder import Folder
 from ip2p_lightning.errors import UserError
+from tests.support.material import pairs_folder
 from tests.support.pieces import write_pairs
 
 
@@ -45,6 +48,25 @@ def mixture(**options) -> MixtureDataModule:
     loader = Loader(**{"batch_size": 4, "size": 32, "eval_size": 32, "epoch_size": 24, **options})
     tasks = {"fog": module(), "dust": module(), "none": EditDataModule(NoSource())}
     return MixtureDataModule(tasks, {"fog": 1, "dust": 2, "none": 0}, loader)
+
+
+def test_few_photos_are_said_and_a_task_without_one_is_not_validated(tmp_path):
+    for count, split in ((5, "train"), (2, "val"), (3, "test")):
+        pairs_folder(tmp_path / "two" / split, count, size=(32, 32))
+    pairs_folder(tmp_path / "none" / "train", 4, size=(32, 32))
+    for side in ("input", "target"):  # the same photo once more
+        copy(tmp_path / "two" / "val" / side / "p00000.png", tmp_path / "two" / "val" / side / "again.png")
+    tasks = {name: EditDataModule(Folder(str(tmp_path / name))) for name in ("two", "none")} | {"demo": module()}
+    data = MixtureDataModule(tasks, loader=Loader(size=32, eval_size=32))
+    with pytest.raises(EmptySplitError, match="no 'val' folder"):
+        data.datasets("val")
+    data.setup("fit")
+    assert data.datasets("val").sizes == {"two": 3, "demo": 1}
+    line = data.few_photos(("train", "val", "test"))
+    assert "(two: 2 in val; none: no in val, no in test), their scores say little" in line and "demo" not in line
+    assert module().few_photos(("train", "val", "test")) == ""
+    with pytest.raises(EmptySplitError, match="no 'test' folder"):
+        data.datasets("test")
 
 
 def same(a: EditExample, b: EditExample) -> bool:

@@ -12,7 +12,7 @@ from tests.support.damage import mutated
 from tests.support.zoo import KEPT, RGB, encoded, zoo
 
 ANIMALS = zoo()
-LOSSY = (".jpg", "lossy.webp", "ycbcr.tif")
+LOSSY = (".jpg", "lossy.webp", "ycbcr.tif", ".avif")
 
 
 @pytest.mark.parametrize("name", ANIMALS)

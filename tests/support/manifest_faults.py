@@ -106,7 +106,7 @@ def _pair_twice(records: Records, row: int, rng: np.random.Generator) -> str:
     for record in records:
         del record["id"]
     other = records[int(rng.integers(row))]
-    records[row] |= {side: other[side] for side in ("original", "edited")}
+    records[row] |= {side: other[side] for side in ("original", "edited", "prompt")}
     return "id"
 
 

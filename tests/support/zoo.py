@@ -121,6 +121,7 @@ def _colours() -> dict[str, Animal]:
         "progressive.jpg": Animal(encoded(base, "JPEG", progressive=True, **fine), KEPT, RGB),
         "profile.jpg": Animal(encoded(base, "JPEG", icc_profile=profile, **fine), KEPT, RGB),
         "lossless.webp": Animal(encoded(base, "WEBP", lossless=True), KEPT, RGB),
+        "lossy.avif": Animal(encoded(base, "AVIF", quality=98, subsampling="4:4:4"), AS_PNG, RGB),
         "lossy.webp": Animal(encoded(base, "WEBP", quality=98), KEPT, RGB),
         "lab.tif": Animal(encoded(Image.merge("LAB", base.split()), "TIFF"), "colour mode LAB"),
     }
@@ -151,11 +152,15 @@ def _deep() -> dict[str, Animal]:
     deep, deep_grey = RGB.astype(np.uint16) * 257, np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(48, 64)
     shows = three(deep_grey / 257)
     deep_alpha = ALPHA.astype(np.uint16) * 257
-
+    hole, deep_hole = int(deep_grey[5, 5]), (RGB[0, 0] == RGB).all(axis=2, keepdims=True)
+    grey_hole = encoded_hole(png(deep_grey[..., None], 16, 0), hole)
+    rgb_hole = encoded_hole(png(deep, 16, 2), *map(int, deep[0, 0]))
     return {
         "grey16.png": Animal(png(deep_grey[..., None], 16, 0), AS_PNG, shows),
         "grey16.tif": Animal(tiff(deep_grey), AS_PNG, shows),
         "grey16_big.tif": Animal(tiff(deep_grey, byteorder=">"), AS_PNG, shows),
+        "grey16_hole.png": Animal(grey_hole, AS_PNG, np.where(three(deep_grey == hole), 255, shows)),
+        "rgb16_hole.png": Animal(rgb_hole, AS_PNG, np.where(deep_hole, 255, RGB)),
         "rgb16.png": Animal(png(deep, 16, 2), KEPT, RGB),
         "rgb16.tif": Animal(tiff(deep, photometric="rgb"), KEPT, RGB),
         "rgba16.png": Animal(png(np.dstack([deep, deep_alpha]), 16, 6), AS_PNG, on_white(RGB, ALPHA)),
@@ -222,7 +227,6 @@ def _strangers() -> dict[str, Animal]:
         "stranger.ppm": Animal(encoded(base, "PPM"), unknown),
         "stranger.tga": Animal(encoded(base, "TGA"), unknown),
         "stranger.jp2": Animal(encoded(base, "JPEG2000"), unknown),
-        "stranger.avif": Animal(encoded(base, "AVIF", speed=10), unknown),
         "psd_named.png": Animal(b"8BPS\0\1" + bytes(40), unknown),
         "page.jpg": Animal(b"<!doctype html><title>404</title>", unknown),
         "empty.png": Animal(b"", "no bytes"),
@@ -244,6 +248,14 @@ def png(values: np.ndarray, depth: int, kind: int, adam7: bool = False) -> bytes
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(body)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def encoded_hole(content: bytes, *values: int) -> bytes:
+    """A PNG of 16 bits in which one grey or colour is declared transparent."""
+    chunk, at = b"tRNS" + struct.pack(f">{len(values)}H", *values), content.index(b"IDAT") - 4
+    return (
+        content[:at] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[at:]
     )
 
 

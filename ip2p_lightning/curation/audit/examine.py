@@ -70,7 +70,7 @@ class Example(NamedTuple):
     facts: dict[str, Any]
     """For the report: hashes, size, PSNR."""
     pixel_hashes: tuple[str, ...]
-    """Hashes of the pixels of both sides; a flat one has none."""
+    """Hashes of the pixels of both sides, the original or source photo first; a flat one has none."""
     hash: PerceptualHash
 
 
@@ -174,7 +174,8 @@ def _example(sides: tuple[Side, Side], prompt: str, part: Part, noted: dict[str,
     facts = {"width": width, "height": height, "psnr": None if score == float("inf") else round(score, 2)}
     for name, side in zip(("original", "edited"), sides, strict=True):
         facts[name] = {"sha256": side.sha256, "kept": side.kept} if side.sha256 else "made"
-    pixel_hashes = tuple(_pixel_hash(side.pixels) for side in sides if np.ptp(side.pixels) > 3)
+    photo_first = sorted(sides, key=lambda side: not side.sha256)  # the original, or the photo that it was made of
+    pixel_hashes = tuple(_pixel_hash(side.pixels) for side in photo_first if np.ptp(side.pixels) > 3)
     original, edited = ((side.name, side.content) for side in sides)
     facts |= {"tokens": tokens} | noted
     return Example((original, edited), prompt, facts, pixel_hashes, perceptual_hash(sides[part.clean].pixels))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ip2p_lightning.curation.audit.perceptual_hash import PerceptualHash, find_lookalikes
-from ip2p_lightning.data.sources.splits import Groups, split_groups
+from ip2p_lightning.data.sources.splits import Groups, split_of_group
 
 _STRENGTH = {"train": 0, "val": 1, "test": 2}  # of two splits with one photo, the test set keeps it
 
@@ -65,14 +65,19 @@ def assign_splits(entries: Sequence[Entry], fractions: Mapping[str, Fractions], 
     for i in range(len(entries)):
         members.setdefault(groups.root(i), []).append(i)
     for group in members.values():
-        fallback = hashlib.sha256(entries[group[0]].id.encode()).hexdigest()[:32]
-        name = min((h for i in group for h in entries[i].pixel_hashes), default=fallback)
-        for i in group:
-            entries[i].source_id = name
+        mine = [entries[i] for i in group]  # named by what further pairs of it leave as it is: scene, or photos
+        scenes = [_text_id(f"{e.task} {e.scene}") for e in mine if e.scene and any(drawn[e.task])]
+        name = min(scenes or [e.pixel_hashes[0] for e in mine if e.pixel_hashes] or [_text_id(mine[0].id)])
+        for entry in mine:
+            entry.source_id = name
     _divide(entries, drawn)
     for group in members.values():
         _resolve_conflicts([entries[i] for i in group], drawn, [reasons.get(i, "same source image as") for i in group])
     return found
+
+
+def _text_id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _join_equal(groups: Groups, keys: Iterable[tuple[object, int]]) -> None:
@@ -92,12 +97,9 @@ def _fractions_to_draw(entries: Sequence[Entry], fractions: Mapping[str, Fractio
 
 def _divide(entries: Sequence[Entry], drawn: Mapping[str, Fractions]) -> None:
     for task, share in drawn.items():
-        mine = [e for e in entries if e.task == task]
-        divisible = [e.source_id for e in mine if e.published in (None, "train")]
-        splits = split_groups(divisible, share.val, share.test, f"task {task}") if any(share) and divisible else {}
-        for entry in mine:
+        for entry in (e for e in entries if e.task == task):
             known = entry.published if entry.published != "train" else None
-            entry.split = known or splits.get(entry.source_id, "train")
+            entry.split = known or split_of_group(entry.source_id, share.val, share.test)
 
 
 def _resolve_conflicts(group: Sequence[Entry], drawn: Mapping[str, Fractions], reasons: Sequence[str]) -> None:

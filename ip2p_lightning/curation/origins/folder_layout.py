@@ -18,13 +18,13 @@ from ip2p_lightning.curation.origins.base import (
     source_folder,
     without_duplicates,
 )
-from ip2p_lightning.data.image import SUFFIXES
-from ip2p_lightning.data.sources.image_files import walk
+from ip2p_lightning.data.image import SUFFIXES, UNREAD
+from ip2p_lightning.data.sources.image_files import name_left_out, walk
+from ip2p_lightning.data.sources.manifest_reader import same_name
 from ip2p_lightning.data.sources.splits import checked_fractions
 from ip2p_lightning.errors import UserError, suggest
 
-# More than can be read: the others are rejected.
-LISTED = SUFFIXES | {".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".tga"}
+LISTED = SUFFIXES | UNREAD  # the latter are rejected, by name
 SIDES = ("original", "edited", "clean")
 PARTS = {"train": "train", "val": "val", "test": "test", "any": None}  # any: divided by hash
 
@@ -89,7 +89,8 @@ class FolderOrigin:
         advice = f"{self.name}: {self.get}" + (f" ({self.size})" if self.size else "")
         root = source_folder(self.root, advice)
         candidates, rejected = list[Candidate](), list[Rejection]()
-        for part, sides in self._found(root).items():
+        parts = self._found(root)
+        for part, sides in parts.items():
             for first, second in _photos_or_pairs(root, sides, rejected):
                 # scenes of one number in two published splits are different scenes (REDS numbers both from 000)
                 scene = f"{part}/{first.fields['scene']}" if first.fields.get("scene") else None
@@ -101,6 +102,8 @@ class FolderOrigin:
         if not candidates:
             wanted = ", ".join(p for layout in self.layouts for sides in layout.values() for p in sides.values())
             raise UserError(f"{self.root}: no files that match {wanted}; {advice}")
+        patterns = [pattern for sides in parts.values() for pattern in sides.values()]
+        name_left_out(root, _others(root, patterns))
         return Listing(without_duplicates(candidates, rejected), sorted(rejected))
 
     def _found(self, root: Path) -> Mapping[str, Mapping[str, str]]:
@@ -125,10 +128,10 @@ def _photos_or_pairs(
     shared = sorted(set(_words(sides["original"])) & set(_words(sides["edited"])))
     targets: dict[tuple[str, ...], list[File]] = {}
     for file in files(root, sides["edited"]):
-        targets.setdefault(tuple(file.fields[word] for word in shared), []).append(file)
+        targets.setdefault(tuple(same_name(file.fields[word]) for word in shared), []).append(file)
     used = set()
     for file in files(root, sides["original"]):
-        key = tuple(file.fields[word] for word in shared)
+        key = tuple(same_name(file.fields[word]) for word in shared)
         partners = targets.get(key, [])
         used.add(key)
         if len(partners) == 1:
@@ -141,6 +144,16 @@ def _photos_or_pairs(
     rejected += [Rejection(_stem(file.path), file.path, "list", why) for file in alone]
 
 
+def _others(root: Path, patterns: Sequence[str]) -> list[str]:
+    """Files in the patterns' folders that no pattern takes, and what else lies in the root."""
+    folders, taken = {_fixed(pattern) for pattern in patterns}, {f.path for p in patterns for f in files(root, p)}
+    found = {entry.path[len(f"{root}/") :] for folder in folders for entry in walk(f"{root}/{folder}")}
+    if "" not in folders:
+        first = {folder.partition("/")[0] for folder in folders}
+        found |= {path.name for path in root.iterdir() if path.name not in first and not path.name.startswith(".")}
+    return sorted(found - taken)
+
+
 def files(root: Path, pattern: str) -> Iterator[File]:
     """Image files below `root` that match, in no order; without hidden ones and linked folders."""
     expression = re.compile(_regex(pattern))
@@ -149,7 +162,7 @@ def files(root: Path, pattern: str) -> Iterator[File]:
         path = entry.path[len(top) :]
         stem = _stem(path)
         found = expression.fullmatch(stem) if path[len(stem) :].lower() in LISTED else None
-        if found:
+        if found and not entry.is_dir():
             status = entry.stat(follow_symlinks=False)
             yield File(path, found.groupdict(), status.st_size, status.st_mtime_ns)
 

@@ -39,11 +39,11 @@ class ManifestOrigin(Manifest):
         Raises UserError: no such manifest; DataError: a line is unreadable; SecurityError: a path leaves the root.
         """
         inside = PathCheck(self.folder)
-        candidates, lines, rejected = list[Candidate](), list[int](), list[Rejection]()
+        candidates, lines, rejected, captions = list[Candidate](), list[int](), list[Rejection](), set[int]()
         for number, record in records(self.file):
             where = f"line {number}"
             try:
-                row = self.row(record, where)
+                row = self.row(record, where, captions)
                 if row is not None:
                     candidates.append(self._candidate(row, record, inside, where))
                     lines.append(number)
@@ -54,6 +54,7 @@ class ManifestOrigin(Manifest):
         return Listing(without_duplicates(candidates, rejected, lines), sorted(rejected))
 
     def _candidate(self, row: Row, record: Mapping[str, Any], inside: PathCheck, where: str) -> Candidate:
+        row = row._replace(original=inside.on_disk(row.original), edited=inside.on_disk(row.edited))
         first, second = (
             os.stat(inside(place, f"{where}, field '{field}'"))  # noqa: PTH116  a Path for each of a million files is slow
             for field, place in ((self.original, row.original), (self.edited, row.edited))

@@ -26,7 +26,7 @@ def assemble(work: Path, plan: Mapping[str, Any], on_bad: str, progress: bool) -
     """Write the dataset of finished chunks to ``work/final``.
 
     Raises DataError: a candidate was rejected and on_bad is "fail" (``work/report.jsonl`` says which), none was
-    accepted, or there are too few photos to split.
+    accepted.
     """
     entries, rejected = _entries(work, plan)
     fractions = {part["task"]: Fractions(part["val"], part["test"]) for part in plan["parts"]}

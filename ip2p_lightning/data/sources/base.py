@@ -17,6 +17,10 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 
 
+class EmptySplitError(DataError):
+    """No pair for a split: a run goes without validation, an evaluation is refused."""
+
+
 class Maker(Protocol):
     """A degradation or a teacher: one side of a pair from the other.
 
@@ -57,7 +61,8 @@ class Source(Protocol):
     def pairs(self, split: Split, make: Maker | None = None) -> Pairs:
         """The pairs of a split; `make` is called by sources that hold one side only, and ignored by the others.
 
-        Raises DataError: nothing there, or unmatched images; UserError: no such source, or `make` is missing.
+        Raises EmptySplitError: no pair for this split; DataError: nothing there, or unmatched images; UserError: no
+        such source, or `make` is missing.
         """
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ip2p_lightning.data.image import Image, open_image
-from ip2p_lightning.data.sources.base import Maker, Split, checked_split, viewed_pair
+from ip2p_lightning.data.sources.base import EmptySplitError, Maker, Split, checked_split, viewed_pair
 from ip2p_lightning.data.sources.fingerprints import text_hash
 from ip2p_lightning.data.sources.image_files import checked_folder
 from ip2p_lightning.data.transforms import View
@@ -75,7 +75,10 @@ class Built:
             if len(pairs):
                 return pairs
         which = f" of task '{self.task}'" if self.task else ""
-        raise DataError(f"{root}: no pair{which} for split '{split}', it has {', '.join(metadata['splits'])}")
+        there = (
+            f"it has {', '.join(metadata['splits'])}; build it with a larger source.{split}=, or of published splits"
+        )
+        raise EmptySplitError(f"{root}: no pair{which} for split '{split}', {there}")
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ip2p_lightning.data.image import Image
-from ip2p_lightning.data.sources.base import Maker, Split, checked_split, viewed_pair
-from ip2p_lightning.data.sources.fingerprints import file_hashes, text_hash
+from ip2p_lightning.data.image import FORMATS, Image
+from ip2p_lightning.data.sources.base import EmptySplitError, Maker, Split, checked_split, viewed_pair
+from ip2p_lightning.data.sources.fingerprints import file_hashes, pixel_hashes, text_hash
 from ip2p_lightning.data.sources.image_files import ImageStore, checked_folder, image_store, images_below, split_folder
-from ip2p_lightning.data.sources.splits import checked_fractions, fingerprint, split_groups
+from ip2p_lightning.data.sources.manifest_reader import same_name
+from ip2p_lightning.data.sources.splits import checked_fractions, empty_split, splits_of_pairs
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError
 from ip2p_lightning.system.file_digests import Digests
@@ -24,8 +25,8 @@ class Folder:
     """``root/input/NAME.*`` before the edit, ``root/target/NAME.*`` after it.
 
     root: the folder. If it has folders named train, val and test, each holds its own `input` and `target`; otherwise
-        pairs are split by the hash of the target's content, so that several inputs with one target (rain on one scene)
-        stay together.
+        pairs are split by the hash of the original's pixels; pairs with one original (several edits) or one target
+        (rain on one scene) stay together.
     input, target: names of the folders of originals and of edited images.
     prompt: one instruction for all pairs; None draws from the task's prompts.
     val, test: fractions for validation and testing, within [0, 1).
@@ -43,39 +44,38 @@ class Folder:
     def __post_init__(self) -> None:
         checked_fractions("Folder", self.val, self.test)
         self._store = image_store(self.memory, "Folder")
+        self._rows: list[Row] = []
 
     def pairs(self, split: Split, make: Maker | None = None) -> FilePairs:
         """The pairs of a split. Raises UserError: no such folder; DataError: it is empty, or one has no partner."""
         checked_split(split)
         root = checked_folder(self.root, "Folder.root")
-        own = split_folder(root, split)
-        matched = self._matched(own or root)
-        if not own:
-            groups = {stem: fingerprint(target) for stem, (_, target) in matched.items()}
-            place = split_groups(list(groups.values()), self.val, self.test, str(root))
-            matched = {stem: pair for stem, pair in matched.items() if place[groups[stem]] == split}
-        if not matched:
-            raise DataError(f"{root}: no pair for '{split}'")
-        return FilePairs([Row(stem, str(a), str(b), self.prompt) for stem, (a, b) in matched.items()], self._store)
+        if own := split_folder(root, split, (self.input, self.target)):
+            return FilePairs(self._matched(own), self._store)
+        self._rows = self._rows or divided(self._matched(root), self.val, self.test)
+        rows = [row for row in self._rows if row.split == split]
+        if not rows:
+            raise empty_split(root, "pair", split, "folders train, val and test")
+        return FilePairs(rows, self._store)
 
-    def _matched(self, root: Path) -> dict[str, tuple[Path, Path]]:
+    def _matched(self, root: Path) -> list[Row]:
         inputs = _by_stem(checked_folder(root / self.input, "Folder.input"))
         targets = _by_stem(checked_folder(root / self.target, "Folder.target"))
         for mine, others, other in ((inputs, targets, self.target), (targets, inputs, self.input)):
             for stem in sorted(mine.keys() - others.keys()):
                 raise DataError(f"{mine[stem]}: no image named '{stem}' in '{other}'; add it or remove this one")
-        return {stem: (inputs[stem], targets[stem]) for stem in sorted(inputs)}
+        return [Row(stem, str(inputs[stem]), str(targets[stem]), self.prompt) for stem in sorted(inputs)]
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in images_below(folder):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
+        stem = same_name(path.relative_to(folder).with_suffix("").as_posix())
         if stem in found:
             raise DataError(f"{path}: same name as {found[stem].name}; which of the two is meant?")
         found[stem] = path
     if not found:
-        raise DataError(f"{folder}: no image (looked for PNG, JPEG, WebP, BMP, TIFF and GIF)")
+        raise EmptySplitError(f"{folder}: no image (looked for {', '.join(FORMATS)})")
     return found
 
 
@@ -87,6 +87,13 @@ class Row(NamedTuple):
     edited: str
     prompt: str | None
     split: str | None = None
+
+
+def divided(rows: Sequence[Row], val: float, test: float) -> list[Row]:
+    """The rows, each with a split by the pixels of its images."""
+    hashes = pixel_hashes(path for row in rows for path in (row.original, row.edited))
+    splits = splits_of_pairs([(hashes[row.original], hashes[row.edited]) for row in rows], val, test)
+    return [row._replace(split=split) for row, split in zip(rows, splits, strict=True)]
 
 
 class FilePairs:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from ip2p_lightning.data.image import Image, open_image
-from ip2p_lightning.data.sources.base import Maker, Split, checked_split, viewed_pair
-from ip2p_lightning.data.sources.fingerprints import file_hashes, text_hash
-from ip2p_lightning.data.sources.splits import checked_fractions, split_groups
+from ip2p_lightning.data.sources.base import EmptySplitError, Maker, Split, checked_split, viewed_pair
+from ip2p_lightning.data.sources.fingerprints import file_hashes, hashed, text_hash
+from ip2p_lightning.data.sources.image_files import name_left_out, warn_once
+from ip2p_lightning.data.sources.splits import checked_fractions, empty_split, split_of_group, splits_of_pairs
 from ip2p_lightning.data.transforms import View
 from ip2p_lightning.errors import DataError, UserError, suggest
 from ip2p_lightning.system.file_digests import Digests
@@ -44,14 +45,15 @@ KNOWN = {
 class HubDataset:
     """Pairs in a `datasets` dataset.
 
-    A hub split named as ours (or "validation", or "dev") is used as it is; without one, "train" is divided by hash.
+    A hub split named as ours (or "validation", or "dev") is used as it is; without one, "train" is divided by the hash
+    of its photos' pixels, or of the `group` column. Columns hold images, their encoded bytes, or structs with `bytes`.
 
     name: a hub id such as ``instruction-tuning-sd/cartoonization``, a folder written by ``save_to_disk``, or a folder
         of Parquet files (their names begin with the split's, else all are train).
     original: column of the image before the edit; None: known for four datasets, else "original".
     edited: column of the image after it; None: as above, else "edited".
     prompt: column of the instruction; None: as above, else "prompt" where there is one.
-    group: column whose equal values keep rows in one split; None: as above, else every row by itself.
+    group: column whose equal values keep rows in one split; None: as above, else rows that share an image.
     prompts: "own" uses the dataset's instructions, "pool" the task's.
     revision: commit, tag or branch of a hub dataset; None: its newest.
     val, test: fractions of "train" for validation and testing where there is no such split, within [0, 1).
@@ -75,6 +77,7 @@ class HubDataset:
         given = (self.original, self.edited, self.prompt, self.group)
         self.columns = Columns(*(mine or theirs for mine, theirs in zip(given, known, strict=True)))
         self._tables: dict[str, Dataset] = {}
+        self._places: list[Split] = []
 
     def pairs(self, split: Split, make: Maker | None = None) -> HubPairs:
         """The rows of a split. Raises UserError: the dataset cannot be found or loaded (offline, for instance);
@@ -84,12 +87,14 @@ class HubDataset:
         self._tables = self._tables or load_tables(self.name, self.revision)
         own = own_split(self._tables, split)
         if not own and "train" not in self._tables:
-            raise DataError(f"{self.name}: no split 'train', it has {', '.join(self._tables)}")
+            raise EmptySplitError(f"{self.name}: no split 'train', it has {', '.join(self._tables)}")
         name = own or "train"
         table, columns = self.undecoded(self._tables[name])
         rows = self._rows(table, split, own is not None)
+        if not len(rows) and own:
+            raise EmptySplitError(f"{self.name}: no row for split '{split}'")
         if not len(rows):
-            raise DataError(f"{self.name}: no row for split '{split}'")
+            raise empty_split(self.name, "row", split, "splits of its own")
         return HubPairs(table, rows, columns, self.name, name)
 
     def undecoded(self, table: Dataset) -> tuple[Dataset, Columns]:
@@ -107,10 +112,17 @@ class HubDataset:
         taken = {s: 0.0 if own_split(self._tables, s) else getattr(self, s) for s in ("val", "test")}
         if own and (split != "train" or not any(taken.values())):
             return np.arange(len(table))
+        if not self._places:
+            self._places = self._divided(table, taken["val"], taken["test"])
+        return np.array([i for i, place in enumerate(self._places) if place == split], dtype=np.int64)
+
+    def _divided(self, table: Dataset, val: float, test: float) -> list[Split]:
         group = self.columns.group
-        groups = [str(value) for value in (table[group] if group else range(len(table)))]
-        place = split_groups(groups, taken["val"], taken["test"], self.name)
-        return np.array([i for i, g in enumerate(groups) if place[g] == split], dtype=np.int64)
+        if group:
+            warn_once(f"{self.name}: rows of one '{group}' are in one split; copies of a photo in others: not checked")
+            return [split_of_group(str(value), val, test) for value in table[group]]
+        hashes = list(hashed((_stored(row, column) for row in table for column in self.columns[:2]), keep=True))
+        return splits_of_pairs(list(zip(hashes[::2], hashes[1::2], strict=True)), val, test)
 
     def _checked(self, table: Dataset) -> Columns:
         columns = self.columns
@@ -122,9 +134,11 @@ class HubDataset:
                 near = suggest(column, table.column_names)
                 raise DataError(f"{self.name}: no column '{column}', it has {', '.join(table.column_names)}{near}")
         for column in (columns.original, columns.edited):
-            kind = type(table.features[column]).__name__
-            if kind != "Image":
-                raise DataError(f"{self.name}: column '{column}' holds {kind}, not images")
+            feature = table.features[column]
+            encoded = isinstance(feature, dict) and "bytes" in feature and feature.keys() <= {"bytes", "path"}
+            kind = "Image" if encoded else getattr(feature, "dtype", "") or type(feature).__name__
+            if kind not in ("Image", "binary", "large_binary", "PIL.Image.Image"):
+                raise DataError(f"{self.name}: column '{column}' holds {type(feature).__name__}, not images")
         return columns
 
 
@@ -157,14 +171,18 @@ class HubPairs:
 
     def sources(self, i: int) -> tuple[Path | bytes, ...]:
         row = self._table[int(self._rows[i])]
-        stored = [row[column] or {} for column in self._columns[:2]]
-        return tuple(image.get("bytes") or Path(image.get("path") or "") for image in stored)
+        return tuple(_stored(row, column) for column in self._columns[:2])
 
     def contents(self, digests: Digests) -> dict[str, str]:
         """Hashes of the Arrow files behind the rows, and of which rows they are."""
         files = [entry["filename"] for entry in self._table.cache_files]
         rows = {f"rows of {self._split}": text_hash(self._rows.tolist(), self._columns)}
         return rows | file_hashes({f"file {number}": path for number, path in enumerate(files)}, digests)
+
+
+def _stored(row: dict[str, Any], column: str) -> Path | bytes:
+    image = row[column] or {}
+    return image.get("bytes") or (Path(image["path"]) if image.get("path") else b"")
 
 
 def _decoded(stored: dict[str, Any] | None, where: str) -> np.ndarray:
@@ -202,8 +220,11 @@ def _parquet(folder: Path) -> Any:
     files: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.parquet")):
         files.setdefault(_split_in_name(path.relative_to(folder)), []).append(str(path))
+    others = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    names = [str(name) for name in others if name.suffix != ".parquet" and not any(p[0] == "." for p in name.parts)]
     if not files:
         raise UserError(f"dataset {folder}: neither saved by save_to_disk nor a folder of Parquet files")
+    name_left_out(folder, names)
     return datasets.DatasetDict({s: datasets.Dataset.from_parquet(paths) for s, paths in files.items()})
 
 

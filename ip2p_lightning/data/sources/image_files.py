@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from ip2p_lightning.data.image import SUFFIXES, open_image
-from ip2p_lightning.data.sources.base import SPLITS, Split
+from ip2p_lightning.data.image import FORMATS, SUFFIXES, UNREAD, open_image
+from ip2p_lightning.data.sources.base import SPLITS, EmptySplitError, Split
 from ip2p_lightning.errors import DataError, StorageError, UserError
 from ip2p_lightning.system.file_digests import State, state_of
 
@@ -23,32 +25,78 @@ def checked_folder(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image file below `folder`, sorted by name; hidden files and folders are left out."""
+    """Every image file below `folder`, sorted by name, without hidden ones; other files are named in a warning.
+
+    Raises DataError: an image of a kind that is not read.
+    """
+    images, others = list[Path](), list[str]()
     try:
-        found = [Path(entry.path) for entry in walk(folder)]
-        return sorted((p for p in found if p.suffix.lower() in SUFFIXES), key=lambda path: path.as_posix())
+        for entry in walk(folder):
+            path = Path(entry.path)
+            if path.suffix.lower() in SUFFIXES and not entry.is_dir():
+                images.append(path)
+            else:
+                others.append(path.relative_to(folder).as_posix())
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}") from None
+    for name in sorted(others):
+        refuse_unread(name, str(folder / name))
+    name_left_out(folder, sorted(others))
+    return sorted(images, key=lambda path: path.as_posix())
+
+
+def refuse_unread(path: str | Path, where: str) -> None:
+    """Raise DataError, naming `where`, for an image of a kind that is not read, by its name."""
+    ending = os.path.splitext(path)[1].lower()  # noqa: PTH122  a manifest may have a million lines
+    if ending in UNREAD:
+        raise DataError(f"{where}: {ending} is not read, only {', '.join(FORMATS)}; convert it, or put it elsewhere")
+
+
+def name_left_out(folder: str | Path, names: Sequence[str]) -> None:
+    """Warn, once a process, of what in `folder` is not used."""
+    if names:
+        first = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        warn_once(f"{folder}: {len(names)} {'file is' if len(names) == 1 else 'files are'} not used: {first}")
+
+
+@cache
+def warn_once(line: str) -> None:
+    """Warn of something that every split and task would say again."""
+    warnings.warn(line, stacklevel=1)
 
 
 def walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    """Every file below `folder`, in no order; hidden ones and linked folders are left out."""
+    """Every file and linked folder below `folder`, in no order, without hidden ones."""
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):  # a linked folder could lead round in a circle, or out
             yield from walk(entry.path)
-        elif not entry.is_dir():
+        else:
             yield entry
 
 
-def split_folder(root: Path, split: Split) -> Path | None:
-    """``root/split`` if there are folders train, val or test, else None. Raises DataError: all but this split's."""
-    if not any((root / name).is_dir() for name in SPLITS):
+def split_folder(root: Path, split: Split, used: Sequence[str] = ()) -> Path | None:
+    """``root/split`` if there are folders train, val or test, else None; what lies beside the used ones is named.
+
+    used: names in the split's folder, or in the root, that are read; none: all. Raises EmptySplitError: there are
+    folders of other splits only.
+    """
+    splits = [name for name in SPLITS if (root / name).is_dir()]
+    for folder in [root / name for name in splits] or [root]:
+        _name_others(folder, used)
+    if not splits:
         return None
-    if not (root / split).is_dir():
-        raise DataError(f"{root}: has no '{split}' folder beside its other splits")
+    _name_others(root, SPLITS)
+    if split not in splits:
+        raise EmptySplitError(f"{root}: has no '{split}' folder beside its other splits; add one, or remove those")
     return root / split
+
+
+def _name_others(folder: Path, used: Sequence[str]) -> None:
+    if used:
+        names = (path.name for path in folder.iterdir() if path.name not in used and not path.name.startswith("."))
+        name_left_out(folder, sorted(names))
 
 
 class ImageStore:

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -119,6 +119,24 @@ def same_name(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def names_by_form(folder: str) -> dict[str, str]:
+    """The names in a folder that are not ASCII, by `same_name`; none where it cannot be read."""
+    try:
+        return {same_name(name): name for name in sorted(os.listdir(folder)) if not name.isascii()}  # noqa: PTH208
+    except OSError:
+        return {}
+
+
+def as_on_disk(root: str, value: str, names: Callable[[str], dict[str, str]] = names_by_form) -> str:
+    """The path `value` below `root` with each part as it is spelt there (NFC or NFD), if it is there at all."""
+    parts = value.split("/") if not value.isascii() and "\0" not in value else []
+    for i, part in enumerate(parts):
+        folder = "/".join((root, *parts[:i]))
+        if not os.path.lexists(f"{folder}/{part}"):
+            parts[i] = names(folder).get(same_name(part), part)
+    return "/".join(parts) or value
+
+
 class PathCheck:
     """Turns a path written in a manifest into a file below `root`, or refuses it."""
 
@@ -126,6 +144,7 @@ class PathCheck:
         self.root = os.path.realpath(root)
         self._inside = self.root.rstrip("/") + "/"
         self._real_folder = lru_cache(maxsize=4096)(os.path.realpath)  # links are followed once per folder
+        self._alike = lru_cache(maxsize=4096)(names_by_form)
         self._plain: dict[str, frozenset[str]] = {}
         self._room = MOST_NAMES
 
@@ -149,6 +168,8 @@ class PathCheck:
                 mode = os.lstat(path).st_mode
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
+            if missing and (other := self.on_disk(value)) != value:
+                return self(other, where)
             raise DataError(f"{where}: '{value}': {'no such file' if missing else error.strerror}") from None
         if not path.startswith(self._inside):
             raise SecurityError(f"{where}: '{value}' is a link out of {self.root}")
@@ -157,6 +178,10 @@ class PathCheck:
         if not stat.S_ISREG(mode):
             raise SecurityError(f"{where}: '{value}' is a device, pipe or socket")
         return path
+
+    def on_disk(self, value: str) -> str:
+        """A path below the root as it is spelt there, where the Unicode form of its accents differs."""
+        return as_on_disk(self.root, value, self._alike)
 
     def _plain_files(self, folder: str) -> frozenset[str]:
         """Regular files of a folder within the root, listed once: a system call per folder, not per line."""

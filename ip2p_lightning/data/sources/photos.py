@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ip2p_lightning.data.image import Image
-from ip2p_lightning.data.sources.base import Maker, Split, checked_split, makes
-from ip2p_lightning.data.sources.fingerprints import file_hashes
+from ip2p_lightning.data.image import FORMATS, Image
+from ip2p_lightning.data.sources.base import EmptySplitError, Maker, Split, checked_split, makes
+from ip2p_lightning.data.sources.fingerprints import file_hashes, pixel_hashes
 from ip2p_lightning.data.sources.image_files import ImageStore, checked_folder, image_store, images_below, split_folder
-from ip2p_lightning.data.sources.splits import checked_fractions, fingerprint, split_groups
+from ip2p_lightning.data.sources.splits import checked_fractions, empty_split, split_of_group
 from ip2p_lightning.data.transforms import View, as_float
 from ip2p_lightning.errors import DataError, UserError
 from ip2p_lightning.system.file_digests import Digests
@@ -37,8 +37,9 @@ class Photos:
     """Clean photos; the task's degradation or teacher makes the other side from each crop.
 
     root: a folder; every image file below it is used. If it has folders named train, val and test, these are the
-        splits; otherwise photos are split by their content's hash, so that copies stay together and no photo is in two
-        splits. None: nine photos that come with scikit-image, in fixed splits (6 train, 1 val, 2 test).
+        splits; otherwise a photo goes by the hash of its pixels, so that copies stay together, no photo is in two
+        splits, and none moves when others are added. None: nine photos that come with scikit-image, in fixed splits
+        (6 train, 1 val, 2 test).
     val, test: fractions of the photos in `root` for validation and testing, within [0, 1).
     memory: megabytes of decoded photos kept, per process and shared between sources.
     """
@@ -51,7 +52,12 @@ class Photos:
     def __post_init__(self) -> None:
         checked_fractions("Photos", self.val, self.test)
         self._store = image_store(self.memory, "Photos")
-        self._splits: dict[str, list[Path]] = {}
+        self._splits: dict[Path, Split] = {}
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the photos and their splits are given."""
+        return self.root is None
 
     def pairs(self, split: Split, make: Maker | None = None) -> PhotoPairs:
         """The photos of a split. Raises UserError: no `make`, no such folder, or scikit-image lacks its photos;
@@ -66,19 +72,21 @@ class Photos:
     def _files(self, base: Path, split: Split) -> list[Path]:
         if self.root is None:
             return [base / name for name in INSTALLED[split]]
-        own = split_folder(base, split)
-        files = images_below(own) if own else self._hashed(base).get(split, [])
-        if not files:
-            raise DataError(f"{own or base}: no photo for '{split}' (looked for PNG, JPEG, WebP, BMP, TIFF and GIF)")
+        if own := split_folder(base, split):
+            if not (files := images_below(own)):
+                raise EmptySplitError(f"{own}: no photo (looked for {', '.join(FORMATS)})")
+            return files
+        self._splits = self._splits or self._divided(base)
+        if not (files := [path for path, place in self._splits.items() if place == split]):
+            raise empty_split(base, "photo", split, "folders train, val and test")
         return files
 
-    def _hashed(self, base: Path) -> dict[str, list[Path]]:
-        prints = {} if self._splits else {path: fingerprint(path) for path in images_below(base)}
-        if prints:
-            place = split_groups(list(prints.values()), self.val, self.test, str(base))
-            for path, group in prints.items():
-                self._splits.setdefault(place[group], []).append(path)
-        return self._splits
+    def _divided(self, base: Path) -> dict[Path, Split]:
+        files = images_below(base)
+        if not files:
+            raise DataError(f"{base}: no photo (looked for {', '.join(FORMATS)})")
+        hashes = pixel_hashes(files)
+        return {path: split_of_group(hashes[str(path)], self.val, self.test) for path in files}
 
 
 def _installed_folder() -> Path:

@@ -1,23 +1,13 @@
-"""Train, val and test, decided by the content's hash: no seed, no order, the same on every machine."""
+"""Train, val and test, decided by a photo's own hash: no seed, no order, the same beside any others on any machine."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import Any
 
-from ip2p_lightning.data.sources.base import Split
-from ip2p_lightning.errors import DataError, UserError
-
-_HEAD = 1 << 16
-
-
-def fingerprint(path: Path) -> str:
-    """Hash of a file's size and first 64 KiB: copies of one image agree, whatever they are called."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    return hashlib.sha256(f"{path.stat().st_size}:".encode() + head).hexdigest()
+from ip2p_lightning.data.sources.base import EmptySplitError, Split
+from ip2p_lightning.errors import UserError
 
 
 def checked_fractions(owner: str, val: float, test: float) -> None:
@@ -44,28 +34,30 @@ class Groups:
         self._parent[second] = first
 
 
-def split_groups(groups: Sequence[str], val: float, test: float, where: str) -> dict[str, Split]:
-    """The split of each distinct group.
+def split_of_group(group: str, val: float, test: float) -> Split:
+    """The split of a group (one photo, one scene), by its name alone: adding others never moves it.
 
-    A group goes by its own hash alone, so adding images moves no other one; but each split that has a fraction gets at
-    least one group, the one whose hash is nearest. Raises DataError, naming `where`: fewer groups than splits.
-
-    groups: names of groups (one scene, one photo) that must stay together; repeats count once.
-    val, test: fraction for validation, for testing; 0 for none.
+    val, test: fraction for validation, for testing; of few groups, a split may get none.
     """
-    places = {group: _place(group) for group in set(groups)}
-    order = sorted(places, key=places.__getitem__)
-    needed = 1 + (val > 0) + (test > 0)
-    if len(order) < needed:
-        few = f"{len(order)} distinct images cannot be split in {needed}"
-        raise DataError(f"{where}: {few}; add some, or set data.val=0 and data.test=0")
-    tests = max(int(test > 0), sum(places[g] < test for g in order))
-    tests = min(tests, len(order) - needed + (test > 0))
-    vals = max(int(val > 0), sum(test <= places[g] < test + val for g in order))
-    vals = min(vals, len(order) - tests - 1)
-    return {g: "test" if i < tests else "val" if i < tests + vals else "train" for i, g in enumerate(order)}
+    place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
+    return "test" if place < test else "val" if place < test + val else "train"
 
 
-def _place(group: str) -> float:
-    """Where in [0, 1) a group's hash lies."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
+def splits_of_pairs(pairs: Sequence[tuple[str, str]], val: float, test: float) -> list[Split]:
+    """The split of each pair of an original's and an edited image's hash: pairs that share an image stay together.
+
+    A group is named by its originals, the smallest hash of them: further edits of a photo never move it.
+    """
+    groups, names = Groups(), dict[str, str]()
+    for original, edited in pairs:
+        groups.join(original, edited)
+    roots = [groups.root(original) for original, _ in pairs]
+    for root, (original, _) in zip(roots, pairs, strict=True):
+        names[root] = min(names.get(root, original), original)
+    return [split_of_group(names[root], val, test) for root in roots]
+
+
+def empty_split(where: object, what: str, split: Split, published: str) -> EmptySplitError:
+    """Nothing of a source that is divided by hash is in `split`; `published` is how to say what is where instead."""
+    fractions = "smaller data.val= and data.test=" if split == "train" else f"a larger data.{split}="
+    return EmptySplitError(f"{where}: no {what} for '{split}'; add some, give {published}, or {fractions}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ip2p_lightning.system.signals import exit_on_signal
 from ip2p_lightning.training.distributed import environment, launch
 from ip2p_lightning.training.train import train
 
+WITH_VALUE = ("-cn", "--config-name", "-cd", "--config-dir", "-cp", "--config-path", "-c", "--cfg", "-p", "--package")
 PAGE = """ip2p-train: train a model to follow editing instructions.
 usage: ip2p-train [--config-dir DIR] [--config-name NAME] [-m] [GROUP=MEMBER ...] [KEY=VALUE ...]
 
@@ -63,10 +65,19 @@ def _main() -> int:
     stop_with_supervisor()
     environment.end_with_launcher()
     plugins.register()
-    words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants -m before overrides
-    code = run_hydra("train", [sys.argv[0], *("dry_run=true" if w == "--dry-run" else w for w in words)], _job)
+    words = options_first("dry_run=true" if word == "--dry-run" else word for word in sys.argv[1:])
+    code = run_hydra("train", [sys.argv[0], *words], _job)
     local_launcher.conclude()
     return code
+
+
+def options_first(words: Iterable[str]) -> list[str]:
+    """Hydra's options, with their values, before the overrides: Hydra takes no overrides on both sides of one."""
+    options, overrides, before = list[str](), list[str](), ""
+    for word in words:
+        (options if word.startswith("-") or before in WITH_VALUE else overrides).append(word)
+        before = word
+    return [*options, *overrides]
 
 
 def page() -> str:

@@ -106,8 +106,8 @@ def as_table(rows: Sequence[Mapping[str, str]], photos: Mapping[str, int]) -> st
     lines = []
     for task, count in {row["task"]: int(row["n"]) for row in rows}.items():
         identity, model, *others = (psnr[task, method] for method in ("identity", "model", *wrong))
-        decibels = (f"{identity:.2f} dB", f"{model:.2f} dB", f"{model - identity:+.2f} dB")
-        decibels += tuple(f"{other:.2f} dB" for other in others)
+        decibels = [f"{identity:.2f} dB", f"{model:.2f} dB", f"{model - identity:+.2f} dB"]
+        decibels += [f"{other:.2f} dB" for other in others]
         scored = counted(photos[task], count)
         lines.append((task, scored, *decibels, f"{ssim[task, 'identity']:.3f}", f"{ssim[task, 'model']:.3f}"))
     align = ["left", *["right"] * (len(head) - 1)]

@@ -48,7 +48,7 @@ def ready(tmp_path, loader) -> Callable:
     ("words", "named"),
     [
         (["loader.workers=0", "loader.workers=1"], r"loader\.workers=0.*loader\.workers=1.*folder default"),
-        (["cache_dir=a_b", "cache_dir=a/b"], r"cache_dir=a_b.*cache_dir=a/b.*folder cache_dir-a_b"),
+        (["model.path=a_b", "model.path=a/b"], r"model.path=a_b.*model.path=a/b.*folder model.path-a_b"),
         (["seed=3", "seed=3"], r"jobs 0 and 1 are the same \(seed=3\)"),
     ],
 )

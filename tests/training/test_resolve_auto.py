@@ -41,7 +41,7 @@ def room(monkeypatch, free):
 
 def test_auto_caches_where_it_pays(tmp_path, config, data, capsys):
     pixels = config | {"autoencoder": {"_target_": "ip2p_lightning.networks.autoencoder.PixelUnshuffle"}}
-    assert chosen(pixels, tmp_path, data) == "off" and "costs nothing" in capsys.readouterr().out
+    assert chosen(pixels, tmp_path, data) == "off" and "nothing to store" in capsys.readouterr().out
     assert chosen(config | {"trainer": {"max_steps": 1}}, tmp_path, data) == "off"
     assert "less than twice" in capsys.readouterr().out
     assert chosen(config, tmp_path, data) == "disk"

@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ip2p_lightning.config.build import task_prompts
+from ip2p_lightning.diffusion.samplers import SCHEDULERS
 from ip2p_lightning.evaluation import score_table
 from ip2p_lightning.runs.folder import read_status
 from ip2p_lightning.system.escaping import markdown_text
@@ -25,7 +26,7 @@ Follows editing instructions on photos. Trained with ip2p-lightning.
 
 ```python
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import {parts}
 
 {load}
 edit = pipeline("{prompt}", photo, {settings}, generator=torch.Generator().manual_seed(0)).images[0]
@@ -58,9 +59,23 @@ The terms of the base model apply to these weights. The safety checker is not pa
 ```
 """
 
-LOAD = 'pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("DIR")'
-LOAD_ADAPTER = """pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("{base}")
-pipeline.load_lora_weights("DIR")  # needs peft"""
+PIPELINE = "StableDiffusionInstructPix2PixPipeline"
+
+
+def _loading(opened: Any) -> tuple[list[str], str]:
+    """The classes and the lines that load what was exported: adapters need all that their base does not bring."""
+    config, module = opened.config, opened.module
+    if not getattr(module.unet, "lora", None):
+        return [PIPELINE], f'pipeline = {PIPELINE}.from_pretrained("DIR")'
+    base, scheduler, vae = config["model"]["path"], SCHEDULERS[module.sampler.scheduler], config["autoencoder"]
+    parts = [PIPELINE, scheduler]
+    lines = [f'pipeline = {PIPELINE}.from_pretrained("{base}")', 'pipeline.load_lora_weights("DIR")  # needs peft']
+    lines.append(f'pipeline.scheduler = {scheduler}.from_pretrained("DIR", subfolder="scheduler")')
+    if vae["path"] != base:
+        parts.append(type(module.autoencoder.model).__name__)
+        subfolder = f', subfolder="{vae["subfolder"]}"' if vae.get("subfolder") else ""
+        lines.append(f'pipeline.vae = {parts[-1]}.from_pretrained("{vae["path"]}"{subfolder})')
+    return parts, "\n".join(lines)
 
 
 def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
@@ -72,8 +87,10 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     scored = score_table.read(opened.folder / "scores.csv")
     rows = score_table.current(scored, step=opened.step, weights=opened.weights)
     rows = [{name: row[name] for name in (*score_table.WHAT, "sampler", "psnr", "ssim", "n")} for row in rows]
+    parts, load = _loading(opened)
     return PAGE.format(
-        load=LOAD_ADAPTER.format(base=config["model"]["path"]) if getattr(opened.module.unet, "lora", None) else LOAD,
+        parts=", ".join(parts),
+        load=load,
         name=markdown_text(opened.folder.resolve().name),
         prompt=next((pool[0] for pool in pools.values() if pool), "INSTRUCTION").replace('"', "'"),
         settings=", ".join(f"{k}={v:g}" for k, v in settings.items()),

@@ -125,6 +125,8 @@ def user_error(error: BaseException | None) -> UserError | None:
             return one
         if isinstance(one, OSError) and one.errno in _STORAGE:
             return StorageError(f"{one.filename or 'file'}: {one.strerror}")
+        if isinstance(one, OSError) and one.errno == errno.ENAMETOOLONG:
+            return UserError(f"'{str(one.filename)[:60]}...': the name is too long; give one of at most 255 bytes")
     return None
 
 

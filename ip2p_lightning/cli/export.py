@@ -21,8 +21,8 @@ from ip2p_lightning.system.imports import quiet_libraries
 EXAMPLES = f"""
 writes OUT/: {INDEX}, unet, vae, text_encoder, tokenizer, scheduler as safetensors and JSON; README.md, the model card;
 weights.json, a digest of all weights; SHA256SUMS, of all files (ip2p-inspect verify OUT). OUT is complete or absent.
-A run with unet=sd_lora is merged into a whole model; --adapter writes its adapters alone: {ADAPTER}, README.md,
-weights.json.
+A run with unet=sd_lora is merged into a whole model; --adapter writes its adapters alone: {ADAPTER}, scheduler,
+README.md, weights.json.
 
 examples:
   ip2p-export runs/cartoon exported/cartoon

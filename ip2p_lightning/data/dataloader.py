@@ -29,8 +29,8 @@ class Loader:
     size: side of a training crop in pixels, a multiple of 8.
     resize: short side before the crop, a whole number drawn from [low, high] pixels; None leaves the scale.
     crop: where a training crop lies.
-    eval_size: side of the centre crop in validation and testing, a multiple of 8; where `resize` is given, the short
-        side is first scaled to it. None: the whole image at its own scale, cut to multiples of 8.
+    eval_size: side of the centre crop in validation and testing, a multiple of 8 from 16 on; where `resize` is given,
+        the short side is first scaled to it. None: the whole image at its own scale, cut to multiples of 8.
     workers: processes that prepare batches, per rank; 0 prepares them in the training process.
     epoch_size: examples in an epoch, over all tasks and ranks; None: as many as there are pairs.
     eval_draws: times each validation or test pair is shown, with a degradation and prompt of its own.
@@ -56,8 +56,8 @@ class Loader:
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_batch_size", "epoch_size", "eval_draws"):
             _check(name, getattr(self, name), 1)
-        for name in ("size", "eval_size"):
-            _check(name, getattr(self, name), MULTIPLE, MULTIPLE)
+        _check("size", self.size, MULTIPLE, MULTIPLE)
+        _check("eval_size", self.eval_size, 2 * MULTIPLE, MULTIPLE)  # SSIM's window has a side of 11
         for name in ("workers", "max_bad"):
             _check(name, getattr(self, name), 0)
         if not self.timeout >= 0:
@@ -89,7 +89,7 @@ def _begin_worker(number: int) -> None:
 
 def _check(name: str, value: int | None, least: int, step: int = 1) -> None:
     if value is not None and (value < least or value % step):
-        what = f"a multiple of {step}" if step > 1 else f"a whole number, {least} or more"
+        what = f"a multiple of {step}, {least} or more" if step > 1 else f"a whole number, {least} or more"
         raise UserError(f"loader.{name}={value}: give {what}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ip2p_lightning.config.build import task_prompts
+from ip2p_lightning.diffusion.samplers import SCHEDULERS
 from ip2p_lightning.evaluation import score_table
 from ip2p_lightning.networks.pretrained import is_hub_id
 from ip2p_lightning.runs.folder import read_status
@@ -28,7 +29,7 @@ Follows editing instructions on photos. Trained with ip2p-lightning.
 
 ```python
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import {parts}
 
 {load}
 edit = pipeline({prompt}, photo, {settings}, generator=torch.Generator().manual_seed(0)).images[0]
@@ -65,9 +66,26 @@ LICENCES = {  # of bases that the configs name
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "timbrooks/instruct-pix2pix": "mit",
 }
-LOAD = 'pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained("DIR")'
-LOAD_ADAPTER = """pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained({base})
-pipeline.load_lora_weights("DIR")  # needs peft"""
+PIPELINE = "StableDiffusionInstructPix2PixPipeline"
+
+
+def _loading(opened: Any) -> tuple[list[str], str]:
+    """The classes and the lines that load what was exported: adapters need all that their base does not bring."""
+    config, module = opened.config, opened.module
+    if not getattr(module.unet, "lora", None):
+        return [PIPELINE], f'pipeline = {PIPELINE}.from_pretrained("DIR")'
+    base, scheduler, vae = config["model"]["path"], SCHEDULERS[module.sampler.scheduler], config["autoencoder"]
+    parts = [PIPELINE, scheduler]
+    lines = [
+        f"pipeline = {PIPELINE}.from_pretrained({_quoted(base)})",
+        'pipeline.load_lora_weights("DIR")  # needs peft',
+    ]
+    lines.append(f'pipeline.scheduler = {scheduler}.from_pretrained("DIR", subfolder="scheduler")')
+    if vae["path"] != base:
+        parts.append(type(module.autoencoder.model).__name__)
+        subfolder = f", subfolder={_quoted(vae['subfolder'])}" if vae.get("subfolder") else ""
+        lines.append(f"pipeline.vae = {parts[-1]}.from_pretrained({_quoted(vae['path'])}{subfolder})")
+    return parts, "\n".join(lines)
 
 
 def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
@@ -75,13 +93,15 @@ def model_card(opened: Any, digest: Mapping[str, Any], typed: str) -> str:
     config, sampler = opened.config, opened.module.sampler
     settings = {"num_inference_steps": sampler.steps, "guidance_scale": sampler.text_scale}
     settings |= {"image_guidance_scale": sampler.image_scale}
-    pools, adapter = task_prompts(config), bool(getattr(opened.module.unet, "lora", None))
+    pools = task_prompts(config)
     scored = score_table.read(opened.folder / "scores.csv")
     rows = score_table.current(scored, step=opened.step, weights=opened.weights)
     rows = [{name: row[name] for name in (*score_table.WHAT, "sampler", "psnr", "ssim", "n")} for row in rows]
+    parts, load = _loading(opened)
     return PAGE.format(
         origin="".join(f"{key}: {value}\n" for key, value in origin(config["model"].get("path")).items()),
-        load=LOAD_ADAPTER.format(base=_quoted(config["model"]["path"])) if adapter else LOAD,
+        parts=", ".join(parts),
+        load=load,
         name=markdown_text(opened.folder.resolve().name),
         prompt=_quoted(next((pool[0] for pool in pools.values() if pool), "INSTRUCTION")),
         settings=", ".join(f"{k}={v:g}" for k, v in settings.items()),

@@ -78,19 +78,27 @@ def write_pipeline(module: Any, folder: Path) -> dict[str, Any]:
     module.unet.save_pretrained(folder / "unet", safe_serialization=True)
     module.autoencoder.save(folder / "vae")
     module.text_encoder.save(folder)
-    (folder / "scheduler").mkdir()
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config(module.sampler, module.objective))
+    _write_scheduler(module, folder)
     write_json(folder / INDEX, _index(module))
     return _write_digest(weights_of(module), folder)
 
 
 def write_adapter(module: Any, folder: Path) -> dict[str, Any]:
-    """Write LoRA adapters for a pipeline's ``load_lora_weights``; returns their digest. Raises as `Lora.adapters`."""
+    """Write LoRA adapters for a pipeline's ``load_lora_weights``, and their scheduler; returns the weights' digest.
+
+    Raises as `Lora.adapters`.
+    """
     from diffusers import StableDiffusionInstructPix2PixPipeline as Pipeline
 
     weights, settings = module.unet.lora.adapters(module.unet)
     Pipeline.save_lora_weights(folder, weights, unet_lora_adapter_metadata=settings, weight_name=ADAPTER)
+    _write_scheduler(module, folder)
     return _write_digest(weights, folder)
+
+
+def _write_scheduler(module: Any, folder: Path) -> None:
+    (folder / "scheduler").mkdir()
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config(module.sampler, module.objective))
 
 
 def _write_digest(weights: Mapping[str, Any], folder: Path) -> dict[str, Any]:

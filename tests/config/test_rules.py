@@ -214,6 +214,7 @@ NAMED = {  # what a refusal says beside the word itself
     "0 or more": "val_every=-1 trainer.gradient_clip_val=-1 optimizer.eps=-1 optimizer.weight_decay=-1 cache_draws=-1",
 }
 NAMED["1 or more"] += " timeout=0"
+NAMED["100 or less"] = "callbacks.image_grids.examples=101"
 NAMED["0 or more"] += " max_skips=-1 callbacks.image_grids.examples=-1"
 NAMED |= {"finite": "optimizer.lr=inf optimizer.lr=nan", "32-true": "trainer.precision=64-true"}
 NAMED |= {"auto, never": "resume=maybe", "off, disk, auto": "cache=ram", "float32, bfloat16": "cache_dtype=int8"}

@@ -226,6 +226,7 @@ def test_refusals() -> None:
 
 BAD = [{"batch_size": 0}, {"size": 30}, {"crop": "middle"}, {"workers": -1}, {"eval_draws": 0}, {"epoch_size": 0}]
 BAD += [{"timeout": -1}, {"max_bad": -1}, {"size": 64, "resize": [32, 40]}, {"eval_size": None, "eval_batch_size": 4}]
+BAD += [{"eval_size": 8}]
 
 
 @pytest.mark.parametrize("options", BAD, ids=str)

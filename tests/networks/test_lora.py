@@ -1,5 +1,6 @@
 """Low-rank adapters: what is trained, kept, merged and exported, held against peft and diffusers."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -186,6 +187,18 @@ def test_an_exported_adapter_is_small_and_says_how_to_use_it(checkpoints, runs, 
     card = (tmp_path / "out" / "README.md").read_text()
     assert f'from_pretrained("{checkpoints[8]}")' in card and "load_lora_weights" in card
     assert export([str(runs[8]), str(tmp_path / "out"), "--adapter", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_the_code_on_the_card_gives_the_runs_pixels(runs, tmp_path, adapter):
+    """The run samples with DDIM, its base with PNDM."""
+    assert export([str(runs[8]), str(tmp_path / "out"), *(["--adapter"] if adapter else [])]) == 0
+    code = (tmp_path / "out" / "README.md").read_text().split("```")[1].removeprefix("python\n")
+    found = {"photo": Image.open(photo(tmp_path / "a.png", (64, 48)))}
+    exec(code.replace('"DIR"', repr(str(tmp_path / "out"))), found)
+    prompt = re.search(r'pipeline\("(.*?)", photo', code)[1]
+    assert edit(runs[8], tmp_path / "a.png", prompt) == 0
+    assert np.abs(pixels(tmp_path / "a-edit.png") - np.asarray(found["edit"]).astype(int)).max() <= 1
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ _AT_LEAST = {
     "val_examples": 1,
 }
 _ABOVE = {"optimizer.lr": 0, "unet.lora.alpha": 0}
+_AT_MOST = {"callbacks.image_grids.examples": 100}  # of each task: a larger picture is more than readers take
 _BELOW = {"optimizer.betas": 1, "unet.lora.dropout": 1}
 
 
@@ -51,6 +52,8 @@ def _wanted(key: str, value: float) -> str:
         return "a finite number"
     if value < _AT_LEAST.get(key, value):
         return f"{_AT_LEAST[key]} or more"
+    if value > _AT_MOST.get(key, value):
+        return f"{_AT_MOST[key]} or less"
     if value <= _ABOVE.get(key, -math.inf):
         return f"a number above {_ABOVE[key]}"
     return f"a number below {_BELOW[key]}" if value >= _BELOW.get(key, math.inf) else ""

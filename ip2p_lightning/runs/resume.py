@@ -31,7 +31,7 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
     Returns the checkpoint to continue from, None for a fresh start. Raises UserError, with each key and both values,
     where the folder holds a run with another config.
     """
-    stored, newest = run.path / CONFIG, None
+    stored, newest, old = run.path / CONFIG, None, None
     if stored.exists():
         old = read_config(run.path)
         if checkpoints(run.path) or (run.path / METRICS).exists():  # a start that failed at once may be mended
@@ -44,7 +44,8 @@ def adopt(run: RunFolder, config: Mapping[str, Any], resume: str, allow: list[st
                 f"{run.path} already holds {newest.name}; resume=auto continues it, "
                 f"{elsewhere(run.path)} begins another"
             )
-    write_json(stored, config)  # with what was allowed to change
+    if old != config:  # a complete run is left as it is
+        write_json(stored, config)  # with what was allowed to change
     return str(newest) if newest is not None else None
 
 

@@ -57,7 +57,8 @@ def test_table_has_a_row_per_task_and_method(scored):
 
 def test_without_photos_to_spare_a_run_goes_without_validation_and_is_not_scored(tmp_path, capsys):
     pairs_folder(tmp_path / "in", 5, size=(32, 32))
-    words = ["data=folder", f"data.root={tmp_path / 'in'}", "data.val=0", "data.test=0", "task=own", "val_every=1"]
+    words = ["data=folder", f"data.root={tmp_path / 'in'}", "data.val=0", "data.test=0", "task=own"]
+    words += ["task.prompts.prompts=[make it red]", "val_every=1"]
     train_run(tmp_path / "run", *words)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data: ")]
     assert len(said) == 1 and "own: no in val, no in test" in said[0] and "there is no validation" in said[0]

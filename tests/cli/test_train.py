@@ -134,15 +134,15 @@ def test_bad_pairs_are_one_line_and_leave_nothing(tmp_path, harm, told):
         (["task=derian"], 2, "did you mean 'derain'"),
         (["data=folder", "data.root=/no/such/folder"], 2, "/no/such/folder"),
         (["data=folder", "data.root={pairs}", "task=own"], 2, "'task.prompts.prompts=[make it sepia]'"),
-        (["data=manifest", "data.path={pairs}/some.csv", "task=own"], 2, "'task.prompts.prompts=[make it sepia]'"),
+        (["data=manifest", "data.path={pairs}/../some.csv", "task=own"], 2, "'task.prompts.prompts=[make it sepia]'"),
         (["-cd", "nowhere", "-cn", "first_light"], 2, "-cn first_light"),
         (["-cn", "first_lihgt"], 2, "did you mean 'first_light'"),
     ],
 )
 def test_bad_words_are_one_line_and_leave_nothing(words, code, told, tmp_path):
     pairs = write_pairs(tmp_path / "pairs", 4) / "train"  # of the manifest's pairs, one has no instruction
-    lines = [f"input/{i:04d}.png,target/{i:04d}.png,{'' if i == 2 else 'redden'},train" for i in range(4)]
-    (pairs / "some.csv").write_text("\n".join(["original,edited,prompt,split", *lines]) + "\n")
+    lines = [f"train/input/{i:04d}.png,train/target/{i:04d}.png,{'' if i == 2 else 'redden'},train" for i in range(4)]
+    (pairs.parent / "some.csv").write_text("\n".join(["original,edited,prompt,split", *lines]) + "\n")
     refused([word.format(pairs=pairs) for word in words], tmp_path, code, told)
     assert not (tmp_path / "runs").exists()
 

@@ -27,9 +27,9 @@ def go(folder, *more, **environment):
 
 
 def lines_of(said):
-    """Without the bar and the line about the cache."""
+    """Without the bar and the lines about the cache and the data."""
     lines = said.replace("\r", "\n").splitlines()
-    return [line for line in lines if line and not line.startswith(("train:", "cache:"))]
+    return [line for line in lines if line and not line.startswith(("train:", "cache:", "data:"))]
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def test_ranks_on_one_cpu_share_its_memory():
 @pytest.mark.parametrize("name", ["sd15", "ip2p"])
 def test_a_dry_run_needs_no_download(name, capsys):
     assert describe_memory(config_of(f"model={name}", "trainer=gpu")).startswith("memory: about 20")
-    unknown = config_of("model=local", "model.path=nobody/knows")
+    unknown = config_of("model=local", "model.path=nobody/knows", "objective=eps")
     assert describe_memory(unknown) == "memory: not known before the weights are downloaded"
     assert capsys.readouterr() == ("", "")
 

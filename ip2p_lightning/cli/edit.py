@@ -15,9 +15,8 @@ from ip2p_lightning.editing.photos import Job, find_photos, plan_outputs, read_l
 from ip2p_lightning.errors import UserError
 from ip2p_lightning.system.imports import quiet_libraries
 
-FAMILIAR = (
-    0.48  # likeness to the nearest instruction of a run's tasks; held-out ones have 0.49 and more to trained ones
-)
+# Likeness to the nearest instruction of a run's tasks; held-out ones have 0.49 and more to trained ones.
+FAMILIAR = 0.48
 USAGE = "ip2p-edit RUN|PIPELINE IMAGE... PROMPT [-o OUT] [options]"
 EXAMPLES = """
 arguments:

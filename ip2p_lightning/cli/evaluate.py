@@ -129,11 +129,8 @@ def _save_sheet(path: Path, title: str, sheet: Mapping[str, list[Any]]) -> None:
     from ip2p_lightning.data.contact_sheet import contact_sheet, to_pixels
     from ip2p_lightning.system.files import write_atomic
 
-    rows, captions, columns = (
-        [],
-        [],
-        {"identity": "original", "model": "edit", "wrong_instruction": "wrong instruction"},
-    )
+    rows, captions = [], []
+    columns = {"identity": "original", "model": "edit", "wrong_instruction": "wrong instruction"}
     shown = list(itertools.chain(*sheet.values()))
     methods = [method for method in columns if any(method in images for _, images, _ in shown)]
     for example, images, scored in shown:
